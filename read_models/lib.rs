@@ -1,0 +1,1 @@
+//! oriel-read-models
