@@ -1,0 +1,446 @@
+//! Members: a person in one organisation, with roles.
+//!
+//! Invariants: a person is a member of an organisation once. A removed member looks absent; whoever comes back is a
+//! new member. **Every organisation has an owner.** Facts cannot count owners, so an owner can be neither demoted,
+//! suspended nor removed, and nobody becomes one but by founding the organisation or by taking over: `TakeOver` on
+//! the new owner comes first and leaves a mark that only `StepDown` on the old one can use up, so that no order and
+//! no half of the two leaves an organisation without an owner.
+//!
+//! Nothing here knows what a role allows.
+
+use oriel_kernel::{
+    Actor, Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
+    Personal, Rejection, UserId, kinds,
+};
+
+use crate::roles::{self, RoleName};
+use crate::users::Email;
+
+// --- events ----------------------------------------------------------------------------------------------------
+
+/// What can happen to a member.
+#[derive(Clone, Debug, PartialEq, Event)]
+#[event(stream = "member")]
+pub enum MemberEvent {
+    /// Was invited.
+    #[event("member_invited")]
+    Invited {
+        /// Where to.
+        organization: OrganizationId,
+        /// The user who has this address, or the id reserved for whoever registers with it.
+        user: UserId,
+        /// Where the invitation is sent.
+        email: Personal<String>,
+        /// See [`Email::blind`].
+        email_hash: String,
+        /// What they will be.
+        roles: Vec<RoleName>,
+        /// Who invited them.
+        invited_by: MemberId,
+    },
+    /// Became a member: founded the organisation, or accepted the invitation.
+    #[event("member_joined")]
+    Joined {
+        /// Which one.
+        organization: OrganizationId,
+        /// Who; after an invitation perhaps not the user that it named, but who holds it.
+        user: UserId,
+        /// What they are.
+        roles: Vec<RoleName>,
+    },
+    /// Has other roles.
+    #[event("member_roles_changed")]
+    RolesChanged {
+        /// All of them, sorted.
+        roles: Vec<RoleName>,
+    },
+    /// May do nothing for now.
+    #[event("member_suspended")]
+    Suspended,
+    /// May act again.
+    #[event("member_reactivated")]
+    Reactivated,
+    /// Is no member any more; or the invitation was withdrawn.
+    #[event("member_removed")]
+    Removed,
+}
+
+// --- state -------------------------------------------------------------------------------------------------------
+
+/// Where a member stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MemberStatus {
+    /// Has not accepted yet.
+    Invited,
+    /// May act.
+    Active,
+    /// May do nothing for now.
+    Suspended,
+    /// Is no member any more.
+    Removed,
+}
+
+/// What decides about a member's next command.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Member(Option<Present>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Present {
+    organization: OrganizationId,
+    user: UserId,
+    roles: Vec<RoleName>,
+    status: MemberStatus,
+    /// While invited.
+    email_hash: Option<String>,
+}
+
+impl Aggregate for Member {
+    type Kind = kinds::MemberId;
+    type Event = MemberEvent;
+    const NOUN: &'static str = "member";
+
+    fn evolve(&mut self, event: &MemberEvent) {
+        match event {
+            MemberEvent::Invited { organization, user, email_hash, roles, .. } => {
+                self.0 = Some(Present {
+                    organization: *organization,
+                    user: *user,
+                    roles: roles.clone(),
+                    status: MemberStatus::Invited,
+                    email_hash: Some(email_hash.clone()),
+                });
+            }
+            MemberEvent::Joined { organization, user, roles } => {
+                self.0 = Some(Present {
+                    organization: *organization,
+                    user: *user,
+                    roles: roles.clone(),
+                    status: MemberStatus::Active,
+                    email_hash: None,
+                });
+            }
+            MemberEvent::RolesChanged { roles } => self.change(|member| member.roles.clone_from(roles)),
+            MemberEvent::Suspended => self.change(|member| member.status = MemberStatus::Suspended),
+            MemberEvent::Reactivated => self.change(|member| member.status = MemberStatus::Active),
+            MemberEvent::Removed => self.change(|member| member.status = MemberStatus::Removed),
+        }
+    }
+
+    fn tenant(&self) -> Option<OrganizationId> {
+        self.0.as_ref().map(|member| member.organization)
+    }
+}
+
+impl Member {
+    fn change(&mut self, change: impl FnOnce(&mut Present)) {
+        if let Some(member) = &mut self.0 {
+            change(member);
+        }
+    }
+
+    /// The member, unless removed.
+    fn present(&self) -> Result<&Present, Rejection> {
+        let present = self.0.as_ref().filter(|member| member.status != MemberStatus::Removed);
+        present.ok_or_else(|| Rejection::not_found(Self::NOUN))
+    }
+
+    /// The member, to be changed by whoever asks. An owner is changed by nobody.
+    fn changeable(&self, given: &Given<'_>) -> Result<&Present, Rejection> {
+        let member = self.present()?;
+        if given.grant == Grant::Own && given.actor != Actor::Member(MemberId::from_uuid(given.id)) {
+            return Err(crate::not_yours(Self::NOUN));
+        }
+        if member.is_owner() {
+            let message = "This member owns the organization. Transfer the ownership to somebody else first.";
+            return Err(Rejection::conflict(message));
+        }
+        Ok(member)
+    }
+}
+
+impl Present {
+    fn is_owner(&self) -> bool {
+        self.roles.contains(&RoleName::Owner)
+    }
+
+    fn membership(&self) -> Fact {
+        membership(self.organization, self.user)
+    }
+}
+
+// --- facts -------------------------------------------------------------------------------------------------------
+
+/// That this person is a member of the organisation, or invited.
+fn membership(organization: OrganizationId, user: UserId) -> Fact {
+    Fact::new("member", organization, user.to_string())
+}
+
+/// That somebody with this address is invited.
+fn invitation(organization: OrganizationId, email_hash: &str) -> Fact {
+    Fact::new("member_invitation", organization, email_hash)
+}
+
+/// That this member of this organisation may act.
+pub fn active(organization: OrganizationId, member: MemberId) -> Fact {
+    Fact::new("member_active", organization, member.to_string())
+}
+
+/// That the organisation was founded. Never released.
+fn founded(organization: OrganizationId) -> Fact {
+    Fact { scope: "organization_founded".to_owned(), value: organization.to_string() }
+}
+
+/// That this member owns the organisation.
+fn owner(organization: OrganizationId, member: MemberId) -> Fact {
+    Fact::new("organization_owner", organization, member.to_string())
+}
+
+/// That somebody took over from this owner, who has yet to step down.
+fn succeeded(organization: OrganizationId, owner: MemberId) -> Fact {
+    Fact::new("organization_owner_succeeded", organization, owner.to_string())
+}
+
+fn member_already() -> Rejection {
+    Rejection::taken("This person is a member of the organization, or invited, already.").at("email")
+}
+
+fn already_active() -> Rejection {
+    Rejection::conflict("This member is active already.")
+}
+
+// --- commands ----------------------------------------------------------------------------------------------------
+
+/// The founder joins, as the owner. Possible once in an organisation's life.
+pub struct FoundMember {
+    /// The organisation that is founded in the same transaction.
+    pub organization: OrganizationId,
+    /// Who founds it.
+    pub user: UserId,
+}
+
+impl Command for FoundMember {
+    type Aggregate = Member;
+    const CREATES: bool = true;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        crate::must_be_new(member)?;
+        let (organization, id) = (self.organization, MemberId::from_uuid(given.id));
+        let exists = Rejection::conflict("This organization has been founded already.");
+        Ok(Outcome::events([MemberEvent::Joined { organization, user: self.user, roles: vec![RoleName::Owner] }])
+            .claim(founded(organization), exists.clone())
+            .claim(owner(organization, id), exists)
+            .claim(membership(organization, self.user), member_already())
+            .claim(active(organization, id), already_active()))
+    }
+}
+
+/// Invites a person into the organisation in which the actor acts.
+pub struct InviteMember {
+    /// The user with this address; a fresh id, reserved for them, when there is none.
+    pub user: UserId,
+    /// Where the invitation is sent.
+    pub email: Email,
+    /// What they will be. Not the owner.
+    pub roles: Vec<RoleName>,
+    /// Who invites them.
+    pub invited_by: MemberId,
+}
+
+impl Command for InviteMember {
+    type Aggregate = Member;
+    const CREATES: bool = true;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        crate::must_be_new(member)?;
+        let organization = given.organization;
+        let email_hash = self.email.blind(given.blinder);
+        Ok(Outcome::events([MemberEvent::Invited {
+            organization,
+            user: self.user,
+            email: Personal::new(self.user, self.email.as_str().to_owned()),
+            email_hash: email_hash.clone(),
+            roles: assignable(&self.roles)?,
+            invited_by: self.invited_by,
+        }])
+        .claim(membership(organization, self.user), member_already())
+        .claim(invitation(organization, &email_hash), member_already()))
+    }
+}
+
+/// Accepts an invitation. That `user` holds it is checked before: it is theirs, or they showed its link.
+pub struct AcceptInvitation {
+    /// Who joins.
+    pub user: UserId,
+}
+
+impl Command for AcceptInvitation {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.present()?;
+        if member.status != MemberStatus::Invited {
+            return if member.user == self.user {
+                Ok(Outcome::nothing())
+            } else {
+                Err(Rejection::new(ErrorCode::Expired, "This invitation has been accepted already."))
+            };
+        }
+        let organization = member.organization;
+        let mut outcome =
+            Outcome::events([MemberEvent::Joined { organization, user: self.user, roles: member.roles.clone() }])
+                .claim(active(organization, MemberId::from_uuid(given.id)), already_active());
+        if let Some(hash) = &member.email_hash {
+            outcome = outcome.release(invitation(organization, hash));
+        }
+        if self.user != member.user {
+            let twice = Rejection::taken("You are a member of this organization already.");
+            outcome = outcome.release(member.membership()).claim(membership(organization, self.user), twice);
+        }
+        Ok(outcome)
+    }
+}
+
+/// Gives a member other roles.
+pub struct ChangeRoles {
+    /// All of them. Not the owner.
+    pub roles: Vec<RoleName>,
+}
+
+impl Command for ChangeRoles {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.changeable(given)?;
+        if given.grant == Grant::Own {
+            return Err(Rejection::new(ErrorCode::Forbidden, "You may not change your own roles."));
+        }
+        let roles = assignable(&self.roles)?;
+        if member.roles == roles {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([MemberEvent::RolesChanged { roles }]))
+    }
+}
+
+/// Keeps a member from acting.
+pub struct SuspendMember;
+
+impl Command for SuspendMember {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.changeable(given)?;
+        match member.status {
+            MemberStatus::Suspended => Ok(Outcome::nothing()),
+            MemberStatus::Invited => {
+                Err(Rejection::conflict("This person has not accepted the invitation yet. Remove it instead."))
+            }
+            MemberStatus::Active | MemberStatus::Removed => Ok(Outcome::events([MemberEvent::Suspended])
+                .release(active(member.organization, MemberId::from_uuid(given.id)))),
+        }
+    }
+}
+
+/// Lets a suspended member act again.
+pub struct ReactivateMember;
+
+impl Command for ReactivateMember {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.present()?;
+        if given.grant == Grant::Own {
+            return Err(crate::not_yours(Member::NOUN));
+        }
+        match member.status {
+            MemberStatus::Active => Ok(Outcome::nothing()),
+            MemberStatus::Invited => Err(Rejection::conflict("This person has not accepted the invitation yet.")),
+            MemberStatus::Suspended | MemberStatus::Removed => Ok(Outcome::events([MemberEvent::Reactivated])
+                .claim(active(member.organization, MemberId::from_uuid(given.id)), already_active())),
+        }
+    }
+}
+
+/// Ends a membership, or withdraws an invitation.
+pub struct RemoveMember;
+
+impl Command for RemoveMember {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.changeable(given)?;
+        let mut outcome = Outcome::events([MemberEvent::Removed]).release(member.membership());
+        if let Some(hash) = &member.email_hash {
+            outcome = outcome.release(invitation(member.organization, hash));
+        }
+        if member.status == MemberStatus::Active {
+            outcome = outcome.release(active(member.organization, MemberId::from_uuid(given.id)));
+        }
+        Ok(outcome)
+    }
+}
+
+/// First half of a transfer, on the new owner: becomes an owner. Committed together with [`StepDown`].
+pub struct TakeOver {
+    /// The owner, who is also the actor.
+    pub from: MemberId,
+}
+
+impl Command for TakeOver {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.present()?;
+        must_be(self.from, given)?;
+        if member.status != MemberStatus::Active {
+            return Err(Rejection::conflict("Only an active member can own the organization."));
+        }
+        if member.is_owner() {
+            return Err(Rejection::conflict("This member owns the organization already."));
+        }
+        let (organization, id) = (member.organization, MemberId::from_uuid(given.id));
+        let already = Rejection::conflict("The ownership has been transferred already.");
+        Ok(Outcome::events([MemberEvent::RolesChanged { roles: vec![RoleName::Owner] }])
+            .require(owner(organization, self.from), only_the_owner())
+            .claim(owner(organization, id), already.clone())
+            .claim(succeeded(organization, self.from), already))
+    }
+}
+
+/// Second half of a transfer, on the old owner: becomes an admin.
+pub struct StepDown;
+
+impl Command for StepDown {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.present()?;
+        let id = MemberId::from_uuid(given.id);
+        must_be(id, given)?;
+        if !member.is_owner() {
+            return Err(only_the_owner());
+        }
+        let alone = Rejection::conflict("Somebody has to take over first.");
+        Ok(Outcome::events([MemberEvent::RolesChanged { roles: vec![RoleName::Admin] }])
+            .require(succeeded(member.organization, id), alone)
+            .release(succeeded(member.organization, id))
+            .release(owner(member.organization, id)))
+    }
+}
+
+fn only_the_owner() -> Rejection {
+    Rejection::new(ErrorCode::Forbidden, "Only the owner can transfer the ownership.")
+}
+
+fn must_be(owner: MemberId, given: &Given<'_>) -> Result<(), Rejection> {
+    if given.actor == Actor::Member(owner) || given.actor == Actor::System { Ok(()) } else { Err(only_the_owner()) }
+}
+
+/// The roles, if they can be given away.
+fn assignable(roles: &[RoleName]) -> Result<Vec<RoleName>, Rejection> {
+    if roles.contains(&RoleName::Owner) {
+        let message = "Nobody is made an owner like this: the owner transfers the ownership.";
+        return Err(Rejection::new(ErrorCode::Invalid, message).at("roles"));
+    }
+    roles::normal(roles)
+}

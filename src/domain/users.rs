@@ -1,0 +1,251 @@
+//! Users: persons of the installation. What they are in an organisation is a member (`members.rs`).
+//!
+//! Invariants: an e-mail address and a user name belong to one user of the installation, whatever their case. What
+//! is said about a person is `Personal`; facts and look-ups hold keyed hashes. A user changes only themselves, and
+//! an erased user changes no more.
+//!
+//! Nothing here hashes a password or sees one being checked: commands carry the finished hash.
+
+use oriel_kernel::{
+    Aggregate, Blinder, Command, Decision, ErrorCode, Event, Fact, Given, Id, OrganizationId, Outcome, Personal,
+    Rejection, UserId, bounded_text, kinds,
+};
+
+mod password;
+
+pub use password::{Password, PasswordHash};
+
+// --- events ----------------------------------------------------------------------------------------------------
+
+/// What can happen to a user.
+#[derive(Clone, Debug, PartialEq, Event)]
+#[event(stream = "user")]
+pub enum UserEvent {
+    /// Became a user.
+    #[event("user_registered")]
+    Registered {
+        /// As it was typed.
+        email: Personal<String>,
+        /// See [`Email::blind`].
+        email_hash: String,
+        /// As it was typed.
+        username: Option<Personal<String>>,
+        /// See [`Username::blind`].
+        username_hash: Option<String>,
+        /// What they are called.
+        name: Personal<String>,
+        /// A PHC string.
+        password_hash: Personal<String>,
+    },
+    /// Is called otherwise.
+    #[event("user_renamed")]
+    Renamed {
+        /// What they are called now.
+        name: Personal<String>,
+    },
+    /// Has another password.
+    #[event("user_password_changed")]
+    PasswordChanged {
+        /// A PHC string.
+        password_hash: Personal<String>,
+    },
+}
+
+// --- parsed types ------------------------------------------------------------------------------------------------
+
+bounded_text! {
+    /// What a person is called.
+    PersonName: 1..=120,
+}
+
+/// An e-mail address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Email(String);
+
+impl Email {
+    /// The address, trimmed.
+    ///
+    /// # Errors
+    /// `REQUIRED` when empty, `TOO_LONG` beyond 254 characters, `INVALID` when it cannot be an address.
+    pub fn parse(text: &str) -> Result<Self, Rejection> {
+        let text = oriel_kernel::input::bounded(text, 1, 254, false)?;
+        let invalid = || Rejection::new(ErrorCode::Invalid, "This is not an e-mail address of the form name@example.org.");
+        let (local, domain) = text.rsplit_once('@').ok_or_else(invalid)?;
+        let strange = |c: char| c.is_whitespace() || "<>()[],;:\\\"@".contains(c);
+        let label_fits = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.chars().all(|c| c.is_alphanumeric() || c == '-')
+        };
+        let local_fits = (1..=64).contains(&local.len())
+            && !local.contains(strange)
+            && !local.starts_with('.')
+            && !local.ends_with('.')
+            && !local.contains("..");
+        if local_fits && domain.contains('.') && domain.split('.').all(label_fits) { Ok(Self(text)) } else { Err(invalid()) }
+    }
+
+    /// As it was typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The keyed hash that finds its user, whatever the case.
+    pub fn blind(&self, blinder: &dyn Blinder) -> String {
+        blinder.blind("email", &self.0.to_lowercase())
+    }
+}
+
+/// A name to sign in with instead of the e-mail address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Username(String);
+
+impl Username {
+    /// The user name, trimmed.
+    ///
+    /// # Errors
+    /// `REQUIRED` when empty, `TOO_LONG` beyond 40 characters, `INVALID` when it is not made of letters, digits,
+    /// `.`, `_` and `-`, beginning with a letter, or has fewer than 3 characters.
+    pub fn parse(text: &str) -> Result<Self, Rejection> {
+        let text = oriel_kernel::input::bounded(text, 3, 40, false)?;
+        let fits = text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        if !fits {
+            let message = "A user name begins with a letter and has letters, digits, '.', '_' and '-' only.";
+            return Err(Rejection::new(ErrorCode::Invalid, message));
+        }
+        Ok(Self(text))
+    }
+
+    /// As it was typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The keyed hash that finds its user, whatever the case.
+    pub fn blind(&self, blinder: &dyn Blinder) -> String {
+        blinder.blind("username", &self.0.to_lowercase())
+    }
+}
+
+// --- state -------------------------------------------------------------------------------------------------------
+
+/// What decides about a user's next command.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct User {
+    name: Option<Personal<String>>,
+}
+
+impl Aggregate for User {
+    type Kind = kinds::UserId;
+    type Event = UserEvent;
+    const NOUN: &'static str = "user";
+
+    fn evolve(&mut self, event: &UserEvent) {
+        match event {
+            UserEvent::Registered { name, .. } | UserEvent::Renamed { name } => self.name = Some(name.clone()),
+            UserEvent::PasswordChanged { .. } => {}
+        }
+    }
+
+    fn tenant(&self) -> Option<OrganizationId> {
+        self.name.as_ref().map(|_| Id::ABSENT)
+    }
+}
+
+impl User {
+    /// The user's id, if they change themselves and are not forgotten. Anybody else's looks absent.
+    fn themselves(&self, by: UserId, given: &Given<'_>) -> Result<UserId, Rejection> {
+        let erased = matches!(self.name, Some(Personal::Erased { .. }));
+        if by.uuid() == given.id && !erased { Ok(by) } else { Err(Rejection::not_found("user")) }
+    }
+}
+
+// --- facts -------------------------------------------------------------------------------------------------------
+
+fn email_fact(hash: &str) -> Fact {
+    Fact { scope: "user_email".to_owned(), value: hash.to_owned() }
+}
+
+fn username_fact(hash: &str) -> Fact {
+    Fact { scope: "user_username".to_owned(), value: hash.to_owned() }
+}
+
+// --- commands ----------------------------------------------------------------------------------------------------
+
+/// Makes a user: under a fresh id, or the one that an invitation reserved.
+pub struct RegisterUser {
+    /// How they are written to and sign in.
+    pub email: Email,
+    /// Another way to sign in.
+    pub username: Option<Username>,
+    /// What they are called.
+    pub name: PersonName,
+    /// The hash of their password.
+    pub password_hash: PasswordHash,
+}
+
+impl Command for RegisterUser {
+    type Aggregate = User;
+    const CREATES: bool = true;
+
+    fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
+        crate::must_be_new(user)?;
+        let of = UserId::from_uuid(given.id);
+        let email_hash = self.email.blind(given.blinder);
+        let username_hash = self.username.as_ref().map(|username| username.blind(given.blinder));
+        let mut outcome = Outcome::events([UserEvent::Registered {
+            email: Personal::new(of, self.email.as_str().to_owned()),
+            email_hash: email_hash.clone(),
+            username: self.username.as_ref().map(|username| Personal::new(of, username.as_str().to_owned())),
+            username_hash: username_hash.clone(),
+            name: Personal::new(of, self.name.to_string()),
+            password_hash: Personal::new(of, self.password_hash.as_str().to_owned()),
+        }])
+        .claim(email_fact(&email_hash), Rejection::taken("Somebody is registered with this e-mail address.").at("email"));
+        if let Some(hash) = username_hash {
+            let taken = Rejection::taken("Somebody else has this user name. Choose another.").at("username");
+            outcome = outcome.claim(username_fact(&hash), taken);
+        }
+        Ok(outcome)
+    }
+}
+
+/// Changes what a user is called.
+pub struct RenameUser {
+    /// Who wants it: the user themselves.
+    pub by: UserId,
+    /// What they are called from now on.
+    pub name: PersonName,
+}
+
+impl Command for RenameUser {
+    type Aggregate = User;
+
+    fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
+        let of = user.themselves(self.by, given)?;
+        if user.name.as_ref().and_then(Personal::get).is_some_and(|name| name == self.name.as_str()) {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([UserEvent::Renamed { name: Personal::new(of, self.name.to_string()) }]))
+    }
+}
+
+/// Changes a user's password. That the old one was shown, or a reset link, is checked before.
+pub struct ChangePassword {
+    /// Who wants it: the user themselves.
+    pub by: UserId,
+    /// The hash of the new password.
+    pub password_hash: PasswordHash,
+}
+
+impl Command for ChangePassword {
+    type Aggregate = User;
+
+    fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
+        let of = user.themselves(self.by, given)?;
+        let password_hash = Personal::new(of, self.password_hash.as_str().to_owned());
+        Ok(Outcome::events([UserEvent::PasswordChanged { password_hash }]))
+    }
+}
