@@ -1,0 +1,540 @@
+//! Search on a Meilisearch server.
+//!
+//! Invariants
+//! - Every read goes through [`wall`], which is where the scope becomes a filter.
+//! - A checkpoint is written after the tasks of its changes have succeeded: it never runs ahead of the entries.
+//!   A crash between leaves entries that are newer than the checkpoint; applying them again changes nothing.
+//! - A generation is two indexes, entries and checkpoint, exchanged in one task.
+//!
+//! What differs from the embedded index, because Meilisearch is so: no English stemming; the last word is always
+//! also a prefix, while `*` has no meaning; one fragment per body; scores lie between 0 and 1; a cursor is an
+//! offset, so a page may repeat or miss entries that moved meanwhile.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use meilisearch_sdk::client::{Client, SwapIndexes};
+use meilisearch_sdk::documents::DocumentDeletionQuery;
+use meilisearch_sdk::errors::{Error, ErrorCode};
+use meilisearch_sdk::indexes::Index;
+use meilisearch_sdk::search::{MatchingStrategies, SearchResult, SearchResults, Selectors};
+use meilisearch_sdk::settings::{
+    FacetSortValue, FacetingSettings, MinWordSizeForTypos, PaginationSetting, Settings, TypoToleranceSettings,
+};
+use meilisearch_sdk::task_info::TaskInfo;
+use meilisearch_sdk::tasks::Task;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use uuid::Uuid;
+
+use super::highlight::escape;
+use super::query::Query;
+use super::suggest::{Candidates, Typed};
+use super::{
+    Change, Checkpoint, Cursor, Entry, FacetCounts, FacetField, Highlight, HighlightField, Hit, MAX_BODY_BYTES,
+    MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent,
+    not_backwards,
+};
+
+/// Entries of one request; at about a megabyte each they stay below the server's limit of 100 MB.
+const MAX_PUT: usize = 50;
+/// How often a task is asked for, and for how long.
+const TASK_INTERVAL: Duration = Duration::from_millis(50);
+const TASK_TIMEOUT: Duration = Duration::from_secs(600);
+/// How far pages and exact totals reach.
+const MAX_TOTAL: usize = 1_000_000;
+/// Distinct values counted per facet before the most frequent are taken.
+const MAX_COUNTED_VALUES: usize = 10_000;
+/// Entries that suggestions are taken from.
+const MAX_SUGGESTING: usize = 200;
+/// Stand for the marks until the text around them is escaped. Private use: no text means anything by them.
+const OPEN: char = '\u{E000}';
+const CLOSE: char = '\u{E001}';
+const CHECKPOINT_ID: &str = "checkpoint";
+
+/// Indexes on a server, named by a prefix. Cheap to clone.
+#[derive(Clone)]
+pub struct Meilisearch {
+    live: Generation,
+    prefix: String,
+    writing: Arc<Mutex<()>>,
+    rebuilding: Arc<Mutex<()>>,
+}
+
+impl fmt::Debug for Meilisearch {
+    /// The client holds the server's key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meilisearch").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Meilisearch {
+    /// Connects and makes the indexes `<prefix>_entries` and `<prefix>_checkpoint` where they are missing.
+    pub async fn open(url: &str, key: Option<&str>, prefix: &str) -> Result<Self, SearchError> {
+        let client = Client::new(url.trim_end_matches('/'), key)?;
+        let live = Generation::new(&client, prefix);
+        live.create().await?;
+        Ok(Self {
+            live,
+            prefix: prefix.to_owned(),
+            writing: Arc::new(Mutex::new(())),
+            rebuilding: Arc::new(Mutex::new(())),
+        })
+    }
+
+    pub(super) async fn apply(&self, changes: Vec<Change>, to: Checkpoint) -> Result<(), SearchError> {
+        let _writing = self.writing.lock().await;
+        self.live.apply(changes, to).await
+    }
+
+    pub(super) async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
+        self.live.checkpoint().await
+    }
+
+    pub(super) async fn search(&self, scope: &Scope, request: &SearchRequest) -> Result<SearchAnswer, SearchError> {
+        let query = Query::parse(&request.query)?;
+        let offset = request.after.as_ref().map_or(Ok(0), offset_of)?;
+        // Read before the entries, which may be newer but never older than this.
+        let checkpoint = self.live.checkpoint().await?;
+        let wall = wall(scope, Some(request));
+        let facets = FacetField::ALL.map(attribute);
+
+        let mut count = self.live.entries.search();
+        count.with_query(&request.query).with_filter(&wall).with_facets(Selectors::Some(&facets));
+        count.with_matching_strategy(MatchingStrategies::FREQUENCY).with_page(1).with_hits_per_page(0);
+        let counted: SearchResults<Found> = bounded(count.execute()).await?;
+
+        let mut page = self.live.entries.search();
+        page.with_query(&request.query).with_filter(&wall).with_offset(offset).with_limit(request.first);
+        page.with_matching_strategy(MatchingStrategies::FREQUENCY).with_show_ranking_score(true);
+        page.with_attributes_to_retrieve(Selectors::Some(&["id", "kind"]));
+        page.with_attributes_to_highlight(Selectors::Some(&["title", "body"]));
+        page.with_attributes_to_crop(Selectors::Some(&[("body", Some(25))])).with_crop_marker("");
+        let (open, close) = (OPEN.to_string(), CLOSE.to_string());
+        page.with_highlight_pre_tag(&open).with_highlight_post_tag(&close);
+        if query.is_browse() {
+            page.with_sort(&["updated_at:desc", "id:desc"]);
+        }
+        let found: SearchResults<Found> = bounded(page.execute()).await?;
+
+        let total = counted.total_hits.unwrap_or(0);
+        let hits: Vec<Hit> =
+            found.hits.into_iter().enumerate().map(|(at, found)| hit(found, offset + at + 1)).collect();
+        let counts = counted.facet_distribution.unwrap_or_default();
+        let facets = FacetField::ALL.map(|field| {
+            let values = counts.get(attribute(field)).into_iter().flatten();
+            let values = values.map(|(value, count)| (value.clone(), *count as u64)).collect();
+            FacetCounts { field, values: most_frequent(values) }
+        });
+        let has_next = offset + hits.len() < total;
+        Ok(SearchAnswer { has_next, hits, total: total as u64, facets: facets.into(), checkpoint })
+    }
+
+    pub(super) async fn suggest(
+        &self,
+        scope: &Scope,
+        typed: &str,
+        first: usize,
+    ) -> Result<Vec<Suggestion>, SearchError> {
+        let Some(typed) = Typed::parse(typed)? else { return Ok(Vec::new()) };
+        let text = typed.words.iter().chain([&typed.prefix]).map(String::as_str).collect::<Vec<_>>().join(" ");
+        let wall = wall(scope, None);
+        let mut query = self.live.entries.search();
+        query.with_query(&text).with_filter(&wall).with_limit(MAX_SUGGESTING);
+        query.with_attributes_to_search_on(&["title", "tags", "keywords"]);
+        query.with_attributes_to_retrieve(Selectors::Some(&["id", "kind", "title", "keywords"]));
+        query.with_matching_strategy(MatchingStrategies::ALL).with_facets(Selectors::Some(&["tags"]));
+        let found: SearchResults<Found> = bounded(query.execute()).await?;
+        let mut candidates = Candidates::new(&typed);
+        for SearchResult { result: entry, .. } in &found.hits {
+            candidates.title(&entry.title, &entry.id, &entry.kind);
+            for keyword in &entry.keywords {
+                candidates.keyword(keyword, &entry.id, &entry.kind);
+            }
+        }
+        for (tag, count) in found.facet_distribution.iter().flatten().flat_map(|(_, tags)| tags) {
+            candidates.tag(tag, *count as u64);
+        }
+        Ok(candidates.best(first))
+    }
+
+    pub(super) async fn begin_rebuild(&self) -> Result<Rebuild, SearchError> {
+        let only = Arc::clone(&self.rebuilding).try_lock_owned().map_err(|_| SearchError::Rebuilding)?;
+        let next = Generation::new(&self.live.client, &format!("{}_next", self.prefix));
+        next.delete().await?;
+        next.create().await?;
+        Ok(Rebuild { live: self.live.clone(), next, writing: Arc::clone(&self.writing), _only: only })
+    }
+
+    pub(super) async fn reset(&self) -> Result<(), SearchError> {
+        let rebuild = self.begin_rebuild().await?;
+        let _writing = self.writing.lock().await;
+        rebuild.exchange().await
+    }
+
+    pub(super) async fn stats(&self) -> Result<Stats, SearchError> {
+        let stats = bounded(self.live.entries.get_stats()).await?;
+        Ok(Stats { documents: stats.number_of_documents as u64, bytes: stats.raw_document_db_size as u64 })
+    }
+}
+
+/// A generation beside the running one. One that is dropped is removed when the next begins.
+pub struct Rebuild {
+    live: Generation,
+    next: Generation,
+    writing: Arc<Mutex<()>>,
+    _only: OwnedMutexGuard<()>,
+}
+
+impl fmt::Debug for Rebuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rebuild").finish_non_exhaustive()
+    }
+}
+
+impl Rebuild {
+    pub(super) async fn apply(&self, changes: Vec<Change>, to: Checkpoint) -> Result<(), SearchError> {
+        self.next.apply(changes, to).await
+    }
+
+    pub(super) async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
+        self.next.checkpoint().await
+    }
+
+    pub(super) async fn switch(self) -> Result<(), SearchError> {
+        let _writing = self.writing.lock().await;
+        if let Some(at) = self.live.checkpoint().await? {
+            let to = self.next.checkpoint().await?;
+            not_backwards(Some(at), to.unwrap_or(Checkpoint { position: 0, ..at }))?;
+        }
+        self.exchange().await
+    }
+
+    pub(super) async fn abort(self) -> Result<(), SearchError> {
+        self.next.delete().await
+    }
+
+    /// The caller holds `writing`.
+    async fn exchange(&self) -> Result<(), SearchError> {
+        let pair = |a: &Index, b: &Index| SwapIndexes { indexes: (a.uid.clone(), b.uid.clone()), rename: None };
+        let swap = [
+            pair(&self.live.entries, &self.next.entries),
+            pair(&self.live.checkpoint, &self.next.checkpoint),
+        ];
+        self.live.done(self.live.client.swap_indexes(&swap).await?).await?;
+        // What was live has the other's names now.
+        self.next.delete().await
+    }
+}
+
+#[derive(Clone)]
+struct Generation {
+    client: Client,
+    entries: Index,
+    checkpoint: Index,
+}
+
+impl Generation {
+    fn new(client: &Client, prefix: &str) -> Self {
+        let index = |name: &str| client.index(format!("{prefix}_{name}"));
+        Self { client: client.clone(), entries: index("entries"), checkpoint: index("checkpoint") }
+    }
+
+    async fn create(&self) -> Result<(), SearchError> {
+        for index in [&self.entries, &self.checkpoint] {
+            match self.client.get_index(&index.uid).await {
+                Ok(_) => continue,
+                Err(error) if is(&error, ErrorCode::IndexNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.done(self.client.create_index(&index.uid, Some("id")).await?).await?;
+        }
+        self.done(self.entries.set_settings(&settings()).await?).await
+    }
+
+    async fn delete(&self) -> Result<(), SearchError> {
+        for index in [&self.entries, &self.checkpoint] {
+            match self.client.get_index(&index.uid).await {
+                Ok(index) => self.done(index.delete().await?).await?,
+                Err(error) if is(&error, ErrorCode::IndexNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
+        match bounded(self.checkpoint.get_document::<Mark>(CHECKPOINT_ID)).await {
+            Ok(mark) => Ok(Some(mark.checkpoint)),
+            Err(SearchError::Unavailable(error))
+                if error.downcast_ref().is_some_and(|error| is(error, ErrorCode::DocumentNotFound)) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn apply(&self, changes: Vec<Change>, to: Checkpoint) -> Result<(), SearchError> {
+        not_backwards(self.checkpoint().await?, to)?;
+        // The server works its tasks off in their order, so runs of one kind can go together.
+        let mut tasks = Vec::new();
+        let mut changes = changes.into_iter().peekable();
+        while let Some(change) = changes.next() {
+            tasks.push(match change {
+                Change::Put(entry) => {
+                    let mut puts = vec![Stored::from(*entry)];
+                    while puts.len() < MAX_PUT
+                        && let Some(Change::Put(entry)) = changes.next_if(|next| matches!(next, Change::Put(_)))
+                    {
+                        puts.push(Stored::from(*entry));
+                    }
+                    self.entries.add_or_replace(&puts, Some("id")).await?
+                }
+                Change::Remove { id } => {
+                    let mut ids = vec![id];
+                    while let Some(Change::Remove { id }) =
+                        changes.next_if(|next| matches!(next, Change::Remove { .. }))
+                    {
+                        ids.push(id);
+                    }
+                    self.entries.delete_documents(&ids).await?
+                }
+                Change::RemoveOrganization(organization) => {
+                    let filter = equals("organization", &organization.to_string());
+                    DocumentDeletionQuery::new(&self.entries).with_filter(&filter).execute::<()>().await?
+                }
+            });
+        }
+        for task in tasks {
+            self.done(task).await?;
+        }
+        let mark = Mark { id: CHECKPOINT_ID.into(), checkpoint: to };
+        self.done(self.checkpoint.add_or_replace(&[mark], Some("id")).await?).await
+    }
+
+    async fn done(&self, task: TaskInfo) -> Result<(), SearchError> {
+        match self.client.wait_for_task(task, Some(TASK_INTERVAL), Some(TASK_TIMEOUT)).await? {
+            Task::Failed { content } => Err(Error::Meilisearch(content.error).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The checkpoint as a document.
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    id: String,
+    #[serde(flatten)]
+    checkpoint: Checkpoint,
+}
+
+/// An entry as a document.
+#[derive(Serialize)]
+struct Stored {
+    id: String,
+    kind: String,
+    organization: Uuid,
+    project: Option<Uuid>,
+    title: String,
+    body: String,
+    tags: Vec<String>,
+    media_type: Option<String>,
+    keywords: Vec<String>,
+    updated_at: i64,
+}
+
+impl From<Entry> for Stored {
+    fn from(mut entry: Entry) -> Self {
+        entry.body.truncate(entry.body.floor_char_boundary(MAX_BODY_BYTES));
+        entry.tags.sort_unstable();
+        entry.tags.dedup();
+        Self {
+            id: entry.id,
+            kind: entry.kind,
+            organization: entry.organization,
+            project: entry.project,
+            title: entry.title,
+            body: entry.body,
+            tags: entry.tags,
+            media_type: entry.media_type,
+            keywords: entry.keywords,
+            updated_at: entry.updated_at.timestamp_micros(),
+        }
+    }
+}
+
+/// What is read back of it.
+#[derive(Deserialize)]
+struct Found {
+    id: String,
+    kind: String,
+    #[serde(default)]
+    title: String,
+    #[serde(default)]
+    keywords: Vec<String>,
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings::new()
+        .with_searchable_attributes(["title", "tags", "keywords", "body"])
+        .with_filterable_attributes(["organization", "project", "kind", "tags", "media_type"])
+        .with_sortable_attributes(["updated_at", "id"])
+        .with_ranking_rules([
+            "words", "typo", "sort", "proximity", "attribute", "exactness", "updated_at:desc",
+        ])
+        .with_pagination(PaginationSetting { max_total_hits: MAX_TOTAL })
+        .with_typo_tolerance(TypoToleranceSettings {
+            enabled: Some(true),
+            min_word_size_for_typos: Some(MinWordSizeForTypos { one_typo: Some(4), two_typos: Some(8) }),
+            disable_on_numbers: Some(true),
+            ..TypoToleranceSettings::default()
+        })
+        .with_faceting(FacetingSettings {
+            max_values_per_facet: MAX_COUNTED_VALUES,
+            sort_facet_values_by: Some([("*".to_owned(), FacetSortValue::Count)].into()),
+        });
+    settings.search_cutoff_ms = Some(MAX_SEARCH_TIME.as_millis() as u64);
+    settings
+}
+
+/// The one place where a scope becomes a filter. No read is without it.
+fn wall(scope: &Scope, request: Option<&SearchRequest>) -> String {
+    let mut all = vec![equals("organization", &scope.organization.to_string())];
+    if let Some(projects) = &scope.projects {
+        all.push(one_of("project", projects.iter().map(Uuid::to_string)));
+    }
+    if let Some(request) = request {
+        all.extend(request.project.map(|project| equals("project", &project.to_string())));
+        all.extend(request.tags.iter().map(|tag| equals("tags", tag)));
+        if !request.kinds.is_empty() {
+            all.push(one_of("kind", request.kinds.iter().cloned()));
+        }
+        if !request.media_types.is_empty() {
+            all.push(one_of("media_type", request.media_types.iter().cloned()));
+        }
+    }
+    all.join(" AND ")
+}
+
+fn equals(attribute: &str, value: &str) -> String {
+    format!("{attribute} = {}", quoted(value))
+}
+
+fn one_of(attribute: &str, values: impl Iterator<Item = String>) -> String {
+    format!("{attribute} IN [{}]", values.map(|value| quoted(&value)).collect::<Vec<_>>().join(", "))
+}
+
+fn quoted(value: &str) -> String {
+    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn attribute(field: FacetField) -> &'static str {
+    match field {
+        FacetField::Type => "kind",
+        FacetField::Tag => "tags",
+        FacetField::Project => "project",
+        FacetField::MediaType => "media_type",
+    }
+}
+
+fn hit(found: SearchResult<Found>, next: usize) -> Hit {
+    let marked = |name: &str| {
+        let text = found.formatted_result.as_ref()?.get(name)?.as_str()?;
+        text.contains(OPEN).then(|| marked(text))
+    };
+    let fields = [(HighlightField::Title, "title"), (HighlightField::Body, "body")];
+    let highlights = fields
+        .into_iter()
+        .filter_map(|(field, name)| Some(Highlight { field, fragments: vec![marked(name)?] }))
+        .collect();
+    Hit {
+        id: found.result.id,
+        kind: found.result.kind,
+        score: found.ranking_score.unwrap_or(0.0),
+        highlights,
+        cursor: cursor_at(next),
+    }
+}
+
+fn marked(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 16);
+    escape(text.trim(), &mut escaped);
+    escaped.replace(OPEN, "<mark>").replace(CLOSE, "</mark>")
+}
+
+fn cursor_at(offset: usize) -> Cursor {
+    Cursor(data_encoding::BASE64URL_NOPAD.encode(format!("m{offset}").as_bytes()))
+}
+
+fn offset_of(cursor: &Cursor) -> Result<usize, SearchError> {
+    let bytes = data_encoding::BASE64URL_NOPAD.decode(cursor.0.as_bytes()).map_err(|_| SearchError::Cursor)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| SearchError::Cursor)?;
+    text.strip_prefix('m').and_then(|offset| offset.parse().ok()).ok_or(SearchError::Cursor)
+}
+
+/// Reads that do not answer are given up, a little after the server gives them up itself.
+async fn bounded<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, SearchError> {
+    match tokio::time::timeout(MAX_SEARCH_TIME + Duration::from_secs(1), read).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(SearchError::TooSlow(MAX_SEARCH_TIME)),
+    }
+}
+
+fn is(error: &Error, code: ErrorCode) -> bool {
+    matches!(error, Error::Meilisearch(error) if error.error_code == code)
+}
+
+impl From<Error> for SearchError {
+    fn from(error: Error) -> Self {
+        if is(&error, ErrorCode::IndexNotFound) {
+            return Self::Damaged("its index is missing on the server".into());
+        }
+        Self::unavailable(error)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wall_is_in_every_filter_and_cannot_be_climbed() {
+        let organization = Uuid::from_u128(1);
+        let scope = Scope { organization, projects: Some(Vec::new()) };
+        let request = SearchRequest { tags: vec!["\" OR organization EXISTS OR \"\\".into()], ..Default::default() };
+        let filter = wall(&scope, Some(&request));
+        assert_eq!(
+            filter,
+            format!(
+                r#"organization = "{organization}" AND project IN [] AND tags = "\" OR organization EXISTS OR \"\\""#
+            )
+        );
+        assert!(wall(&scope, None).starts_with(&format!("organization = \"{organization}\" AND project IN []")));
+    }
+
+    #[test]
+    fn marks_survive_escaping() {
+        assert_eq!(marked("a <b> \u{E000}c&d\u{E001}"), "a &lt;b&gt; <mark>c&amp;d</mark>");
+    }
+
+    #[test]
+    fn cursors_are_read_back() {
+        assert_eq!(offset_of(&cursor_at(70)).unwrap(), 70);
+        assert!(matches!(offset_of(&Cursor("nonsense!".into())), Err(SearchError::Cursor)));
+    }
+
+    #[test]
+    fn the_key_is_not_shown() {
+        let client = Client::new("http://localhost:1", Some("very-secret-key")).unwrap();
+        let index = Meilisearch {
+            live: Generation::new(&client, "oriel"),
+            prefix: "oriel".into(),
+            writing: Arc::default(),
+            rebuilding: Arc::default(),
+        };
+        assert!(!format!("{index:?}").contains("secret"));
+    }
+}
