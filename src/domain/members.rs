@@ -444,3 +444,6 @@ fn assignable(roles: &[RoleName]) -> Result<Vec<RoleName>, Rejection> {
     }
     roles::normal(roles)
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,3 +171,81 @@ impl Command for RenameOrganization {
         Ok(Outcome::events([OrganizationEvent::Renamed { name: self.name.clone() }]))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Desk, user, uuid};
+
+    fn name(text: &str) -> OrganizationName {
+        OrganizationName::parse(text).unwrap()
+    }
+
+    fn create(slug: &str) -> CreateOrganization {
+        CreateOrganization { name: name("Acme"), slug: Slug::parse(slug).unwrap(), owner: user(9) }
+    }
+
+    #[test]
+    fn it_belongs_to_itself_and_its_slug_to_it_alone() {
+        let (mut desk, mut acme) = (Desk::new(), Organization::default());
+        let events = desk.done(uuid(1), &mut acme, &create("acme"));
+        assert_eq!(events.len(), 1);
+        assert_eq!(acme.tenant(), Some(OrganizationId::from_uuid(uuid(1))));
+        assert_eq!(desk.refused(uuid(2), &Organization::default(), &create("acme")), (ErrorCode::Taken, "slug"));
+        assert_eq!(desk.refused(uuid(1), &acme, &create("other")), (ErrorCode::Conflict, ""));
+    }
+
+    #[test]
+    fn renaming_to_the_same_name_writes_nothing() {
+        let (mut desk, mut acme) = (Desk::new(), Organization::default());
+        desk.done(uuid(1), &mut acme, &create("acme"));
+        assert_eq!(desk.done(uuid(1), &mut acme, &RenameOrganization { name: name("Acme") }), []);
+        let renamed = desk.done(uuid(1), &mut acme, &RenameOrganization { name: name("Acme Labs") });
+        assert_eq!(renamed, [OrganizationEvent::Renamed { name: name("Acme Labs") }]);
+    }
+
+    #[test]
+    fn slugs() {
+        for good in ["ab", "acme-labs", "a1-2"] {
+            assert!(Slug::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["a", "Acme", "acme--labs", "-acme", "acme-", "äcme", "a b"] {
+            assert_eq!(Slug::parse(bad).map_err(|r| r.code), Err(ErrorCode::Invalid), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_has_a_slug(text in "\\PC{1,120}", id: u128) {
+            if let Ok(name) = OrganizationName::parse(&text) {
+                let slug = Slug::for_name(&name, OrganizationId::from_uuid(uuid(id)));
+                prop_assert_eq!(Slug::parse(slug.as_str()), Ok(slug));
+            }
+        }
+
+        #[test]
+        fn whatever_happens_a_slug_names_one(steps in prop::collection::vec((1u128..4, 0u8..2, 0usize..3), 0..30)) {
+            let mut desk = Desk::new();
+            let mut all = vec![Organization::default(); 4];
+            let mut slugs = std::collections::BTreeSet::new();
+            for (who, what, which) in steps {
+                desk.organization = OrganizationId::from_uuid(uuid(who));
+                let state = &mut all[who as usize];
+                let before = state.clone();
+                let written = match what {
+                    0 => desk.execute(uuid(who), state, &create(["acme", "apex", "atlas"][which])),
+                    _ => desk.execute(uuid(who), state, &RenameOrganization { name: name(["A", "B", "C"][which]) }),
+                };
+                for event in written.unwrap_or_default() {
+                    match event {
+                        OrganizationEvent::Created { slug, .. } => prop_assert!(slugs.insert(slug)),
+                        OrganizationEvent::Renamed { name } => prop_assert_ne!(name, before.name.clone()),
+                    }
+                }
+            }
+        }
+    }
+}

@@ -338,3 +338,162 @@ impl Command for RemoveProjectMember {
         Ok(Outcome::events([ProjectEvent::MemberRemoved { member: self.member }]))
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Desk, member, uuid};
+
+    fn name(text: &str) -> ProjectName {
+        ProjectName::parse(text).unwrap()
+    }
+
+    fn create(key: &str) -> CreateProject {
+        CreateProject { key: ProjectKey::parse(key).unwrap(), name: name("Atlas"), description: None, owner: member(1) }
+    }
+
+    fn rename(to: &str) -> UpdateProject {
+        UpdateProject { name: Some(name(to)), description: None }
+    }
+
+    fn atlas() -> (Desk, Project) {
+        let (mut desk, mut project) = (Desk::new(), Project::default());
+        for number in 1..4 {
+            desk.facts.insert(members::active(desk.organization, member(number)));
+        }
+        desk.done(uuid(7), &mut project, &create("ATLAS"));
+        (desk, project)
+    }
+
+    #[test]
+    fn a_key_is_unique_in_its_organization() {
+        let (mut desk, project) = atlas();
+        assert_eq!(desk.refused(uuid(8), &Project::default(), &create("ATLAS")), (ErrorCode::Taken, "key"));
+        assert_eq!(desk.refused(uuid(7), &project, &create("OTHER")), (ErrorCode::Conflict, ""));
+        desk.organization = OrganizationId::from_uuid(uuid(2));
+        assert_eq!(desk.refused(uuid(8), &Project::default(), &create("ATLAS")), (ErrorCode::Forbidden, ""));
+        desk.facts.insert(members::active(desk.organization, member(1)));
+        desk.done(uuid(8), &mut Project::default(), &create("ATLAS"));
+    }
+
+    #[test]
+    fn the_owner_is_a_member_and_stays() {
+        let (mut desk, mut project) = atlas();
+        assert_eq!(desk.done(uuid(7), &mut project, &AddProjectMember { member: member(1) }), []);
+        let owner = RemoveProjectMember { member: member(1) };
+        assert_eq!(desk.refused(uuid(7), &project, &owner), (ErrorCode::Conflict, "memberId"));
+    }
+
+    #[test]
+    fn members_are_active_members_of_the_organization() {
+        let (mut desk, mut project) = atlas();
+        let stranger = AddProjectMember { member: member(9) };
+        assert_eq!(desk.refused(uuid(7), &project, &stranger), (ErrorCode::NotFound, "memberId"));
+        desk.facts.insert(members::active(OrganizationId::from_uuid(uuid(2)), member(9)));
+        assert_eq!(desk.refused(uuid(7), &project, &stranger), (ErrorCode::NotFound, "memberId"));
+        let added = desk.done(uuid(7), &mut project, &AddProjectMember { member: member(2) });
+        assert_eq!(added, [ProjectEvent::MemberAdded { member: member(2) }]);
+        assert_eq!(desk.done(uuid(7), &mut project, &AddProjectMember { member: member(2) }), []);
+        assert_eq!(desk.done(uuid(7), &mut project, &RemoveProjectMember { member: member(2) }).len(), 1);
+        assert_eq!(desk.done(uuid(7), &mut project, &RemoveProjectMember { member: member(2) }), []);
+    }
+
+    #[test]
+    fn an_update_writes_what_changed() {
+        let (mut desk, mut project) = atlas();
+        assert_eq!(desk.done(uuid(7), &mut project, &rename("Atlas")), []);
+        let description = Description::parse("Maps.\nAll of them.").unwrap();
+        let both = UpdateProject { name: Some(name("Atlas 2")), description: Some(description.clone()) };
+        assert_eq!(
+            desk.done(uuid(7), &mut project, &both),
+            [ProjectEvent::Renamed { name: name("Atlas 2") }, ProjectEvent::Described { description }]
+        );
+        assert_eq!(desk.done(uuid(7), &mut project, &both), []);
+        let emptied = UpdateProject { name: None, description: Some(Description::default()) };
+        assert_eq!(desk.done(uuid(7), &mut project, &emptied).len(), 1);
+    }
+
+    #[test]
+    fn an_archived_project_accepts_only_restore() {
+        let (mut desk, mut project) = atlas();
+        let active = active(desk.organization, ProjectId::from_uuid(uuid(7)));
+        desk.done(uuid(7), &mut project, &ArchiveProject);
+        assert!(!desk.facts.contains(&active));
+        let conflict = (ErrorCode::Conflict, "");
+        assert_eq!(desk.refused(uuid(7), &project, &rename("Other")), conflict);
+        assert_eq!(desk.refused(uuid(7), &project, &AddProjectMember { member: member(2) }), conflict);
+        assert_eq!(desk.refused(uuid(7), &project, &RemoveProjectMember { member: member(2) }), conflict);
+        assert_eq!(desk.done(uuid(7), &mut project, &ArchiveProject), []);
+        assert_eq!(desk.done(uuid(7), &mut project, &RestoreProject), [ProjectEvent::Restored]);
+        assert!(desk.facts.contains(&active));
+        assert_eq!(desk.done(uuid(7), &mut project, &RestoreProject), []);
+    }
+
+    #[test]
+    fn with_a_grant_for_their_own_only_the_owner_changes_it() {
+        let (mut desk, mut project) = atlas();
+        desk.grant = Grant::Own;
+        desk.actor = Actor::Member(member(2));
+        let forbidden = (ErrorCode::Forbidden, "");
+        assert_eq!(desk.refused(uuid(7), &project, &rename("Mine")), forbidden);
+        assert_eq!(desk.refused(uuid(7), &project, &ArchiveProject), forbidden);
+        assert_eq!(desk.refused(uuid(7), &project, &AddProjectMember { member: member(2) }), forbidden);
+        desk.actor = Actor::Member(member(1));
+        assert_eq!(desk.done(uuid(7), &mut project, &rename("Mine")).len(), 1);
+    }
+
+    #[test]
+    fn keys() {
+        for good in ["AB", "A1", "ATLAS2", "ABCDEFGHIJKL", " AB "] {
+            assert!(ProjectKey::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "A", "1A", "atlas", "A-B", "ABCDEFGHIJKLM", "ÄB"] {
+            assert!(ProjectKey::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_head_of_this_file_holds(
+            steps in prop::collection::vec((0u8..7, 0u128..5, any::<bool>()), 0..60),
+        ) {
+            let (mut desk, mut project) = atlas();
+            let organization = desk.organization;
+            let mut history = Vec::new();
+            for (what, who, own) in steps {
+                desk.grant = if own { Grant::Own } else { Grant::All };
+                desk.actor = Actor::Member(member(who));
+                let before = project.clone();
+                let written = match what {
+                    0 => desk.execute(uuid(7), &mut project, &create("OTHER")),
+                    1 => desk.execute(uuid(7), &mut project, &rename(&format!("Atlas {who}"))),
+                    2 => desk.execute(uuid(7), &mut project, &ArchiveProject),
+                    3 => desk.execute(uuid(7), &mut project, &RestoreProject),
+                    4 => desk.execute(uuid(7), &mut project, &AddProjectMember { member: member(who) }),
+                    5 => desk.execute(uuid(7), &mut project, &RemoveProjectMember { member: member(who) }),
+                    _ => {
+                        let emptied = UpdateProject { name: None, description: Some(Description::default()) };
+                        desk.execute(uuid(7), &mut project, &emptied)
+                    }
+                };
+                if let Ok(events) = &written {
+                    prop_assert!(events.is_empty() || !own || who == 1, "somebody else's project was changed");
+                    prop_assert!(!before.archived || events.is_empty() || events == &[ProjectEvent::Restored]);
+                    history.extend(events.clone());
+                } else {
+                    prop_assert_eq!(&before, &project);
+                }
+                prop_assert!(project.members.contains(&project.owner));
+                let active = desk.facts.contains(&active(organization, project.id));
+                prop_assert_eq!(active, !project.archived);
+                prop_assert_eq!(project.scope(), Some(uuid(7)));
+            }
+            let mut replayed = atlas().1;
+            history.iter().for_each(|event| replayed.evolve(event));
+            prop_assert_eq!(replayed, project);
+        }
+    }
+}

@@ -113,3 +113,62 @@ pub(crate) fn normal(roles: &[RoleName]) -> Result<Vec<RoleName>, Rejection> {
     roles.dedup();
     Ok(roles)
 }
+
+#[cfg(test)]
+mod tests {
+    use oriel_kernel::{Grant, Permission};
+
+    use super::*;
+
+    fn grant(roles: &[RoleName], module: &'static str, action: &'static str) -> Option<Grant> {
+        permissions(roles).grant(Permission::new(module, action))
+    }
+
+    #[test]
+    fn the_more_powerful_role_allows_all_that_the_next_does() {
+        let modules = ["organization", "members", "sessions", "projects", "documents", "search", "events", "system"];
+        for pair in RoleName::ALL.windows(2) {
+            for module in modules {
+                for action in Permission::ACTIONS {
+                    let (more, less) = (grant(&pair[..1], module, action), grant(&pair[1..], module, action));
+                    assert!(more >= less, "{}: {module}:{action}", pair[1]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_each_role_may() {
+        use RoleName::{Admin, Member, Owner, Viewer};
+        assert_eq!(grant(&[Owner], "organization", "manage"), Some(Grant::All));
+        assert_eq!(grant(&[Admin], "organization", "manage"), None);
+        assert_eq!(grant(&[Admin], "organization", "edit"), Some(Grant::All));
+        assert_eq!(grant(&[Admin], "events", "view"), Some(Grant::All));
+        assert_eq!(grant(&[Member], "events", "view"), None);
+        assert_eq!(grant(&[Member], "documents", "delete"), Some(Grant::Own));
+        assert_eq!(grant(&[Member], "members", "edit"), None);
+        assert_eq!(grant(&[Viewer], "documents", "create"), None);
+        assert_eq!(grant(&[Viewer], "documents", "view"), Some(Grant::Own));
+        assert_eq!(grant(&[Viewer, Admin], "documents", "view"), Some(Grant::All));
+        assert_eq!(grant(&[], "organization", "view"), None);
+    }
+
+    #[test]
+    fn only_an_owner_of_the_first_organization_operates_the_installation() {
+        let system = Permission::new("system", "manage");
+        assert_eq!(permissions(&[RoleName::Owner]).grant(system), None);
+        assert_eq!(first_organization_permissions(&[RoleName::Owner]).grant(system), Some(Grant::All));
+        assert_eq!(first_organization_permissions(&[RoleName::Admin]).grant(system), None);
+    }
+
+    #[test]
+    fn names_and_normal_form() {
+        for role in RoleName::ALL {
+            assert_eq!(RoleName::parse(role.as_str()), Ok(*role));
+        }
+        assert_eq!(RoleName::parse("root").map_err(|r| r.code), Err(ErrorCode::Invalid));
+        assert_eq!(normal(&[]).map_err(|r| (r.code, r.field)), Err((ErrorCode::Required, "roles")));
+        let twice = [RoleName::Viewer, RoleName::Admin, RoleName::Viewer];
+        assert_eq!(normal(&twice), Ok(vec![RoleName::Admin, RoleName::Viewer]));
+    }
+}

@@ -187,7 +187,7 @@ impl Command for StartSession {
 /// Exchanges a refresh token for the next.
 ///
 /// A token that was replaced before is answered by *success with the event* [`SessionEvent::Ended`], because the end
-/// has to be written: the caller gave out the next token only if [`Session::is_current`] says so of `next_hash`
+/// has to be written: the caller gives out the next token only if [`Session::is_current`] says so of `next_hash`
 /// afterwards (or the event is [`SessionEvent::Refreshed`]), and else answers `INVALID_CREDENTIALS`.
 pub struct RefreshSession {
     /// The hash of the token that was shown.
@@ -243,5 +243,141 @@ impl Command for EndSession {
             return Ok(Outcome::nothing());
         }
         Ok(Outcome::events([SessionEvent::Ended { reason: self.reason }]))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Desk, at, member, user, uuid};
+
+    fn start(desk: &Desk) -> StartSession {
+        StartSession {
+            user: user(1),
+            member: member(2),
+            organization: desk.organization,
+            refresh_hash: "h0".to_owned(),
+            ip: Some("192.0.2.7".to_owned()),
+            user_agent: Some("x".repeat(1_000)),
+            expires_at: at(100),
+        }
+    }
+
+    fn refresh(presented: &str, next: &str) -> RefreshSession {
+        RefreshSession { presented_hash: presented.to_owned(), next_hash: next.to_owned(), expires_at: at(200) }
+    }
+
+    fn signed_in() -> (Desk, Session) {
+        let (mut desk, mut session) = (Desk::new(), Session::default());
+        desk.facts.insert(members::active(desk.organization, member(2)));
+        let command = start(&desk);
+        desk.done(uuid(3), &mut session, &command);
+        (desk, session)
+    }
+
+    #[test]
+    fn only_an_active_member_signs_in() {
+        let mut desk = Desk::new();
+        let command = start(&desk);
+        assert_eq!(desk.refused(uuid(3), &Session::default(), &command), (ErrorCode::Forbidden, ""));
+    }
+
+    #[test]
+    fn what_a_client_says_of_itself_is_cut() {
+        let (desk, session) = signed_in();
+        let outcome = desk.decide(uuid(3), &Session::default(), &start(&desk)).unwrap();
+        let SessionEvent::Started { user_agent, .. } = &outcome.events[0] else { panic!("{outcome:?}") };
+        assert_eq!(user_agent.as_ref().unwrap().get().unwrap().len(), 400);
+        assert!(session.is_current("h0") && !session.is_current("h1") && !Session::default().is_current(""));
+    }
+
+    #[test]
+    fn a_token_is_good_once() {
+        let (mut desk, mut session) = signed_in();
+        desk.done(uuid(3), &mut session, &refresh("h0", "h1"));
+        assert!(session.is_current("h1"));
+        let events = desk.done(uuid(3), &mut session, &refresh("h0", "h2"));
+        assert_eq!(events, [SessionEvent::Ended { reason: EndReason::Reused }]);
+        assert!(!session.is_current("h2") && !session.is_current("h1"));
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h1", "h3")), (ErrorCode::Expired, ""));
+    }
+
+    #[test]
+    fn who_holds_no_token_learns_nothing() {
+        let (mut desk, mut session) = signed_in();
+        let guess = refresh("guess", "h1");
+        assert_eq!(desk.refused(uuid(3), &session, &guess), (ErrorCode::InvalidCredentials, ""));
+        desk.done(uuid(3), &mut session, &EndSession { reason: EndReason::SignedOut });
+        assert_eq!(desk.refused(uuid(3), &session, &guess), (ErrorCode::InvalidCredentials, ""));
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h0", "h1")), (ErrorCode::Expired, ""));
+    }
+
+    #[test]
+    fn time_and_suspension_end_it() {
+        let (mut desk, session) = signed_in();
+        desk.facts.clear();
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h0", "h1")), (ErrorCode::Forbidden, ""));
+        desk.now = at(100);
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h0", "h1")), (ErrorCode::Expired, ""));
+    }
+
+    #[test]
+    fn ending_it_twice_writes_once_and_only_ones_own() {
+        let (mut desk, mut session) = signed_in();
+        desk.grant = Grant::Own;
+        desk.actor = Actor::Member(member(9));
+        let end = EndSession { reason: EndReason::Revoked };
+        assert_eq!(desk.refused(uuid(3), &session, &end), (ErrorCode::Forbidden, ""));
+        desk.actor = Actor::Member(member(2));
+        assert_eq!(desk.done(uuid(3), &mut session, &end).len(), 1);
+        assert_eq!(desk.done(uuid(3), &mut session, &EndSession { reason: EndReason::SignedOut }), []);
+        assert_eq!(session.ended(), Some(EndReason::Revoked));
+    }
+
+    #[test]
+    fn replaced_tokens_are_remembered_up_to_a_bound() {
+        let (mut desk, mut session) = signed_in();
+        for n in 0..Session::REMEMBERED + 5 {
+            desk.done(uuid(3), &mut session, &refresh(&format!("h{n}"), &format!("h{}", n + 1)));
+        }
+        assert_eq!(session.older.len(), Session::REMEMBERED);
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h0", "x")), (ErrorCode::InvalidCredentials, ""));
+        assert_eq!(desk.done(uuid(3), &mut session, &refresh("h50", "x")).len(), 1);
+        assert_eq!(session.ended(), Some(EndReason::Reused));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_at_most_one_token_is_good(
+            steps in prop::collection::vec((0u8..4, 0u8..8, 0u8..8, 0i64..120), 0..60),
+        ) {
+            let (mut desk, mut session) = signed_in();
+            let mut used = std::collections::BTreeSet::new();
+            for (what, presented, next, now) in steps {
+                desk.now = at(now);
+                let before = session.clone();
+                let (presented, next) = (format!("h{presented}"), format!("h{next}"));
+                let written = match what {
+                    0 => desk.execute(uuid(3), &mut session, &EndSession { reason: EndReason::Expired }),
+                    _ => desk.execute(uuid(3), &mut session, &refresh(&presented, &next)),
+                };
+                if before.ended().is_some() {
+                    prop_assert_eq!(&before, &session);
+                }
+                match written.as_deref() {
+                    Ok([SessionEvent::Refreshed { .. }]) => {
+                        prop_assert!(before.is_current(&presented) && session.is_current(&next));
+                        prop_assert!(used.insert(presented), "a token was good twice");
+                    }
+                    Ok([SessionEvent::Ended { reason: EndReason::Reused }]) => prop_assert!(used.contains(&presented)),
+                    Ok([SessionEvent::Ended { .. }]) => prop_assert_eq!(what, 0),
+                    Ok(_) | Err(_) => prop_assert_eq!(&before, &session),
+                }
+                prop_assert!(!session.older.contains(&session.current));
+            }
+        }
     }
 }

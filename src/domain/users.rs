@@ -69,7 +69,8 @@ impl Email {
     /// `REQUIRED` when empty, `TOO_LONG` beyond 254 characters, `INVALID` when it cannot be an address.
     pub fn parse(text: &str) -> Result<Self, Rejection> {
         let text = oriel_kernel::input::bounded(text, 1, 254, false)?;
-        let invalid = || Rejection::new(ErrorCode::Invalid, "This is not an e-mail address of the form name@example.org.");
+        let invalid =
+            || Rejection::new(ErrorCode::Invalid, "This is not an e-mail address of the form name@example.org.");
         let (local, domain) = text.rsplit_once('@').ok_or_else(invalid)?;
         let strange = |c: char| c.is_whitespace() || "<>()[],;:\\\"@".contains(c);
         let label_fits = |label: &str| {
@@ -83,7 +84,11 @@ impl Email {
             && !local.starts_with('.')
             && !local.ends_with('.')
             && !local.contains("..");
-        if local_fits && domain.contains('.') && domain.split('.').all(label_fits) { Ok(Self(text)) } else { Err(invalid()) }
+        if local_fits && domain.contains('.') && domain.split('.').all(label_fits) {
+            Ok(Self(text))
+        } else {
+            Err(invalid())
+        }
     }
 
     /// As it was typed.
@@ -203,7 +208,10 @@ impl Command for RegisterUser {
             name: Personal::new(of, self.name.to_string()),
             password_hash: Personal::new(of, self.password_hash.as_str().to_owned()),
         }])
-        .claim(email_fact(&email_hash), Rejection::taken("Somebody is registered with this e-mail address.").at("email"));
+        .claim(
+            email_fact(&email_hash),
+            Rejection::taken("Somebody is registered with this e-mail address.").at("email"),
+        );
         if let Some(hash) = username_hash {
             let taken = Rejection::taken("Somebody else has this user name. Choose another.").at("username");
             outcome = outcome.claim(username_fact(&hash), taken);
@@ -247,5 +255,161 @@ impl Command for ChangePassword {
         let of = user.themselves(self.by, given)?;
         let password_hash = Personal::new(of, self.password_hash.as_str().to_owned());
         Ok(Outcome::events([UserEvent::PasswordChanged { password_hash }]))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use oriel_kernel::PersonalField;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Desk, TestBlinder, user, uuid};
+
+    fn register(email: &str, username: Option<&str>) -> RegisterUser {
+        RegisterUser {
+            email: Email::parse(email).unwrap(),
+            username: username.map(|name| Username::parse(name).unwrap()),
+            name: PersonName::parse("Ada Lovelace").unwrap(),
+            password_hash: PasswordHash::new("$argon2id$v=19$x"),
+        }
+    }
+
+    #[test]
+    fn an_address_and_a_user_name_belong_to_one_user_whatever_their_case() {
+        let mut desk = Desk::new();
+        desk.done(uuid(1), &mut User::default(), &register("Ada@Example.org", Some("ada")));
+        let new = User::default();
+        assert_eq!(desk.refused(uuid(2), &new, &register("ada@example.ORG", None)), (ErrorCode::Taken, "email"));
+        assert_eq!(
+            desk.refused(uuid(2), &new, &register("b@example.org", Some("ADA"))),
+            (ErrorCode::Taken, "username")
+        );
+        desk.done(uuid(2), &mut User::default(), &register("b@example.org", Some("bob")));
+    }
+
+    #[test]
+    fn facts_hold_nothing_about_the_person() {
+        let mut desk = Desk::new();
+        desk.done(uuid(1), &mut User::default(), &register("ada@example.org", Some("countess")));
+        assert_eq!(desk.facts.len(), 2);
+        for fact in &desk.facts {
+            assert!(!fact.value.contains("ada") && !fact.value.contains("countess"), "{fact:?}");
+        }
+    }
+
+    #[test]
+    fn the_registered_hashes_find_the_user() {
+        let command = register("Ada@example.org", Some("Ada"));
+        let events = Desk::new().done(uuid(1), &mut User::default(), &command);
+        let UserEvent::Registered { email, email_hash, username_hash, .. } = &events[0] else { panic!("{events:?}") };
+        assert_eq!(email.get().unwrap(), "Ada@example.org");
+        assert_eq!(*email_hash, Email::parse("aDa@example.org").unwrap().blind(&TestBlinder));
+        assert_eq!(username_hash.as_ref(), Some(&Username::parse("aDA").unwrap().blind(&TestBlinder)));
+    }
+
+    #[test]
+    fn a_user_changes_only_themselves() {
+        let (mut desk, mut ada) = (Desk::new(), User::default());
+        desk.done(uuid(1), &mut ada, &register("ada@example.org", None));
+        let name = PersonName::parse("Ada King").unwrap();
+        let by_another = RenameUser { by: user(2), name: name.clone() };
+        assert_eq!(desk.refused(uuid(1), &ada, &by_another), (ErrorCode::NotFound, ""));
+        let password_hash = PasswordHash::new("$argon2id$other");
+        let by_another = ChangePassword { by: user(2), password_hash: password_hash.clone() };
+        assert_eq!(desk.refused(uuid(1), &ada, &by_another), (ErrorCode::NotFound, ""));
+        assert_eq!(desk.done(uuid(1), &mut ada, &ChangePassword { by: user(1), password_hash }).len(), 1);
+        assert_eq!(desk.done(uuid(1), &mut ada, &RenameUser { by: user(1), name: name.clone() }).len(), 1);
+        assert_eq!(desk.done(uuid(1), &mut ada, &RenameUser { by: user(1), name }), []);
+    }
+
+    #[test]
+    fn an_erased_user_looks_absent() {
+        let (mut desk, mut ada) = (Desk::new(), User::default());
+        let mut events = desk.done(uuid(1), &mut ada, &register("ada@example.org", None));
+        if let UserEvent::Registered { name, .. } = &mut events[0] {
+            name.set_erased();
+        }
+        ada.evolve(&events[0]);
+        let rename = RenameUser { by: user(1), name: PersonName::parse("Anybody").unwrap() };
+        assert_eq!(desk.refused(uuid(1), &ada, &rename), (ErrorCode::NotFound, ""));
+    }
+
+    #[test]
+    fn nobody_registers_twice() {
+        let (mut desk, mut ada) = (Desk::new(), User::default());
+        desk.done(uuid(1), &mut ada, &register("ada@example.org", None));
+        assert_eq!(desk.refused(uuid(1), &ada, &register("other@example.org", None)), (ErrorCode::Conflict, ""));
+    }
+
+    #[test]
+    fn addresses() {
+        for good in ["a@b.co", " ada.l+x@sub.example.org ", "grüße@bücher.example", "o'neil@example.org"] {
+            assert!(Email::parse(good).is_ok(), "{good}");
+        }
+        let long = format!("{}@example.org", "a".repeat(65));
+        for bad in
+            ["a", "a@b", "@b.co", "a@", "a@b..co", "a b@c.de", "a@b@c.de", "a@-b.co", ".a@b.co", "a..b@c.de", &long]
+        {
+            assert_eq!(Email::parse(bad).map_err(|r| r.code).err(), Some(ErrorCode::Invalid), "{bad}");
+        }
+        assert_eq!(Email::parse("  ").map_err(|r| r.code).err(), Some(ErrorCode::Required));
+    }
+
+    #[test]
+    fn user_names() {
+        for good in ["ada", "Ada.L-1_x"] {
+            assert!(Username::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["ad", "1ada", "ada@home", "ada l", "adä"] {
+            assert!(Username::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsers_take_any_text(text in "\\PC{0,80}|.{0,300}") {
+            if let Ok(email) = Email::parse(&text) {
+                prop_assert_eq!(Email::parse(email.as_str()).map(|e| e.0).ok(), Some(email.0));
+            }
+            if let Ok(name) = Username::parse(&text) {
+                prop_assert!(name.as_str().len() <= 40);
+            }
+        }
+
+        #[test]
+        fn whatever_happens_one_address_has_one_user(
+            steps in prop::collection::vec((0u128..4, 0u8..4, 0usize..3, 0u128..4), 0..40),
+        ) {
+            let addresses = ["a@example.org", "A@example.org", "b@example.org"];
+            let mut desk = Desk::new();
+            let mut users: Vec<User> = vec![User::default(); 4];
+            let mut registered = std::collections::BTreeMap::new();
+            for (who, what, which, by) in steps {
+                let state = &mut users[who as usize];
+                let before = state.clone();
+                let name = PersonName::parse(addresses[which]).unwrap();
+                let written = match what {
+                    0 => desk.execute(uuid(who), state, &register(addresses[which], None)),
+                    1 => desk.execute(uuid(who), state, &RenameUser { by: user(by), name }),
+                    2 => {
+                        let password_hash = PasswordHash::new("$argon2id$x");
+                        desk.execute(uuid(who), state, &ChangePassword { by: user(by), password_hash })
+                    }
+                    _ => desk.execute(uuid(who), state, &register(addresses[which], Some("ada"))),
+                };
+                match written {
+                    Ok(events) => for event in &events {
+                        if let UserEvent::Registered { email_hash, .. } = event {
+                            prop_assert_eq!(registered.insert(email_hash.clone(), who), None);
+                        } else {
+                            prop_assert_eq!(who, by);
+                        }
+                    },
+                    Err(_) => prop_assert_eq!(&before, state),
+                }
+            }
+        }
     }
 }

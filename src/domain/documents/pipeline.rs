@@ -204,11 +204,8 @@ fn position(stage: Stage) -> Option<usize> {
 /// What is known of the first stages when a file arrives.
 pub(super) fn on_arrival(revision: i32, file: &StoredFile) -> Vec<DocumentEvent> {
     let done = |stage| DocumentEvent::StageCompleted { revision, stage, attempt: 1 };
-    let scan = DocumentEvent::StageSkipped {
-        revision,
-        stage: Stage::Scan,
-        reason: "No scanner is configured.".to_owned(),
-    };
+    let scan =
+        DocumentEvent::StageSkipped { revision, stage: Stage::Scan, reason: "No scanner is configured.".to_owned() };
     match &file.validation {
         Err(reason) => vec![DocumentEvent::StageFailed {
             revision,

@@ -87,10 +87,42 @@ fn is_about(text: &str, about: &[&str]) -> bool {
 }
 
 const OBVIOUS: &[&str] = &[
-    "abc", "abcd", "admin", "administrator", "asdf", "asdfghjkl", "azerty", "azertyuiop", "baseball", "changeme",
-    "contrasena", "dragon", "football", "hello", "iloveyou", "letmein", "master", "monkey", "motdepasse", "oriel",
-    "pass", "password", "passwort", "princess", "qwerty", "qwertyuiop", "qwertz", "qwertzuiop", "secret", "sunshine",
-    "superman", "test", "trustno", "user", "welcome", "zxcvbnm",
+    "abc",
+    "abcd",
+    "admin",
+    "administrator",
+    "asdf",
+    "asdfghjkl",
+    "azerty",
+    "azertyuiop",
+    "baseball",
+    "changeme",
+    "contrasena",
+    "dragon",
+    "football",
+    "hello",
+    "iloveyou",
+    "letmein",
+    "master",
+    "monkey",
+    "motdepasse",
+    "oriel",
+    "pass",
+    "password",
+    "passwort",
+    "princess",
+    "qwerty",
+    "qwertyuiop",
+    "qwertz",
+    "qwertzuiop",
+    "secret",
+    "sunshine",
+    "superman",
+    "test",
+    "trustno",
+    "user",
+    "welcome",
+    "zxcvbnm",
 ];
 
 /// Whether it is a well-known word with digits and signs around it, a repetition, or a run like 1234567890.
@@ -139,4 +171,83 @@ fn is_run(symbols: &[char]) -> bool {
         })
     };
     steps(true) || steps(false)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ADA: &[&str] = &["ada.lovelace@example.org", "Ada Lovelace"];
+
+    #[test]
+    fn good_ones() {
+        for good in [
+            "correct horse battery staple",
+            "violet-otter-93-lamp",
+            "Tr0ub4dor&3x",
+            "грузовик и чайник",
+            "  spaces  are  kept  ",
+            "my password has Ada in it",
+        ] {
+            assert!(Password::parse(good, ADA).is_ok(), "{good}");
+        }
+        assert_eq!(Password::parse("  spaces  are  kept  ", ADA).unwrap().expose(), "  spaces  are  kept  ");
+    }
+
+    #[test]
+    fn weak_ones() {
+        for weak in [
+            "short",
+            "äöüäöü",
+            "aaaaaaaaaaaa",
+            "abababababab",
+            "!!!!!!!!!!!!",
+            "1234567890",
+            "9876543210",
+            "0123456789",
+            "1234512345",
+            "abcdefghijkl",
+            "password123",
+            "Password!2024",
+            "P@ssw0rd!!!!",
+            "passwordpassword",
+            "qwertyuiop",
+            "Qwertzuiop1",
+            "letmein12345",
+            "changeme-2026",
+            "ada.lovelace@example.org",
+            "AdaLovelace1",
+            "ada lovelace 1815",
+            "lovelace1815",
+        ] {
+            let code = Password::parse(weak, ADA).map_err(|r| r.code).err();
+            assert_eq!(code, Some(ErrorCode::WeakPassword), "{weak}");
+        }
+    }
+
+    #[test]
+    fn lengths() {
+        assert_eq!(Password::parse("", ADA).map_err(|r| r.code).err(), Some(ErrorCode::Required));
+        let long = "violet otter ".repeat(100);
+        assert_eq!(Password::parse(&long, ADA).map_err(|r| r.code).err(), Some(ErrorCode::TooLong));
+    }
+
+    #[test]
+    fn nothing_is_printed() {
+        let password = Password::parse("violet-otter-93-lamp", &[]).unwrap();
+        assert_eq!(format!("{password:?} {:?}", PasswordHash::new("$argon2id$secret")), "Password PasswordHash");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged(text in ".{0,60}", name in ".{0,20}") {
+            if let Ok(password) = Password::parse(&text, &[&name]) {
+                prop_assert!(text.chars().count() >= 10);
+                prop_assert_eq!(password.expose(), text);
+            }
+        }
+    }
 }
