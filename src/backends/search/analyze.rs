@@ -24,6 +24,11 @@ pub(super) fn stemmed() -> TextAnalyzer {
         .build()
 }
 
+/// The stem of a folded word. It begins with the same letter.
+pub(super) fn stemmer() -> TextAnalyzer {
+    TextAnalyzer::builder(RawTokenizer::default()).filter(Stemmer::new(Language::English)).build()
+}
+
 /// The folded words of a short text, each with its stem.
 pub(super) fn words(text: &str) -> Vec<(String, String)> {
     let (mut plain, mut stemmed) = (plain(), stemmed());
@@ -48,8 +53,8 @@ pub(super) fn fold(value: &str) -> String {
 pub(super) fn is_stop_word(word: &str) -> bool {
     const STOP: &[&str] = &[
         "a", "an", "and", "are", "as", "at", "be", "but", "by", "can", "did", "do", "does", "for", "from", "had",
-        "has", "have", "how", "i", "if", "in", "is", "it", "its", "of", "on", "or", "that", "the", "this", "to",
-        "was", "what", "when", "which", "with", "you",
+        "has", "have", "how", "i", "if", "in", "is", "it", "its", "of", "on", "or", "that", "the", "this", "to", "was",
+        "what", "when", "which", "with", "you",
     ];
     STOP.binary_search(&word).is_ok()
 }
@@ -114,8 +119,8 @@ impl TokenStream for SplitterStream<'_> {
         self.token.text.clear();
         let mut to = rest.len();
         for (kept, (offset, c)) in rest[from..].char_indices().enumerate() {
-            let inside = offset == 0
-                || !stands_alone(first) && !stands_alone(c) && (c.is_alphanumeric() || is_combining(c));
+            let inside =
+                offset == 0 || !stands_alone(first) && !stands_alone(c) && (c.is_alphanumeric() || is_combining(c));
             if !inside {
                 to = from + offset;
                 break;
@@ -171,10 +176,7 @@ mod tests {
 
     #[test]
     fn stems_follow_their_words() {
-        assert_eq!(
-            words("Vacuuming cars"),
-            [("vacuuming".into(), "vacuum".into()), ("cars".into(), "car".into())]
-        );
+        assert_eq!(words("Vacuuming cars"), [("vacuuming".into(), "vacuum".into()), ("cars".into(), "car".into())]);
     }
 
     #[test]

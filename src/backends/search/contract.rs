@@ -216,7 +216,7 @@ async fn understands_queries(bed: &Bed, skills: Skills) {
     assert_eq!(short(&bed.ids(&scope, "clean -\"hard floor\" -carpet").await), ["apart"]);
     if skills.prefix_operator {
         assert_eq!(short(&bed.ids(&scope, "carp*").await), ["carpet"]);
-        assert!(bed.ids(&scope, "carpe").await.len() == 1, "one letter missing is a typing error");
+        assert_eq!(short(&bed.ids(&scope, "carpt").await), ["carpet"], "a letter missing is a typing error");
         assert!(bed.ids(&scope, "flo").await.is_empty(), "a word is not a prefix unless it says so");
         assert_eq!(short(&bed.ids(&scope, "clean -har*").await), ["carpet"]);
         assert_eq!(bed.ids(&scope, "-carpet").await.len(), 2, "everything without");
@@ -227,9 +227,39 @@ async fn takes_anything_typed(bed: &Bed) {
     let scope = all_of(Uuid::new_v4());
     bed.put(&[entry(scope.organization, "plain", "Plain title", "and a text")]).await;
     let odd = [
-        "(", ")", "\"", "title\"", "\"title", "AND OR NOT", "title:", "title:text", "body:[a TO z]", "*", "**", "?",
-        "a^2", "~", "/re.*/", "\\", "{}", "<b>", "a AND (b OR", "-", "--", "- -", "+", "🚀", "\u{0}", "' OR 1=1",
-        "\" \" \"", "-\"", "é\u{301}\u{301}", "\u{202E}abc", "NOT", "%", "plain\ntitle",
+        "(",
+        ")",
+        "\"",
+        "title\"",
+        "\"title",
+        "AND OR NOT",
+        "title:",
+        "title:text",
+        "body:[a TO z]",
+        "*",
+        "**",
+        "?",
+        "a^2",
+        "~",
+        "/re.*/",
+        "\\",
+        "{}",
+        "<b>",
+        "a AND (b OR",
+        "-",
+        "--",
+        "- -",
+        "+",
+        "🚀",
+        "\u{0}",
+        "' OR 1=1",
+        "\" \" \"",
+        "-\"",
+        "é\u{301}\u{301}",
+        "\u{202E}abc",
+        "NOT",
+        "%",
+        "plain\ntitle",
     ];
     for typed in odd {
         let answer = bed.search.search(&scope, &ask(typed)).await;
@@ -461,7 +491,8 @@ async fn check_random(bed: &Bed, entries: Vec<Random>, asks: Vec<Ask>) {
                 word.is_none_or(|word| has(WORDS[word]))
                     && request.project.is_none_or(|project| entry.project == Some(project))
                     && request.tags.iter().all(|tag| entry.tags.contains(tag))
-                    && (request.media_types.is_empty() || request.media_types.iter().any(|media| entry.media_type.as_ref() == Some(media)))
+                    && (request.media_types.is_empty()
+                        || request.media_types.iter().any(|media| entry.media_type.as_ref() == Some(media)))
                     && (request.kinds.is_empty() || request.kinds.contains(&entry.kind))
             })
             .collect();

@@ -39,7 +39,7 @@ pub(super) struct Highlighter<'a> {
     marks: &'a Marks,
     longest: usize,
     plain: TextAnalyzer,
-    stemmed: TextAnalyzer,
+    stemmer: TextAnalyzer,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +53,7 @@ struct Span {
 impl<'a> Highlighter<'a> {
     pub fn new(marks: &'a Marks) -> Self {
         let longest = marks.phrases.iter().map(Vec::len).max().unwrap_or(0);
-        Self { marks, longest, plain: analyze::plain(), stemmed: analyze::stemmed() }
+        Self { marks, longest, plain: analyze::plain(), stemmer: analyze::stemmer() }
     }
 
     /// The whole text with its matches marked; `None` without any. `sure` has a bit per word of the query that
@@ -78,17 +78,17 @@ impl<'a> Highlighter<'a> {
 
     fn spans(&mut self, text: &str, sure: u32) -> Vec<Span> {
         let mut words = self.plain.token_stream(text);
-        let mut stems = self.stemmed.token_stream(text);
         let mut recent: VecDeque<(String, usize, usize)> = VecDeque::with_capacity(self.longest);
         let mut spans = Vec::new();
-        while words.advance() && stems.advance() && spans.len() < MAX_SPANS {
-            let (token, stem) = (words.token(), &stems.token().text);
-            if let Some(what) = self.marks.words.iter().enumerate().position(|(at, word)| {
+        while words.advance() && spans.len() < MAX_SPANS {
+            let token = words.token();
+            let what = self.marks.words.iter().enumerate().position(|(at, word)| {
                 token.text == word.text
-                    || *stem == word.stem
                     || word.prefix && token.text.starts_with(&word.text)
                     || sure & (1 << at) == 0 && word.typos.contains(&token.text)
-            }) {
+                    || has_stem(&mut self.stemmer, &token.text, &word.stem)
+            });
+            if let Some(what) = what {
                 spans.push(Span { from: token.offset_from, to: token.offset_to, what });
             }
             if self.longest > 0 {
@@ -111,6 +111,12 @@ impl<'a> Highlighter<'a> {
     }
 }
 
+fn has_stem(stemmer: &mut TextAnalyzer, word: &str, stem: &str) -> bool {
+    // Most words differ in their first letters already, which stemming keeps.
+    word.as_bytes().first() == stem.as_bytes().first()
+        && stemmer.token_stream(word).next().is_some_and(|token| token.text == stem)
+}
+
 /// Up to three runs of spans that fit a fragment, those with the most different words first chosen.
 fn best_windows(spans: &[Span]) -> Vec<(usize, usize)> {
     let mut windows: Vec<(usize, usize, usize)> = Vec::new();
@@ -128,7 +134,8 @@ fn best_windows(spans: &[Span]) -> Vec<(usize, usize)> {
     let mut chosen: Vec<(usize, usize)> = Vec::new();
     for (_, first, last) in windows {
         let apart = |&(from, to): &(usize, usize)| {
-            spans[last].to + FRAGMENT_BYTES / 2 < spans[from].from || spans[to].to + FRAGMENT_BYTES / 2 < spans[first].from
+            spans[last].to + FRAGMENT_BYTES / 2 < spans[from].from
+                || spans[to].to + FRAGMENT_BYTES / 2 < spans[first].from
         };
         if chosen.len() < MAX_FRAGMENTS && chosen.iter().all(apart) {
             chosen.push((first, last));
@@ -143,11 +150,8 @@ fn widen(text: &str, from: usize, to: usize) -> (usize, usize) {
     let room = FRAGMENT_BYTES.saturating_sub(to - from);
     let start = text.floor_char_boundary(from.saturating_sub(room / 2));
     let end = text.ceil_char_boundary((to + room - (from - start).min(room)).min(text.len()));
-    let start = if start == 0 {
-        0
-    } else {
-        text[start..from].find(char::is_whitespace).map_or(start, |offset| start + offset)
-    };
+    let start =
+        if start == 0 { 0 } else { text[start..from].find(char::is_whitespace).map_or(start, |offset| start + offset) };
     let end = if end == text.len() {
         end
     } else {
@@ -242,7 +246,7 @@ mod tests {
     #[test]
     fn fragments_show_the_best_places() {
         let filler = "lorem ipsum dolor sit amet ".repeat(40);
-        let text = format!("{filler}one red {filler}two red blue green {filler}three blue{filler}four red{filler}");
+        let text = format!("{filler}one red {filler}two red blue green {filler}three blue {filler}four red {filler}");
         let fragments = Highlighter::new(&marks("red blue green")).fragments(&text, 0);
         assert_eq!(fragments.len(), MAX_FRAGMENTS);
         assert!(fragments.iter().any(|f| f.contains("<mark>red</mark> <mark>blue</mark> <mark>green</mark>")));

@@ -33,8 +33,7 @@ use super::query::Query;
 use super::suggest::{Candidates, Typed};
 use super::{
     Change, Checkpoint, Cursor, Entry, FacetCounts, FacetField, Highlight, HighlightField, Hit, MAX_BODY_BYTES,
-    MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent,
-    not_backwards,
+    MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent, not_backwards,
 };
 
 /// Entries of one request; at about a megabyte each they stay below the server's limit of 100 MB.
@@ -56,7 +55,7 @@ const CHECKPOINT_ID: &str = "checkpoint";
 /// Indexes on a server, named by a prefix. Cheap to clone.
 #[derive(Clone)]
 pub struct Meilisearch {
-    live: Generation,
+    live: Arc<Generation>,
     prefix: String,
     writing: Arc<Mutex<()>>,
     rebuilding: Arc<Mutex<()>>,
@@ -73,7 +72,7 @@ impl Meilisearch {
     /// Connects and makes the indexes `<prefix>_entries` and `<prefix>_checkpoint` where they are missing.
     pub async fn open(url: &str, key: Option<&str>, prefix: &str) -> Result<Self, SearchError> {
         let client = Client::new(url.trim_end_matches('/'), key)?;
-        let live = Generation::new(&client, prefix);
+        let live = Arc::new(Generation::new(&client, prefix));
         live.create().await?;
         Ok(Self {
             live,
@@ -161,10 +160,10 @@ impl Meilisearch {
 
     pub(super) async fn begin_rebuild(&self) -> Result<Rebuild, SearchError> {
         let only = Arc::clone(&self.rebuilding).try_lock_owned().map_err(|_| SearchError::Rebuilding)?;
-        let next = Generation::new(&self.live.client, &format!("{}_next", self.prefix));
+        let next = Arc::new(Generation::new(&self.live.client, &format!("{}_next", self.prefix)));
         next.delete().await?;
         next.create().await?;
-        Ok(Rebuild { live: self.live.clone(), next, writing: Arc::clone(&self.writing), _only: only })
+        Ok(Rebuild { live: Arc::clone(&self.live), next, writing: Arc::clone(&self.writing), _only: only })
     }
 
     pub(super) async fn reset(&self) -> Result<(), SearchError> {
@@ -181,8 +180,8 @@ impl Meilisearch {
 
 /// A generation beside the running one. One that is dropped is removed when the next begins.
 pub struct Rebuild {
-    live: Generation,
-    next: Generation,
+    live: Arc<Generation>,
+    next: Arc<Generation>,
     writing: Arc<Mutex<()>>,
     _only: OwnedMutexGuard<()>,
 }
@@ -218,17 +217,13 @@ impl Rebuild {
     /// The caller holds `writing`.
     async fn exchange(&self) -> Result<(), SearchError> {
         let pair = |a: &Index, b: &Index| SwapIndexes { indexes: (a.uid.clone(), b.uid.clone()), rename: None };
-        let swap = [
-            pair(&self.live.entries, &self.next.entries),
-            pair(&self.live.checkpoint, &self.next.checkpoint),
-        ];
+        let swap = [pair(&self.live.entries, &self.next.entries), pair(&self.live.checkpoint, &self.next.checkpoint)];
         self.live.done(self.live.client.swap_indexes(&swap).await?).await?;
         // What was live has the other's names now.
         self.next.delete().await
     }
 }
 
-#[derive(Clone)]
 struct Generation {
     client: Client,
     entries: Index,
@@ -381,9 +376,7 @@ fn settings() -> Settings {
         .with_searchable_attributes(["title", "tags", "keywords", "body"])
         .with_filterable_attributes(["organization", "project", "kind", "tags", "media_type"])
         .with_sortable_attributes(["updated_at", "id"])
-        .with_ranking_rules([
-            "words", "typo", "sort", "proximity", "attribute", "exactness", "updated_at:desc",
-        ])
+        .with_ranking_rules(["words", "typo", "sort", "proximity", "attribute", "exactness", "updated_at:desc"])
         .with_pagination(PaginationSetting { max_total_hits: MAX_TOTAL })
         .with_typo_tolerance(TypoToleranceSettings {
             enabled: Some(true),
@@ -530,7 +523,7 @@ mod tests {
     fn the_key_is_not_shown() {
         let client = Client::new("http://localhost:1", Some("very-secret-key")).unwrap();
         let index = Meilisearch {
-            live: Generation::new(&client, "oriel"),
+            live: Arc::new(Generation::new(&client, "oriel")),
             prefix: "oriel".into(),
             writing: Arc::default(),
             rebuilding: Arc::default(),

@@ -443,9 +443,7 @@ fn at_most(what: &'static str, limit: usize, got: usize) -> Result<(), SearchErr
 /// An index follows a log, which never shrinks; the same position again is a retry.
 fn not_backwards(at: Option<Checkpoint>, to: Checkpoint) -> Result<(), SearchError> {
     match at {
-        Some(at) if at.position > to.position => {
-            Err(SearchError::Backwards { at: at.position, to: to.position })
-        }
+        Some(at) if at.position > to.position => Err(SearchError::Backwards { at: at.position, to: to.position }),
         _ => Ok(()),
     }
 }

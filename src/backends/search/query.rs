@@ -88,7 +88,8 @@ impl Query {
             return;
         }
         let value = fold(piece.text);
-        if !value.is_empty() && !self.values.contains(&value) {
+        let is_word = matches!(words.as_slice(), [(word, _)] if *word == value);
+        if !value.is_empty() && !is_word && !self.values.contains(&value) {
             self.values.push(value);
         }
         if words.len() > 1 {

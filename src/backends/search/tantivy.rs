@@ -21,12 +21,13 @@ mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use self::files::Folder;
 use self::generation::Generation;
-use super::{Change, Checkpoint, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion};
+use super::{Change, Checkpoint, MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion};
 
 /// Searches that work at once; the rest wait their turn.
 const MAX_SEARCHES: usize = 16;
@@ -106,7 +107,7 @@ impl Tantivy {
 
     pub(super) async fn search(&self, scope: &Scope, request: &SearchRequest) -> Result<SearchAnswer, SearchError> {
         let (scope, request) = (scope.clone(), request.clone());
-        self.read(move |live| answer::search(&live.snapshot(), &scope, &request)).await
+        self.read(move |live| answer::search(&live.snapshot(), &scope, &request, until())).await
     }
 
     pub(super) async fn suggest(
@@ -116,7 +117,7 @@ impl Tantivy {
         first: usize,
     ) -> Result<Vec<Suggestion>, SearchError> {
         let (scope, prefix) = (scope.clone(), prefix.to_owned());
-        self.read(move |live| answer::suggest(&live.snapshot(), &scope, &prefix, first)).await
+        self.read(move |live| answer::suggest(&live.snapshot(), &scope, &prefix, first, until())).await
     }
 
     pub(super) async fn stats(&self) -> Result<Stats, SearchError> {
@@ -237,6 +238,11 @@ impl Drop for Rebuild {
             self.inner.folder.remove_unless_current(&next.name);
         }
     }
+}
+
+/// When a search that begins now gives up.
+fn until() -> Instant {
+    Instant::now() + MAX_SEARCH_TIME
 }
 
 async fn blocking<T: Send + 'static>(

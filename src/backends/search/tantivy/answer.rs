@@ -1,18 +1,20 @@
 //! From a snapshot and a question to an answer.
 
+use std::time::Instant;
+
 use tantivy::schema::{Field, Value};
 use tantivy::{DocAddress, TantivyDocument};
 
 use super::super::highlight::Highlighter;
 use super::super::query::Query;
+use super::super::suggest::{Candidates, Typed};
 use super::super::{
     FacetField, Highlight, HighlightField, Hit, Scope, SearchAnswer, SearchError, SearchRequest, Suggestion,
 };
-use super::super::suggest::{Candidates, Typed};
 use super::facets::Facets;
 use super::generation::Snapshot;
 use super::plan::Planner;
-use super::run::{Rank, run};
+use super::run::{Rank, Wanted, run};
 
 /// Entries that suggestions are taken from.
 const MAX_SUGGESTING: usize = 200;
@@ -21,12 +23,14 @@ pub(super) fn search(
     snapshot: &Snapshot,
     scope: &Scope,
     request: &SearchRequest,
+    until: Instant,
 ) -> Result<SearchAnswer, SearchError> {
     let query = Query::parse(&request.query)?;
     let after = request.after.as_ref().map(Rank::from_cursor).transpose()?;
     let (plan, marks) = Planner::new(snapshot, scope)?.search(scope, request, &query)?;
     let facets = Facets::of(&FacetField::ALL);
-    let mut found = run(&snapshot.searcher, &plan, query.is_browse(), after, request.first + 1, facets)?;
+    let wanted = Wanted { browse: query.is_browse(), after, limit: request.first + 1, until };
+    let mut found = run(&snapshot.searcher, &plan, &wanted, facets)?;
     let has_next = found.best.len() > request.first;
     found.best.truncate(request.first);
     let mut highlighter = Highlighter::new(&marks);
@@ -63,10 +67,12 @@ pub(super) fn suggest(
     scope: &Scope,
     typed: &str,
     first: usize,
+    until: Instant,
 ) -> Result<Vec<Suggestion>, SearchError> {
     let Some(typed) = Typed::parse(typed)? else { return Ok(Vec::new()) };
     let plan = Planner::new(snapshot, scope)?.suggest(scope, &typed)?;
-    let found = run(&snapshot.searcher, &plan, false, None, MAX_SUGGESTING, Facets::of(&[FacetField::Tag]))?;
+    let wanted = Wanted { browse: false, after: None, limit: MAX_SUGGESTING, until };
+    let found = run(&snapshot.searcher, &plan, &wanted, Facets::of(&[FacetField::Tag]))?;
     let mut candidates = Candidates::new(&typed);
     for ranked in &found.best {
         let entry = Stored::read(snapshot, ranked.at)?;

@@ -113,10 +113,7 @@ impl Folder {
 
     fn generations(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| number(name).is_some())
-            .collect()
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| number(name).is_some()).collect()
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) struct Plan {
     pub bonus: Vec<Box<dyn Weight>>,
     /// A piece of the query is a whole value of the entry.
     pub value: Option<Box<dyn Weight>>,
-    /// The whole query is.
+    /// The whole query is the entry's title.
     pub whole: Option<Box<dyn Weight>>,
 }
 
@@ -111,10 +111,11 @@ impl<'a> Planner<'a> {
             plan.bonus.push(self.exactly(run, RUN)?);
         }
         if !query.values.is_empty() {
-            let values = query.values.iter().map(|value| self.owner.term(self.fields().value, value));
-            plan.value = Some(self.one_of(values)?);
-            plan.whole = Some(self.unscored(&self.owner.term(self.fields().value, &query.whole))?);
+            let fields = [self.fields().title_value, self.fields().label_value];
+            let terms = fields.iter().flat_map(|field| query.values.iter().map(|value| self.owner.term(*field, value)));
+            plan.value = Some(self.one_of(terms)?);
         }
+        plan.whole = Some(self.unscored(&self.owner.term(self.fields().title_value, &query.whole))?);
         let mut marks = Marks { words: Vec::new(), phrases: query.phrases.clone() };
         let only_stop_words = query.words.iter().all(|word| analyze::is_stop_word(&word.text));
         let mistyped = self.mistyped(&query.words)?;
@@ -141,7 +142,7 @@ impl<'a> Planner<'a> {
             })?);
         }
         plan.required.push(self.beginning(&named, &typed.prefix));
-        plan.whole = Some(self.beginning(&[self.fields().value], &typed.whole));
+        plan.whole = Some(self.beginning(&[self.fields().title_value, self.fields().label_value], &typed.whole));
         Ok(plan)
     }
 
@@ -201,7 +202,7 @@ impl<'a> Planner<'a> {
     fn mistyped(&self, words: &[Word]) -> Result<Vec<Vec<String>>> {
         let mut order = Vec::new();
         for (at, word) in words.iter().enumerate() {
-            if analyze::typos(&word.text) > 0 && !analyze::is_stop_word(&word.text) {
+            if !word.prefix && analyze::typos(&word.text) > 0 && !analyze::is_stop_word(&word.text) {
                 let known = self.statistics.frequency(&self.owner.term(self.fields().words[0], &word.text))?;
                 order.push((known, at));
             }
@@ -265,11 +266,7 @@ impl<'a> Planner<'a> {
         any(parts.collect())
     }
 
-    fn in_fields(
-        &self,
-        fields: &[Field],
-        part: impl Fn(Field) -> Result<Box<dyn Weight>>,
-    ) -> Result<Box<dyn Weight>> {
+    fn in_fields(&self, fields: &[Field], part: impl Fn(Field) -> Result<Box<dyn Weight>>) -> Result<Box<dyn Weight>> {
         let parts = fields.iter().zip(WEIGHTS).map(|(field, weight)| Ok(boosted(part(*field)?, weight)));
         Ok(any(parts.collect::<Result<Vec<_>>>()?))
     }

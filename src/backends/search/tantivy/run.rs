@@ -1,9 +1,8 @@
 //! The loop over all matches of a plan: filters, ranks, counts facets, keeps the best.
 //!
 //! An entry's rank is its class, and within it how well it matches:
-//! 4 the whole query is one of its values (title, tag, keyword); 3 it has all words; 2 all, some of them only
-//! with typing errors; 1 some words; 0 some, only with typing errors. So an exact match precedes a mistyped one,
-//! and all words precede some.
+//! 4 the whole query is its title; 3 it has all words; 2 all, some of them only with typing errors; 1 some words;
+//! 0 some, only with typing errors. So an exact match precedes a mistyped one, and all words precede some.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -82,26 +81,30 @@ pub(super) struct Found {
     pub facets: Facets,
 }
 
-/// Runs the plan over the snapshot. `browse`: everything that passes the filters matches, newest first.
-pub(super) fn run(
-    searcher: &Searcher,
-    plan: &Plan,
-    browse: bool,
-    after: Option<Rank>,
-    limit: usize,
-    facets: Facets,
-) -> Result<Found, SearchError> {
+/// What is wanted of the matches.
+pub(super) struct Wanted {
+    /// Everything that passes the filters matches, newest first.
+    pub browse: bool,
+    /// Only those behind this place; all are counted.
+    pub after: Option<Rank>,
+    /// How many of the best.
+    pub limit: usize,
+    /// When to give up.
+    pub until: Instant,
+}
+
+/// Runs the plan over the snapshot.
+pub(super) fn run(searcher: &Searcher, plan: &Plan, wanted: &Wanted, facets: Facets) -> Result<Found, SearchError> {
     let mut found = Found { best: Vec::new(), total: 0, facets };
-    let mut best = BinaryHeap::with_capacity(limit + 1);
-    let started = Instant::now();
+    let mut best = BinaryHeap::with_capacity(wanted.limit + 1);
+    let mut looked = 0;
     for (ordinal, reader) in (0u32..).zip(searcher.segment_readers()) {
-        let mut matcher = Matcher::new(plan, reader, browse)?;
+        let mut matcher = Matcher::new(plan, reader, wanted.browse)?;
         let columns = Columns::new(reader)?;
         let mut counts = found.facets.segment(reader)?;
-        let mut looked = 0;
         while let Some((doc, relevance, sure)) = matcher.next(&mut || {
             looked += 1;
-            if looked % PATIENCE == 0 && started.elapsed() > MAX_SEARCH_TIME {
+            if looked % PATIENCE == 1 && Instant::now() > wanted.until {
                 return Err(SearchError::TooSlow(MAX_SEARCH_TIME));
             }
             Ok(())
@@ -109,9 +112,9 @@ pub(super) fn run(
             found.total += 1;
             counts.count(doc);
             let rank = columns.rank(doc, relevance);
-            if after.is_none_or(|after| rank < after) {
+            if wanted.after.is_none_or(|after| rank < after) {
                 best.push(Reverse(Ranked { rank, at: DocAddress::new(ordinal, doc), sure }));
-                if best.len() > limit {
+                if best.len() > wanted.limit {
                     best.pop();
                 }
             }
@@ -165,12 +168,15 @@ struct WordScorers {
 
 impl<'a> Matcher<'a> {
     fn new(plan: &Plan, reader: &'a SegmentReader, browse: bool) -> Result<Self, SearchError> {
-        let one = |weight: &Box<dyn Weight>| Ok::<_, SearchError>(weight.scorer(reader, 1.0)?);
-        let all = |weights: &[Box<dyn Weight>]| weights.iter().map(one).collect::<Result<Vec<_>, _>>();
+        let one = |weight: &dyn Weight| Ok::<_, SearchError>(weight.scorer(reader, 1.0)?);
+        let maybe = |weight: &Option<Box<dyn Weight>>| weight.as_deref().map(one).transpose();
+        let all = |weights: &[Box<dyn Weight>]| {
+            weights.iter().map(|weight| one(weight.as_ref())).collect::<Result<Vec<_>, _>>()
+        };
         let mut words = Vec::with_capacity(plan.words.len());
         for word in &plan.words {
-            let mistyped = word.mistyped.as_ref().map(one).transpose()?;
-            words.push(WordScorers { sure: one(&word.sure)?, mistyped, counts: word.counts });
+            let (sure, mistyped) = (one(word.sure.as_ref())?, maybe(&word.mistyped)?);
+            words.push(WordScorers { sure, mistyped, counts: word.counts });
         }
         Ok(Self {
             reader,
@@ -180,8 +186,8 @@ impl<'a> Matcher<'a> {
             excluded: all(&plan.excluded)?,
             words,
             bonus: all(&plan.bonus)?,
-            value: plan.value.as_ref().map(one).transpose()?,
-            whole: plan.whole.as_ref().map(one).transpose()?,
+            value: maybe(&plan.value)?,
+            whole: maybe(&plan.whole)?,
             target: 0,
         })
     }

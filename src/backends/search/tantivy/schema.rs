@@ -1,9 +1,7 @@
 //! The fields of an entry in the index, and the tokenizer that makes the organisation part of every word.
 
 use chrono::{DateTime, Utc};
-use tantivy::schema::{
-    FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions,
-};
+use tantivy::schema::{FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer, TokenizerManager};
 use tantivy::{TantivyDocument, Term};
 use uuid::Uuid;
@@ -21,8 +19,10 @@ pub(super) struct Fields {
     pub kind: Field,
     pub tag: Field,
     pub media_type: Field,
-    /// Whole titles, tags and keywords as one word each.
-    pub value: Field,
+    /// The whole title as one word.
+    pub title_value: Field,
+    /// Whole tags and keywords as one word each.
+    pub label_value: Field,
     /// Folded words with positions: title, labels (tags and keywords), body.
     pub words: [Field; 3],
     /// Their stems.
@@ -65,7 +65,8 @@ impl Fields {
             kind: schema.add_text_field(KIND, STRING | FAST | STORED),
             tag: schema.add_text_field(TAG, STRING | FAST | STORED),
             media_type: schema.add_text_field(MEDIA_TYPE, STRING | FAST),
-            value: schema.add_text_field("value", STRING),
+            title_value: schema.add_text_field("title_value", STRING),
+            label_value: schema.add_text_field("label_value", STRING),
             words: ["title_words", "label_words", "body_words"].map(|name| schema.add_text_field(name, words())),
             stems: ["title_stems", "label_stems", "body_stems"].map(|name| schema.add_text_field(name, stems())),
             title: schema.add_text_field("title", stored()),
@@ -109,9 +110,9 @@ impl Fields {
         for label in tags.iter().chain(&entry.keywords) {
             document.add_text(self.words[1], owner.with(label));
             document.add_text(self.stems[1], owner.with(label));
-            document.add_text(self.value, owner.with(&analyze::fold(label)));
+            document.add_text(self.label_value, owner.with(&analyze::fold(label)));
         }
-        document.add_text(self.value, owner.with(&analyze::fold(&entry.title)));
+        document.add_text(self.title_value, owner.with(&analyze::fold(&entry.title)));
         for (at, text) in [(0, entry.title.as_str()), (2, body)] {
             let text = owner.with(text);
             document.add_text(self.words[at], &text);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -68,15 +68,18 @@ async fn one_generation_is_left_after_a_switch() {
 #[tokio::test]
 async fn damage_is_said_and_mended() {
     let scope = all_of(Uuid::new_v4());
-    let damages: [(&str, fn(&PathBuf)); 5] = [
+    type Damage = (&'static str, fn(&PathBuf));
+    let damages: [Damage; 5] = [
         ("a segment's bytes changed", |generation| {
-            let file = files(generation).into_iter().find(|file| file.extension().is_some_and(|e| e == "store")).unwrap();
+            let file =
+                files(generation).into_iter().find(|file| file.extension().is_some_and(|e| e == "store")).unwrap();
             let mut bytes = fs::read(&file).unwrap();
             bytes[3] ^= 0xFF;
             fs::write(&file, bytes).unwrap();
         }),
         ("a segment is cut short", |generation| {
-            let file = files(generation).into_iter().find(|file| file.extension().is_some_and(|e| e == "term")).unwrap();
+            let file =
+                files(generation).into_iter().find(|file| file.extension().is_some_and(|e| e == "term")).unwrap();
             let bytes = fs::read(&file).unwrap();
             fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
         }),
@@ -162,6 +165,22 @@ async fn scores_tell_nothing_of_neighbours() {
         assert!(!before.is_empty(), "{question}");
         assert_eq!(search.search(&mine, &ask(question)).await.unwrap().hits, before, "{question}");
     }
+}
+
+#[tokio::test]
+async fn a_search_gives_up_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Tantivy::open(folder.path()).await.unwrap();
+    let scope = all_of(Uuid::new_v4());
+    index.apply(vec![put(entry(scope.organization, "a", "Harbour", ""))], at(1)).await.unwrap();
+    let snapshot = index.inner.live().snapshot();
+    let past = Instant::now() - Duration::from_millis(1);
+    for query in ["harbour", ""] {
+        let answer = super::answer::search(&snapshot, &scope, &ask(query), past);
+        assert!(matches!(answer, Err(SearchError::TooSlow(_))), "{answer:?}");
+    }
+    let answer = super::answer::suggest(&snapshot, &scope, "har", 5, past);
+    assert!(matches!(answer, Err(SearchError::TooSlow(_))), "{answer:?}");
 }
 
 /// Prints how fast it is: `cargo test --release -p oriel-backends speed -- --ignored --nocapture`.
