@@ -129,8 +129,6 @@ pub struct Document {
     /// The keys of everything that is kept for it.
     blobs: Vec<String>,
     pipeline: Pipeline,
-    /// Of the current revision.
-    text: Option<ExtractedText>,
     trashed: bool,
     purged: bool,
 }
@@ -162,7 +160,6 @@ impl Aggregate for Document {
             E::Retried { stage, .. } => self.pipeline.wait(*stage),
             E::TextExtracted { text, .. } => {
                 self.blobs.extend(text.iter().map(|text| text.blob.clone()));
-                self.text.clone_from(text);
             }
             E::Trashed { .. } => self.trashed = true,
             E::Restored { awaits, .. } => {
@@ -196,7 +193,6 @@ impl Document {
         self.size += size;
         self.blobs.push(blob.to_owned());
         self.pipeline = Pipeline::default();
-        self.text = None;
     }
 
     /// How far the current revision is.

@@ -147,6 +147,19 @@ fn giving_up_between_attempts_fails_it() {
 }
 
 #[test]
+fn a_newer_revision_begins_again() {
+    let (mut desk, mut document) = uploaded(file(1));
+    desk.done(DOC, &mut document, &start(3));
+    desk.done(DOC, &mut document, &text(3));
+    desk.done(DOC, &mut document, &complete(Stage::Index));
+    assert_eq!(document.progress(), Progress::Ready);
+    desk.done(DOC, &mut document, &AddRevision { file: file(2) });
+    assert_eq!(document.progress(), Progress::Processing);
+    assert_eq!(document.pipeline.awaits(), Some(Awaited { stage: Stage::Extract, attempt: 1 }));
+    assert_eq!(desk.done(DOC, &mut document, &RecordText { revision: 2, ..text(1) }).len(), 2);
+}
+
+#[test]
 fn what_comes_too_late_changes_nothing() {
     let (mut desk, mut document) = uploaded(file(1));
     desk.done(DOC, &mut document, &AddRevision { file: file(2) });
@@ -173,6 +186,7 @@ fn restore_returns_to_where_it_was_and_says_what_is_due() {
     let restored = desk.done(DOC, &mut document, &RestoreDocument);
     let awaits = Some(Awaited { stage: Stage::Extract, attempt: 2 });
     assert_eq!(restored, [DocumentEvent::Restored { project: project(5), size: 100, revision: 1, awaits }]);
+    assert_eq!(document.pipeline.state(Stage::Extract), Some(StageState::Pending), "nobody works on it any more");
     assert_eq!(desk.done(DOC, &mut document, &RestoreDocument), []);
     desk.done(DOC, &mut document, &start(2));
     desk.done(DOC, &mut document, &text(2));
