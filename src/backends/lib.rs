@@ -1,1 +1,2 @@
 //! oriel-backends
+pub mod search;
