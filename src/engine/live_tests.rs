@@ -47,7 +47,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// With room for everything the tracker says exactly what the model says; with little room it may say "changed"
     /// too often, never "unchanged" wrongly, and never about a tick that it has not forgotten.

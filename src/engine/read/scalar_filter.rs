@@ -144,18 +144,19 @@ fn texts(list: &[String], within: &Within<'_>) -> Result<Vec<Value>, ReadError> 
 fn like(on: &On, before: &str, part: &str, within: &Within<'_>) -> Result<Expr, ReadError> {
     let mut pattern = before.to_owned();
     for character in checked(part, within)?.chars() {
-        // Not the backslash, which the databases read differently inside a literal.
+        // Not the backslash, which PostgreSQL may read differently inside a literal.
         if matches!(character, '!' | '%' | '_') {
             pattern.push('!');
         }
         pattern.push(character);
     }
     pattern.push('%');
-    let pattern = LikeExpr::new(pattern).escape('!');
     let column = on.column.clone();
     Ok(match within.backend {
-        DbBackend::Postgres => column.ilike(pattern),
-        _ => column.like(pattern), // SQLite's LIKE disregards case by itself
+        // Written out: sea-query's `ilike` puts parentheses around `$2 ESCAPE '!'`, which is no SQL.
+        DbBackend::Postgres => Expr::cust_with_exprs("($1 ILIKE $2 ESCAPE '!')", [column, Expr::val(pattern)]),
+        // SQLite's LIKE disregards case by itself, of the letters A to Z.
+        _ => column.like(LikeExpr::new(pattern).escape('!')),
     })
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use futures::future::join_all;
 use proptest::prelude::*;
 
-use super::pages::{filters, orders, things, walk};
+use super::pages::{config, filters, orders, things, walk};
 use super::*;
 
 /// A server in a folder of its own; stopped and removed when dropped.
@@ -78,7 +78,7 @@ fn the_same_on_postgresql() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let db = runtime.block_on(connect(&url));
     let cases = (things(), orders(), prop::option::of(filters()), 1..6i32);
-    proptest!(ProptestConfig::with_cases(100), |((things, order, filter, size) in cases)| {
+    proptest!(config(100), |((things, order, filter, size) in cases)| {
         runtime.block_on(async {
             put(&db, things.clone()).await;
             walk(&db, &things, &order, filter.as_ref(), size).await;
