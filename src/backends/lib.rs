@@ -1,2 +1,3 @@
 //! oriel-backends
+pub mod extraction;
 pub mod search;
