@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::sink::TextSink;
 use super::{
-    About, ExtractFailure, Extractable, Extracted, Extractor, Limits, docx, extractable, html, language, markdown,
-    odt, pdf, text,
+    About, ExtractFailure, Extractable, Extracted, Extractor, Limits, docx, extractable, html, language, markdown, odt,
+    pdf, text,
 };
 
 /// Begins the line that is the answer.
@@ -130,11 +130,7 @@ fn read(media_type: &str, limits: &Limits) -> Result<Extracted, ExtractFailure> 
 }
 
 /// The parsers behind one door; never called in the server's own process.
-pub(super) fn parse_document(
-    bytes: Vec<u8>,
-    media_type: &str,
-    output_bytes: u64,
-) -> Result<Extracted, ExtractFailure> {
+pub(super) fn parse_document(bytes: Vec<u8>, media_type: &str, output_bytes: u64) -> Result<Extracted, ExtractFailure> {
     if bytes.is_empty() {
         return Err(ExtractFailure::Empty);
     }

@@ -130,8 +130,11 @@ mod tests {
         let bytes = zip_of(&[
             ("mimetype", "application/vnd.oasis.opendocument.text"),
             ("content.xml", CONTENT),
-            ("styles.xml", "<s xmlns:o='o' xmlns:text='t'><o:styles><text:p>no</text:p></o:styles><o:master-styles>\
-                <text:p>Foot</text:p></o:master-styles></s>"),
+            (
+                "styles.xml",
+                "<s xmlns:o='o' xmlns:text='t'><o:styles><text:p>no</text:p></o:styles><o:master-styles>\
+                <text:p>Foot</text:p></o:master-styles></s>",
+            ),
             ("meta.xml", "<m xmlns:dc='d'><dc:title>Titel</dc:title></m>"),
         ]);
         let (text, title) = read(&bytes).unwrap();

@@ -80,12 +80,12 @@ pub(super) fn read_xml(xml: &str, listener: &mut impl Listener) -> Result<(), Ex
         match event {
             Event::Start(_) if skipping > 0 => skipping += 1,
             Event::Start(element) => {
-                if !listener.start(element.local_name().as_ref(), &element) {
-                    skipping = 1;
-                }
+                let heard = listener.start(element.local_name().as_ref(), &element);
+                skipping = usize::from(!heard);
             }
             Event::Empty(element) if skipping == 0 => {
-                if listener.start(element.local_name().as_ref(), &element) {
+                let heard = listener.start(element.local_name().as_ref(), &element);
+                if heard {
                     listener.end(element.local_name().as_ref());
                 }
             }

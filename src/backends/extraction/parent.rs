@@ -80,9 +80,10 @@ async fn converse(
         let (Some(mut stream), Some(mut stdin)) = (stream, stdin) else { return Ok(()) };
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let read = stream.read(&mut buffer).await.map_err(|error| {
-                unavailable(format!("the document's bytes could not be fetched: {error}"))
-            })?;
+            let read = stream
+                .read(&mut buffer)
+                .await
+                .map_err(|error| unavailable(format!("the document's bytes could not be fetched: {error}")))?;
             // A child that has ended, or seen enough, closes its end: its answer counts, not this.
             if read == 0 || stdin.write_all(&buffer[..read]).await.is_err() {
                 return Ok(());

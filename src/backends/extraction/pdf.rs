@@ -51,10 +51,7 @@ pub(super) fn extract(bytes: Vec<u8>, sink: &mut TextSink) -> Result<About, Extr
         }
         write_undrawn_fields(page, &catcher.glyphs, sink);
     }
-    Ok(About {
-        title: pdf.metadata().title.as_deref().map(text_string),
-        page_count: u32::try_from(pages.len()).ok(),
-    })
+    Ok(About { title: pdf.metadata().title.as_deref().map(text_string), page_count: u32::try_from(pages.len()).ok() })
 }
 
 /// Forms may hold what was typed into a field and leave its drawing to the viewer.
@@ -116,9 +113,7 @@ impl GlyphCatcher {
             && before.len() == run.len()
             && before.iter().zip(run).all(|(a, b)| {
                 let near = 0.1 * a.size;
-                a.text == b.text
-                    && (a.origin.0 - b.origin.0).abs() < near
-                    && (a.origin.1 - b.origin.1).abs() < near
+                a.text == b.text && (a.origin.0 - b.origin.0).abs() < near && (a.origin.1 - b.origin.1).abs() < near
             });
         if repeats {
             self.glyphs.truncate(start);

@@ -99,9 +99,8 @@ fn inside_zip(head: &[u8]) -> Option<String> {
         }
     }
     // Else the names in their local headers, wherever they stand in the head.
-    let named = |prefix: &[u8]| {
-        head.windows(30 + prefix.len()).any(|w| w.starts_with(b"PK\x03\x04") && &w[30..] == prefix)
-    };
+    let named =
+        |prefix: &[u8]| head.windows(30 + prefix.len()).any(|w| w.starts_with(b"PK\x03\x04") && &w[30..] == prefix);
     [(&b"word/"[..], DOCX), (b"xl/", XLSX), (b"ppt/", PPTX), (b"META-INF/MANIFEST.MF", "application/java-archive")]
         .into_iter()
         .find_map(|(prefix, media_type)| named(prefix).then(|| media_type.to_owned()))
@@ -156,11 +155,12 @@ fn text_kind(text: &str, whole: bool, file_name: &str) -> Sniffed {
         return Sniffed::sure("text/html");
     }
     // Markdown may begin with a piece of HTML, and often does.
-    let html_parts = ["<head", "<title", "<body", "<h1", "<p>", "<p ", "<div", "<table", "<a ", "<meta", "<script", "<!--"];
+    let html_parts =
+        ["<head", "<title", "<body", "<h1", "<p>", "<p ", "<div", "<table", "<a ", "<meta", "<script", "<!--"];
     if !is_markdown_name && html_parts.iter().any(|tag| lower.starts_with(tag)) && has_closing_tag(text) {
         return Sniffed::sure("text/html");
     }
-    if is_json(start, whole) {
+    if !is_markdown_name && is_json(start, whole) {
         return Sniffed::sure("application/json");
     }
     match extension.as_str() {
@@ -172,8 +172,9 @@ fn text_kind(text: &str, whole: bool, file_name: &str) -> Sniffed {
         _ => {
             let named = mime_guess::from_ext(&extension).first_raw().filter(|named| is_text_like(named));
             // Names of formats that the content would have shown are not believed.
-            let proven = |named: &&str| !matches!(*named, "text/html" | "application/json" | "image/svg+xml")
-                && !named.ends_with("xml");
+            let proven = |named: &&str| {
+                !matches!(*named, "text/html" | "application/json" | "image/svg+xml") && !named.ends_with("xml")
+            };
             match named.filter(proven) {
                 Some(named) if named != "text/plain" => Sniffed::guess(named),
                 _ => Sniffed::sure("text/plain"),
@@ -324,11 +325,23 @@ fn family_of(media_type: &str) -> Family {
             OldOffice
         }
         "application/rtf" | "application/postscript" => Text,
-        "application/x-executable" | "application/vnd.microsoft.portable-executable" | "application/x-mach-binary"
-        | "application/wasm" | "application/java" => Program,
-        "application/zip" | "application/gzip" | "application/x-tar" | "application/vnd.rar" | "application/zstd"
-        | "application/x-bzip2" | "application/x-xz" | "application/x-7z-compressed" | "application/java-archive"
-        | "application/epub+zip" | "application/x-lz4" | "application/x-compress" => Archive,
+        "application/x-executable"
+        | "application/vnd.microsoft.portable-executable"
+        | "application/x-mach-binary"
+        | "application/wasm"
+        | "application/java" => Program,
+        "application/zip"
+        | "application/gzip"
+        | "application/x-tar"
+        | "application/vnd.rar"
+        | "application/zstd"
+        | "application/x-bzip2"
+        | "application/x-xz"
+        | "application/x-7z-compressed"
+        | "application/java-archive"
+        | "application/epub+zip"
+        | "application/x-lz4"
+        | "application/x-compress" => Archive,
         UNKNOWN => Unknown,
         other if other.starts_with("image/") => Image,
         other if other.starts_with("audio/") || other.starts_with("video/") => Media,

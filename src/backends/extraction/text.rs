@@ -74,9 +74,8 @@ fn is_mostly_utf8(sample: &[u8]) -> bool {
     for (i, chunk) in sample.utf8_chunks().enumerate() {
         good += chunk.valid().chars().filter(|c| !c.is_ascii()).count();
         let cut_off = i + 1 == last && chunk.invalid().len() < 4;
-        if !chunk.invalid().is_empty() && !(cut_off && starts_sequence(chunk.invalid())) {
-            bad += 1;
-        }
+        let forgiven = chunk.invalid().is_empty() || (cut_off && starts_sequence(chunk.invalid()));
+        bad += usize::from(!forgiven);
     }
     bad == 0 || good > 10 * bad
 }
