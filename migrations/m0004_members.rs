@@ -1,0 +1,32 @@
+//! Persons in an organisation.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{integer, json_binary, string, text_null, timestamp_with_time_zone_null, uuid};
+
+use crate::read_model::ReadModel;
+
+/// See the module.
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let columns = [
+            uuid("organization_id"),
+            uuid("user_id"),
+            json_binary("roles"),
+            string("status"),
+            timestamp_with_time_zone_null("joined_at"),
+            text_null("invited_email"),
+            integer("version"),
+        ];
+        ReadModel::new("members", columns)
+            .index(&["organization_id", "id"])
+            .index(&["organization_id", "user_id"])
+            .index(&["user_id", "id"])
+            .within(&["organization_id"], &["status", "joined_at"])
+            .create(manager, &["roles"])
+            .await
+    }
+}
