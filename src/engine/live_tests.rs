@@ -163,3 +163,38 @@ async fn thousands_of_watches_on_one_thing_are_all_told_once() {
     assert_eq!(tracker.watches(), 0);
     assert!(tracker.watchers().by_dependency.is_empty());
 }
+
+/// One touch against one watch, at the same time, many times: once the touch is applied the watch knows.
+#[test]
+fn a_touch_while_a_watch_is_being_made_is_not_missed() {
+    const ROUNDS: usize = 100_000;
+    let tracker = Tracker::new(10);
+    let (asked, applied) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let reach = |counter: &AtomicUsize, round| {
+        while counter.load(Ordering::SeqCst) < round {
+            std::thread::yield_now();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                reach(&asked, round);
+                (0..round % 61).for_each(|_| std::hint::spin_loop()); // now a little earlier, now a little later
+                tracker.apply(&[dependency(1)]);
+                applied.store(round, Ordering::SeqCst);
+            }
+        });
+        for round in 1..=ROUNDS {
+            let t0 = tracker.tick();
+            asked.store(round, Ordering::SeqCst);
+            (0..round % 37).for_each(|_| std::hint::spin_loop());
+            let watch = tracker.watch(t0, [dependency(1)]);
+            reach(&applied, round);
+            if !watch.has_changed() {
+                applied.store(ROUNDS, Ordering::SeqCst);
+                asked.store(ROUNDS, Ordering::SeqCst);
+                panic!("missed in round {round}");
+            }
+        }
+    });
+}

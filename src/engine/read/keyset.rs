@@ -108,7 +108,9 @@ impl<M: ReadModel> Keyset<M> {
                 None => key.expr().is_null(),
             });
         }
-        Condition::all().add(any)
+        // Follows from the rest, but an index is entered by it.
+        let bound = keys().next().and_then(|(key, value)| key.not_before(value.as_ref(), backward));
+        Condition::all().add_option(bound).add(any)
     }
 
     pub fn cursor(&self, row: &M) -> Result<String, ReadError> {
@@ -154,6 +156,12 @@ impl<M: ReadModel> Keyset<M> {
 impl<M: ReadModel> SortKey<M> {
     fn expr(&self) -> Expr {
         Expr::col(self.column.as_column_ref())
+    }
+
+    /// What is as far as this value or further, where one comparison says it.
+    fn not_before(&self, value: Option<&Value>, backward: bool) -> Option<Expr> {
+        let value = value.filter(|_| !self.nullable || backward)?.clone();
+        Some(if self.descending != backward { self.expr().lte(value) } else { self.expr().gte(value) })
     }
 
     /// What is further than this value by this key alone; `None` when nothing can be.

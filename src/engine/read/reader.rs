@@ -51,8 +51,11 @@ impl From<Arc<DatabaseTransaction>> for Source {
 #[derive(Clone)]
 pub struct Reader {
     core: Arc<Core>,
-    loaders: Arc<Mutex<HashMap<(TypeId, Purpose), Arc<dyn Any + Send + Sync>>>>,
+    loaders: Arc<Mutex<Loaders>>,
 }
+
+/// The loaders made so far: one for each read model and purpose.
+type Loaders = HashMap<(TypeId, Purpose), Arc<dyn Any + Send + Sync>>;
 
 /// What the loaders share with their reader. They do not hold the reader itself, which holds them.
 struct Core {

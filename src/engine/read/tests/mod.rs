@@ -7,6 +7,7 @@ mod graphql;
 mod pages;
 mod postgres;
 mod reading;
+mod variants;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

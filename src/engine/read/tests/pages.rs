@@ -298,3 +298,35 @@ async fn pages_that_nobody_can_give_are_refused() {
         assert_eq!(code(ask(None, None, Some(&forged), by_name()).await), "BAD_REQUEST", "{values}");
     }
 }
+
+/// The hundredth page costs what the first one did: the database goes to the place in the index and reads on.
+#[tokio::test]
+async fn a_page_is_read_from_the_index_without_sorting() {
+    use super::super::keyset::Keyset;
+    use sea_orm::{QueryFilter, QueryTrait, Statement};
+
+    let db = sqlite().await;
+    db.execute_unprepared("CREATE INDEX by_name ON things (organization_id, name, id)").await.unwrap();
+    db.execute_unprepared("CREATE INDEX by_size ON things (organization_id, size DESC, created_at, id)").await.unwrap();
+    use OrderDirection::{Asc, Desc};
+    use ThingOrderField::{CreatedAt, Name, Size};
+    for (order, index) in [
+        (vec![(Name, Asc)], "by_name"),
+        (vec![(Name, Desc)], "by_name"),
+        (vec![(Size, Desc), (CreatedAt, Asc)], "by_size"),
+    ] {
+        let order: Vec<_> = order.into_iter().map(|(field, direction)| ThingOrder { field, direction }).collect();
+        let keyset = Keyset::<Model>::new(&order, &Limits::default()).unwrap();
+        let place = keyset.place(&keyset.cursor(&thing(5)).unwrap()).unwrap();
+        for backward in [false, true] {
+            let select = Entity::find().filter(Column::OrganizationId.eq(org(1))).filter(keyset.beyond(&place, backward));
+            let page = keyset.order(select, backward).build(db.get_database_backend());
+            let sql = format!("EXPLAIN QUERY PLAN {}", page.sql);
+            let explain = Statement::from_sql_and_values(db.get_database_backend(), sql, page.values.unwrap());
+            let plan: Vec<String> =
+                db.query_all_raw(explain).await.unwrap().iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+            assert_eq!(plan.len(), 1, "{plan:?} for {}", page.sql);
+            assert!(plan[0].contains(&format!("USING INDEX {index} (organization_id=? AND ")), "{plan:?} for {}", page.sql);
+        }
+    }
+}

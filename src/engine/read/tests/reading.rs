@@ -98,7 +98,7 @@ async fn everything_read_is_recorded_also_when_it_is_not_there() {
     let id = |n: u128| uuid(n).to_string();
     let reader = reader(&db);
     let scope = format!("scope@user:{}", id(7));
-    assert_eq!(texts(&reader), [scope.clone()]);
+    assert_eq!(texts(&reader), std::slice::from_ref(&scope));
     reader.get::<Model>(uuid(1)).await.unwrap();
     reader.get::<Model>(uuid(3)).await.unwrap(); // another organisation's
     reader.get::<Model>(uuid(99)).await.unwrap(); // nobody's
