@@ -1,7 +1,25 @@
-//! oriel-engine
+//! The engine: the log and what moves along it. Committer, projections, changes, rebuilds, consumers, jobs, live
+//! tracking, and the one way to read.
+//!
+//! No product word stands here: the engine does not know which aggregates or read models exist.
 
 // The derives write `::oriel_engine`, here too.
 extern crate self as oriel_engine;
 
+mod bulk;
+pub mod bus;
+mod committer;
+pub mod db;
+pub mod engine;
+pub mod feed;
+pub mod keyring;
 pub mod live;
+pub mod log;
+pub mod projection;
+pub mod queue;
 pub mod read;
+pub mod rebuild;
+
+pub use bus::{CommandContext, CommandError, Committed, Transaction};
+pub use db::Database;
+pub use engine::{Engine, Parts, Sources, StartError, SystemSources};

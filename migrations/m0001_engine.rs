@@ -1,0 +1,167 @@
+//! The tables of the engine: the log and what moves along it. No product word.
+
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{
+    big_integer, binary, integer, small_integer, string, text, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid,
+    uuid_null, binary_null, text_null,
+};
+
+/// See the module.
+pub struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0001_engine"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in tables() {
+            manager.create_table(table).await?;
+        }
+        for index in indexes() {
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}
+
+fn table(name: &'static str) -> TableCreateStatement {
+    Table::create().table(Alias::new(name)).to_owned()
+}
+
+fn index(table: &'static str, columns: &[&'static str], unique: bool) -> IndexCreateStatement {
+    let mut index = Index::create();
+    index.name(format!("ix_{table}_{}", columns.join("_"))).table(Alias::new(table));
+    for column in columns {
+        index.col(Alias::new(*column));
+    }
+    if unique {
+        index.unique();
+    }
+    index.to_owned()
+}
+
+fn primary(columns: &[&'static str]) -> IndexCreateStatement {
+    let mut index = Index::create();
+    for column in columns {
+        index.col(Alias::new(*column));
+    }
+    index.primary();
+    index.to_owned()
+}
+
+fn tables() -> Vec<TableCreateStatement> {
+    vec![
+        // The log. `data` is the payload, byte for byte what was hashed.
+        table("events")
+            .col(big_integer("position").primary_key())
+            .col(uuid("id"))
+            .col(uuid("organization_id"))
+            .col(big_integer("sequence"))
+            .col(string("stream"))
+            .col(uuid("subject_id"))
+            .col(integer("version"))
+            .col(string("type"))
+            .col(small_integer("type_version"))
+            .col(small_integer("actor_kind"))
+            .col(uuid("actor_id"))
+            .col(timestamp_with_time_zone("at"))
+            .col(uuid("correlation_id"))
+            .col(uuid_null("causation_id"))
+            .col(binary("data"))
+            .col(binary("hash"))
+            .to_owned(),
+        // Commands that wrote something: a retry is answered from here.
+        table("commands")
+            .col(uuid("id").primary_key())
+            .col(binary("input_hash"))
+            .col(big_integer("position"))
+            .col(uuid("subject_id"))
+            .col(timestamp_with_time_zone("at"))
+            .to_owned(),
+        // Rules between aggregates.
+        table("facts").col(string("scope")).col(string("value")).primary_key(&mut primary(&["scope", "value"])).to_owned(),
+        // What each batch touched, compact: one row per batch, at its last position.
+        table("changes")
+            .col(big_integer("position").primary_key())
+            .col(big_integer("first_position"))
+            .col(text("touched"))
+            .to_owned(),
+        // Generations of read models.
+        table("read_models")
+            .col(string("name"))
+            .col(integer("generation"))
+            .col(integer("version"))
+            .col(string("state"))
+            .col(big_integer("position"))
+            .primary_key(&mut primary(&["name", "generation"]))
+            .to_owned(),
+        // How far each asynchronous consumer is.
+        table("consumers")
+            .col(string("name").primary_key())
+            .col(big_integer("position"))
+            .col(uuid_null("event_id"))
+            .col(text_null("last_error"))
+            .col(integer("attempts"))
+            .col(timestamp_with_time_zone("updated_at"))
+            .to_owned(),
+        // Events that a consumer set aside after bounded retries.
+        table("consumer_failures")
+            .col(string("consumer"))
+            .col(big_integer("position"))
+            .col(uuid("event_id"))
+            .col(integer("attempts"))
+            .col(text("error"))
+            .col(timestamp_with_time_zone("at"))
+            .primary_key(&mut primary(&["consumer", "position"]))
+            .to_owned(),
+        // Work outside the log, made by reactors and claimed by workers.
+        table("jobs")
+            .col(uuid("id").primary_key())
+            .col(string("queue"))
+            .col(uuid("organization_id"))
+            .col(uuid("subject_id"))
+            .col(big_integer("position"))
+            .col(text("payload"))
+            .col(string("state"))
+            .col(integer("attempts"))
+            .col(timestamp_with_time_zone("run_at"))
+            .col(timestamp_with_time_zone_null("leased_until"))
+            .col(big_integer("fence"))
+            .col(text_null("last_error"))
+            .col(timestamp_with_time_zone("created_at"))
+            .col(timestamp_with_time_zone_null("finished_at"))
+            .to_owned(),
+        // A key for each person, wrapped by the master key. `wrapped` is null once it is destroyed.
+        table("person_keys").col(uuid("user_id").primary_key()).col(binary_null("wrapped")).to_owned(),
+        // Keys of the installation, wrapped by the master key.
+        table("secrets")
+            .col(string("name"))
+            .col(uuid("key_id"))
+            .col(binary("wrapped"))
+            .col(timestamp_with_time_zone("created_at"))
+            .primary_key(&mut primary(&["name", "key_id"]))
+            .to_owned(),
+        // One row: which history this is.
+        table("installation").col(integer("one").primary_key()).col(uuid("incarnation")).to_owned(),
+    ]
+}
+
+fn indexes() -> Vec<IndexCreateStatement> {
+    vec![
+        index("events", &["subject_id", "version"], true),
+        index("events", &["organization_id", "sequence"], true),
+        index("events", &["id"], true),
+        index("events", &["organization_id", "type", "position"], false),
+        index("events", &["organization_id", "actor_id", "position"], false),
+        index("events", &["organization_id", "at", "position"], false),
+        index("events", &["organization_id", "subject_id", "position"], false),
+        index("events", &["organization_id", "position"], false),
+        index("commands", &["at"], false),
+        index("jobs", &["queue", "state", "run_at"], false),
+        index("jobs", &["subject_id", "state", "position"], false),
+    ]
+}

@@ -1,0 +1,201 @@
+//! The database: one connection that writes, others that read, on SQLite or PostgreSQL.
+//!
+//! SQLite has one writer connection and `query_only` readers; one process owns the file. PostgreSQL has a pool for
+//! each. Start-up refuses settings under which an acknowledged write could be lost.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, SqlxPostgresConnector,
+    SqlxSqliteConnector, Statement, TransactionOptions, TransactionTrait, Value,
+};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A PostgreSQL URL. Holds a password: never printed.
+    Postgres(Secret),
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Location {
+    /// From `sqlite://path` or `postgres://…`; `None` for anything else.
+    pub fn parse(url: &str) -> Option<Self> {
+        if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+            return Some(Self::Sqlite(PathBuf::from(path)));
+        }
+        (url.starts_with("postgres://") || url.starts_with("postgresql://")).then(|| Self::Postgres(Secret(url.to_owned())))
+    }
+}
+
+/// The connections.
+#[derive(Clone, Debug)]
+pub struct Database {
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+    backend: DbBackend,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be reached, or it refuses.
+    #[error("the database cannot be opened: {0}")]
+    Connect(#[from] DbErr),
+    /// It would lose acknowledged writes.
+    #[error("the database has {setting} = {value}: an acknowledged write could be lost. Set it to {wanted}.")]
+    Unsafe {
+        /// The server's setting.
+        setting: String,
+        /// What it is.
+        value: String,
+        /// What it has to be.
+        wanted: &'static str,
+    },
+}
+
+impl From<sqlx::Error> for OpenError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Connect(DbErr::Conn(sea_orm::RuntimeErr::SqlxError(error.into())))
+    }
+}
+
+impl Database {
+    /// Connects. `connections` bounds the readers (and on PostgreSQL the writers).
+    ///
+    /// # Errors
+    /// When the database cannot be reached, or is set up to lose acknowledged writes.
+    pub async fn open(location: &Location, connections: u32) -> Result<Self, OpenError> {
+        match location {
+            Location::Sqlite(path) => Self::open_sqlite(path, connections).await,
+            Location::Postgres(url) => Self::open_postgres(&url.0, connections).await,
+        }
+    }
+
+    async fn open_sqlite(path: &Path, connections: u32) -> Result<Self, OpenError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10))
+            .statement_cache_capacity(200);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .min_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(connections.max(1))
+            .acquire_timeout(Duration::from_secs(10))
+            .idle_timeout(Duration::from_secs(60))
+            .connect_with(options.pragma("query_only", "ON"))
+            .await?;
+        Ok(Self {
+            writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer),
+            reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
+            backend: DbBackend::Sqlite,
+        })
+    }
+
+    async fn open_postgres(url: &str, connections: u32) -> Result<Self, OpenError> {
+        let options = PgConnectOptions::from_str(url)?.application_name("oriel").statement_cache_capacity(200);
+        let pool = |options: PgConnectOptions| {
+            PgPoolOptions::new()
+                .max_connections(connections.max(2))
+                .acquire_timeout(Duration::from_secs(10))
+                .idle_timeout(Duration::from_secs(60))
+                .connect_with(options)
+        };
+        let writer = pool(options.clone().options([("statement_timeout", "60s")])).await?;
+        let reader = pool(options.options([("statement_timeout", "30s"), ("default_transaction_read_only", "on")])).await?;
+        let this = Self {
+            writer: SqlxPostgresConnector::from_sqlx_postgres_pool(writer),
+            reader: SqlxPostgresConnector::from_sqlx_postgres_pool(reader),
+            backend: DbBackend::Postgres,
+        };
+        this.refuse_unsafe().await?;
+        Ok(this)
+    }
+
+    async fn refuse_unsafe(&self) -> Result<(), OpenError> {
+        for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+            let sql = format!("SELECT current_setting('{setting}') AS value");
+            let row = self.writer.query_one_raw(Statement::from_string(self.backend, sql)).await?;
+            let value: String = row.map(|row| row.try_get("", "value")).transpose()?.unwrap_or_default();
+            if value == "off" {
+                return Err(OpenError::Unsafe { setting: setting.to_owned(), value, wanted: "on" });
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection that writes.
+    pub fn writer(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
+    /// The connections that only read.
+    pub fn reader(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
+    /// SQLite or PostgreSQL.
+    pub fn backend(&self) -> DbBackend {
+        self.backend
+    }
+
+    /// A transaction that writes; on SQLite it holds the write lock from its first moment.
+    pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
+        let mode = (self.backend == DbBackend::Sqlite).then_some(sea_orm::SqliteTransactionMode::Immediate);
+        let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
+        self.writer.begin_with_options(options).await
+    }
+
+    /// A transaction that holds the order lock: nobody appends beside it.
+    pub(crate) async fn begin_ordered(&self) -> Result<DatabaseTransaction, DbErr> {
+        let transaction = self.begin().await?;
+        if self.backend == DbBackend::Postgres {
+            // A statement of its own: later ones see everything that was committed before the lock was had.
+            transaction.execute_unprepared("SELECT pg_advisory_xact_lock(7022651418293)").await?;
+        }
+        Ok(transaction)
+    }
+
+    /// A statement in this database's dialect; `sqlite` and `postgres` take the same values as `$1`, `$2` …
+    pub(crate) fn statement(&self, postgres: &str, sqlite: &str, values: Vec<Value>) -> Statement {
+        let sql = if self.backend == DbBackend::Postgres { postgres } else { sqlite };
+        Statement::from_sql_and_values(self.backend, sql, values)
+    }
+
+    /// The rows of a hand-written statement, read outside any transaction.
+    pub(crate) async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
+        self.reader.query_all_raw(Statement::from_sql_and_values(self.backend, sql, values)).await
+    }
+
+    /// Closes both pools; what was committed is on disk.
+    pub async fn close(self) {
+        for connection in [self.reader, self.writer] {
+            if let Err(error) = connection.close().await {
+                tracing::warn!(%error, "a connection pool did not close cleanly");
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The engine: the log and what moves along it, as one value.
+
+use std::sync::Arc;
+
+use oriel_kernel::{EventDecoder, Id, Timestamp};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::bus::Cached;
+use crate::committer::Committer;
+use crate::db::Database;
+use crate::feed::Feed;
+use crate::keyring::{KeyError, Keyring, MasterKey};
+use crate::live::Tracker;
+use crate::log::{Log, LogError};
+use crate::projection::Inline;
+use crate::queue::QueueLimits;
+use crate::rebuild::{self, RebuildError};
+
+/// The clock and the source of ids: injected, so that tests are deterministic.
+pub trait Sources: Send + Sync {
+    /// Now, in UTC.
+    fn now(&self) -> Timestamp;
+    /// A new id, greater than those before it.
+    fn id(&self) -> Uuid;
+}
+
+/// The machine's clock, and UUIDv7.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemSources;
+
+impl Sources for SystemSources {
+    fn now(&self) -> Timestamp {
+        oriel_kernel::time::to_micros(chrono::Utc::now())
+    }
+    fn id(&self) -> Uuid {
+        Uuid::now_v7()
+    }
+}
+
+/// What an engine is made of.
+pub struct Parts {
+    /// Migrated.
+    pub database: Database,
+    /// Wraps all keys.
+    pub master: MasterKey,
+    /// The aggregates whose events the log holds.
+    pub decoders: &'static [EventDecoder],
+    /// The read models that are projected inside the commit.
+    pub read_models: Vec<Box<dyn Inline>>,
+    /// Clock and ids.
+    pub sources: Arc<dyn Sources>,
+    /// Bounds of the commit queue.
+    pub limits: QueueLimits,
+    /// How many aggregates are kept at hand.
+    pub cached_aggregates: u64,
+    /// How many touched dependencies are remembered.
+    pub remembered_changes: usize,
+}
+
+/// Why the engine does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+    /// The keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A read model had to be rebuilt and could not.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+}
+
+/// See the module. Cheap to share.
+pub struct Engine {
+    pub(crate) database: Database,
+    pub(crate) log: Log,
+    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) committer: Arc<Committer>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) tracker: Tracker,
+    pub(crate) read_models: Arc<Vec<Box<dyn Inline>>>,
+    pub(crate) aggregates: moka::sync::Cache<Uuid, Cached>,
+    pub(crate) turns: Vec<Arc<tokio::sync::Mutex<()>>>,
+    pub(crate) sources: Arc<dyn Sources>,
+    incarnation: Uuid,
+    committing: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("head", &self.feed.head()).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts the engine: makes what the installation lacks, rebuilds the read models whose projection changed, and
+    /// begins to commit.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
+        let now = parts.sources.now();
+        let keyring = Arc::new(Keyring::open(parts.database.clone(), &parts.master, now).await?);
+        let log = Log::new(parts.database.clone(), Arc::clone(&keyring), parts.decoders);
+        let incarnation = incarnation(&parts.database, parts.sources.id()).await?;
+        let (head, _) = log.head().await?;
+        let tracker = Tracker::new(parts.remembered_changes);
+        let feed = Arc::new(Feed::new(parts.database.clone(), tracker.clone(), head));
+        let read_models = Arc::new(parts.read_models);
+        let committer =
+            Committer::new(parts.database.clone(), Arc::clone(&read_models), Arc::clone(&feed), parts.limits);
+        let engine = Arc::new(Self {
+            database: parts.database,
+            log,
+            keyring,
+            committer: Arc::clone(&committer),
+            feed,
+            tracker,
+            read_models,
+            aggregates: moka::sync::Cache::new(parts.cached_aggregates),
+            turns: (0..4096).map(|_| Arc::default()).collect(),
+            sources: parts.sources,
+            incarnation,
+            committing: std::sync::Mutex::new(None),
+        });
+        rebuild::bring_up_to_date(&engine).await?;
+        *engine.committing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            Some(tokio::spawn(committer.run()));
+        Ok(engine)
+    }
+
+    /// Commits what is queued, and ends.
+    pub async fn stop(&self) {
+        self.committer.close();
+        let task = self.committing.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the committer ended badly");
+        }
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What was committed, in order.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
+    /// What was touched when.
+    pub fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+
+    /// The keys.
+    pub fn keyring(&self) -> &Arc<Keyring> {
+        &self.keyring
+    }
+
+    /// The read models that are projected inside the commit.
+    pub fn read_models(&self) -> &[Box<dyn Inline>] {
+        &self.read_models
+    }
+
+    /// Which history this is: another one after a restore.
+    pub fn incarnation(&self) -> Uuid {
+        self.incarnation
+    }
+
+    /// Commands that wait to be committed.
+    pub fn queued_commands(&self) -> usize {
+        self.committer.depth()
+    }
+
+    /// Whether a command would be taken now. To be asked before an upload is read.
+    pub fn has_room(&self) -> bool {
+        self.committer.has_room(0)
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        self.sources.now()
+    }
+
+    /// A new id.
+    pub fn new_id<K>(&self) -> Id<K> {
+        Id::from_uuid(self.sources.id())
+    }
+
+    /// Whether other processes may write to the same log.
+    pub(crate) fn shared_with_other_nodes(&self) -> bool {
+        self.database.backend() == DbBackend::Postgres
+    }
+
+    /// Forgets the commands that are older than their retries may be (P7), a bounded number at a time.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn forget_commands(&self, before: Timestamp) -> Result<u64, DbErr> {
+        let sql = "DELETE FROM commands WHERE id IN (SELECT id FROM commands WHERE at < $1 ORDER BY at LIMIT 1000)";
+        let statement = self.database.statement(sql, sql, vec![before.into()]);
+        Ok(self.database.writer().execute_raw(statement).await?.rows_affected())
+    }
+}
+
+async fn incarnation(database: &Database, fresh: Uuid) -> Result<Uuid, DbErr> {
+    let insert = "INSERT INTO installation (one, incarnation) VALUES (1, $1) ON CONFLICT DO NOTHING";
+    database.writer().execute_raw(database.statement(insert, insert, vec![fresh.into()])).await?;
+    let select = "SELECT incarnation FROM installation WHERE one = 1";
+    let row = database.writer().query_one_raw(database.statement(select, select, vec![])).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("installation".to_owned()))?.try_get("", "incarnation")
+}

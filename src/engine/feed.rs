@@ -1,0 +1,123 @@
+//! The change feed of this process: what was committed, in order, for whoever follows.
+//!
+//! The changes table is the truth; what comes through here is the fast way. A batch whose positions do not follow on
+//! what is known (another node committed in between) is preceded by what the table says about the gap.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use oriel_kernel::{Position, Recorded};
+use sea_orm::DbErr;
+use tokio::sync::{broadcast, watch};
+
+use crate::db::Database;
+use crate::live::Tracker;
+use crate::read::Dependency;
+
+/// One committed batch.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Its first position.
+    pub first: Position,
+    /// Its last position.
+    pub last: Position,
+    /// Every row and collection that it touched.
+    pub touched: Vec<Dependency>,
+    /// Its events; empty when another node wrote them.
+    pub events: Vec<Arc<Recorded>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Feed {
+    database: Database,
+    tracker: Tracker,
+    head: watch::Sender<Position>,
+    batches: broadcast::Sender<Arc<Applied>>,
+}
+
+impl Feed {
+    /// A feed that begins at `head`.
+    pub fn new(database: Database, tracker: Tracker, head: Position) -> Self {
+        Self { database, tracker, head: watch::Sender::new(head), batches: broadcast::Sender::new(1024) }
+    }
+
+    /// What this node has applied.
+    pub fn head(&self) -> Position {
+        *self.head.borrow()
+    }
+
+    /// Follows the head.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.head.subscribe()
+    }
+
+    /// Follows the batches. One who lags gets `Lagged` and reads the log instead.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Applied>> {
+        self.batches.subscribe()
+    }
+
+    /// Waits until this node has applied `position`.
+    pub async fn reached(&self, position: Position) {
+        let mut head = self.head.subscribe();
+        // The sender lives as long as `self`: this ends only by the condition.
+        let _ = head.wait_for(|head| *head >= position).await;
+    }
+
+    /// Announces a batch of this node's own, after what other nodes wrote before it.
+    pub(crate) async fn announce(&self, batch: Applied) {
+        if batch.first > self.head().next() {
+            if let Err(error) = self.catch_up(Some(batch.first)).await {
+                // Nothing may be served as current that we do not know to be: the floor rises.
+                tracing::warn!(%error, "the changes of other nodes cannot be read; caches are dropped");
+                self.tracker.raise_floor();
+            }
+        }
+        self.send(batch);
+    }
+
+    /// Reads from the changes table what other nodes committed.
+    pub(crate) async fn catch_up(&self, before: Option<Position>) -> Result<(), DbErr> {
+        let sql = "SELECT first_position, position, touched FROM changes WHERE position > $1 ORDER BY position LIMIT 1000";
+        loop {
+            let rows = self.database.query(sql, vec![self.head().number().into()]).await?;
+            let full = rows.len() == 1000;
+            for row in rows {
+                let first = Position::new(row.try_get("", "first_position")?);
+                let last = Position::new(row.try_get("", "position")?);
+                if before.is_some_and(|before| first >= before) {
+                    return Ok(());
+                }
+                let text: String = row.try_get("", "touched")?;
+                let touched: Vec<String> = serde_json::from_str(&text).map_err(|e| DbErr::Json(e.to_string()))?;
+                let touched = touched.into_iter().map(Dependency::named).collect();
+                self.send(Applied { first, last, touched, events: Vec::new() });
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Announces changes that are not in the log: of an index, of an account's scope.
+    pub fn touch(&self, touched: &[Dependency]) {
+        self.tracker.apply(touched);
+    }
+
+    fn send(&self, batch: Applied) {
+        self.tracker.apply(&batch.touched);
+        self.head.send_if_modified(|head| {
+            let moved = batch.last > *head;
+            *head = batch.last.max(*head);
+            moved
+        });
+        // Nobody listening is not an error.
+        let _ = self.batches.send(Arc::new(batch));
+    }
+}
+
+/// As the changes table holds it.
+pub(crate) fn touched_json(touched: &BTreeSet<Dependency>) -> String {
+    let texts: Vec<&str> = touched.iter().map(Dependency::as_str).collect();
+    serde_json::json!(texts).to_string()
+}

@@ -1,0 +1,209 @@
+//! The log: events in one order, read back as they were written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use oriel_kernel::{Actor, AnyEvent, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, Timestamp};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
+use uuid::Uuid;
+
+use crate::db::Database;
+use crate::keyring::{KeyError, Keyring};
+
+/// Why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+    /// An event that this release does not know.
+    #[error("event at position {position}: {source}")]
+    Decode {
+        /// Where.
+        position: Position,
+        /// What is wrong.
+        source: EventDecodeError,
+    },
+    /// An event of an aggregate that this release does not know.
+    #[error("event at position {position}: no aggregate has the stream {stream}")]
+    Stream {
+        /// Where.
+        position: Position,
+        /// The stored name.
+        stream: String,
+    },
+    /// The keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// Reads the log.
+#[derive(Clone)]
+pub struct Log {
+    database: Database,
+    keyring: Arc<Keyring>,
+    decoders: Arc<HashMap<&'static str, EventDecoder>>,
+}
+
+const COLUMNS: &str = "position, id, organization_id, sequence, stream, subject_id, version, type, type_version, \
+                       actor_kind, actor_id, at, correlation_id, causation_id, data";
+
+impl Log {
+    /// The log in this database.
+    pub fn new(database: Database, keyring: Arc<Keyring>, decoders: &'static [EventDecoder]) -> Self {
+        let decoders = decoders.iter().map(|decoder| (decoder.stream, *decoder)).collect();
+        Self { database, keyring, decoders: Arc::new(decoders) }
+    }
+
+    /// The decoder of a stream's events.
+    pub fn decoder(&self, stream: &str) -> Option<&EventDecoder> {
+        self.decoders.get(stream)
+    }
+
+    /// The last position, and its event; `START` and nothing for an empty log.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn head(&self) -> Result<(Position, Option<EventId>), LogError> {
+        let rows = self.database.query("SELECT position, id FROM events ORDER BY position DESC LIMIT 1", vec![]).await?;
+        match rows.first() {
+            None => Ok((Position::START, None)),
+            Some(row) => Ok((
+                Position::new(row.try_get("", "position")?),
+                Some(EventId::from_uuid(row.try_get("", "id")?)),
+            )),
+        }
+    }
+
+    /// The events after a position, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// When the database is not there, or an event does not decode.
+    pub async fn read(&self, after: Position, limit: u64) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+        let values = vec![after.number().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        self.decode(self.database.query(&sql, values).await?).await
+    }
+
+    /// The same, through a transaction that is open already.
+    pub(crate) async fn read_in(
+        &self,
+        connection: &impl ConnectionTrait,
+        after: Position,
+        limit: u64,
+    ) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+        let values: Vec<Value> = vec![after.number().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        let statement = Statement::from_sql_and_values(self.database.backend(), sql, values);
+        self.decode(connection.query_all_raw(statement).await?).await
+    }
+
+    /// The events of one organisation after a position, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`Log::read`].
+    pub async fn read_organization(
+        &self,
+        organization: OrganizationId,
+        after: Position,
+        limit: u64,
+    ) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events WHERE organization_id = $1 AND position > $2 ORDER BY position LIMIT $3"
+        );
+        let values = vec![
+            organization.uuid().into(),
+            after.number().into(),
+            i64::try_from(limit).unwrap_or(i64::MAX).into(),
+        ];
+        self.decode(self.database.query(&sql, values).await?).await
+    }
+
+    /// All events of one aggregate, in order. Read where it was written, so that a replica's lag cannot hide one.
+    ///
+    /// # Errors
+    /// See [`Log::read`].
+    pub async fn read_subject(&self, subject: Uuid) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE subject_id = $1 ORDER BY version");
+        let rows = self.database.query(&sql, vec![subject.into()]).await?;
+        self.decode(rows).await
+    }
+
+    /// The events with these ids, in no order; what is not there is left out.
+    ///
+    /// # Errors
+    /// See [`Log::read`].
+    pub async fn read_ids(&self, ids: &[Uuid]) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE {}", crate::bulk::in_ids(self.database.backend(), "id", 1));
+        let rows = self.database.query(&sql, vec![crate::bulk::ids_json(ids).into()]).await?;
+        self.decode(rows).await
+    }
+
+    async fn decode(&self, rows: Vec<QueryResult>) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let mut events = Vec::with_capacity(rows.len());
+        for row in &rows {
+            events.push(self.decode_payload(row)?);
+        }
+        self.keyring.unseal(&mut events).await?;
+        rows.iter().zip(events).map(|(row, event)| Ok(Arc::new(recorded(row, event.into())?))).collect()
+    }
+
+    fn decode_payload(&self, row: &QueryResult) -> Result<Box<dyn AnyEvent>, LogError> {
+        let position = Position::new(row.try_get("", "position")?);
+        let stream: String = row.try_get("", "stream")?;
+        let data: Vec<u8> = row.try_get("", "data")?;
+        let decoder = self.decoders.get(stream.as_str()).ok_or(LogError::Stream { position, stream })?;
+        let event_type: String = row.try_get("", "type")?;
+        (decoder.decode)(&event_type, row.try_get("", "type_version")?, &data)
+            .map_err(|source| LogError::Decode { position, source })
+    }
+}
+
+fn recorded(row: &QueryResult, event: Arc<dyn AnyEvent>) -> Result<Recorded, DbErr> {
+    let (kind, actor): (i16, Uuid) = (row.try_get("", "actor_kind")?, row.try_get("", "actor_id")?);
+    Ok(Recorded {
+        position: Position::new(row.try_get("", "position")?),
+        id: EventId::from_uuid(row.try_get("", "id")?),
+        organization: OrganizationId::from_uuid(row.try_get("", "organization_id")?),
+        sequence: row.try_get("", "sequence")?,
+        subject: row.try_get("", "subject_id")?,
+        version: row.try_get("", "version")?,
+        actor: Actor::from_columns(kind, actor).ok_or_else(|| DbErr::Type(format!("no actor has the kind {kind}")))?,
+        at: row.try_get("", "at")?,
+        correlation: row.try_get("", "correlation_id")?,
+        causation: row.try_get("", "causation_id")?,
+        event,
+    })
+}
+
+/// The link of an organisation's hash chain: SHA-256 over the link before, the event's envelope and its sealed
+/// payload, each field with its length before it.
+pub(crate) fn chain(before: &[u8], event: &Recorded, data: &[u8]) -> Vec<u8> {
+    let mut context = Context::new(&SHA256);
+    let (actor_kind, actor_id) = event.actor.to_columns();
+    let mut field = |bytes: &[u8]| {
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(bytes);
+    };
+    field(before);
+    field(event.id.uuid().as_bytes());
+    field(event.organization.uuid().as_bytes());
+    field(&event.sequence.to_be_bytes());
+    field(event.event.stream().as_bytes());
+    field(event.subject.as_bytes());
+    field(&event.version.to_be_bytes());
+    field(event.event.event_type().as_bytes());
+    field(&event.event.type_version().to_be_bytes());
+    field(&actor_kind.to_be_bytes());
+    field(actor_id.as_bytes());
+    field(&timestamp(event.at));
+    field(event.correlation.as_bytes());
+    field(event.causation.unwrap_or(Uuid::nil()).as_bytes());
+    field(data);
+    context.finish().as_ref().to_vec()
+}
+
+fn timestamp(at: Timestamp) -> [u8; 8] {
+    at.timestamp_micros().to_be_bytes()
+}
