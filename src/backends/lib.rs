@@ -1,3 +1,4 @@
 //! oriel-backends
+pub mod blobs;
 pub mod extraction;
 pub mod search;
