@@ -1,0 +1,263 @@
+//! The log itself, as it is read: the table `events`, one row for each thing that happened.
+//!
+//! Invariants: only who may see events of the whole organisation sees any, by whatever way. Nothing here writes: the
+//! committer does, and it announces `events@org:ID` with every batch. What the log holds sealed is opened by
+//! [`Payloads`], which the server puts into the context of a request, and by nothing here.
+
+use std::sync::Arc;
+
+use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject, Union};
+use async_trait::async_trait;
+use oriel_engine::read::{Filterable, On, OrderDirection, ReadError, ReadModel, StringFilter, Within};
+use oriel_kernel::{
+    Actor as Author, CommandId, EventId, EventDecoder, Grant, OrganizationId, Permission, Position, RawId, Timestamp, Viewer,
+};
+use sea_orm::entity::prelude::*;
+use sea_orm::sea_query::Expr;
+use sea_orm::{Condition, DbBackend, DeriveValueType};
+
+use crate::node::Node;
+use crate::{defect, members, reader, users};
+
+/// Seeing what happened.
+pub const VIEW: Permission = Permission::new("events", "view");
+
+/// Something that happened: an entry in the log of the organization, for ever.
+#[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
+#[sea_orm(table_name = "events")]
+#[graphql(name = "Event", complex)]
+#[read_model(kind = "event", scope = seen, collections(org = "organization_id"))]
+pub struct Model {
+    /// Its place in the log of the installation.
+    #[sea_orm(primary_key, auto_increment = false)]
+    #[graphql(skip)]
+    #[read_model(order)]
+    pub position: i64,
+    /// The event's id.
+    pub id: EventId,
+    /// Whose it is.
+    #[graphql(skip)]
+    pub organization_id: OrganizationId,
+    /// Its place in the log of the organization: from 1, without gaps.
+    pub sequence: i64,
+    /// The kind of aggregate that it happened to.
+    #[graphql(skip)]
+    pub stream: String,
+    /// What it happened to.
+    #[graphql(skip)]
+    #[read_model(filter, scalar)]
+    pub subject_id: Subject,
+    /// The version of what it happened to, after it: from 1, without gaps.
+    pub version: i32,
+    /// Which kind of thing happened; one of these.
+    #[sea_orm(column_name = "type")]
+    #[graphql(skip, name = "types")]
+    #[read_model(filter, scalar)]
+    pub event_type: EventType,
+    /// The version of the payload's form.
+    #[graphql(skip)]
+    pub type_version: i16,
+    /// What kind of author caused it.
+    #[graphql(skip)]
+    pub actor_kind: i16,
+    /// Who caused it.
+    #[graphql(skip)]
+    #[read_model(filter, scalar)]
+    pub actor_id: ActorUuid,
+    /// When it was decided.
+    #[read_model(filter)]
+    pub at: Timestamp,
+    /// What belongs together has the same: the request at the beginning of a chain.
+    pub correlation_id: CommandId,
+    /// The event that led to it; null when a request did.
+    pub causation_id: Option<EventId>,
+    /// The payload, as the log holds it.
+    #[graphql(skip)]
+    pub data: Vec<u8>,
+    /// Its link of the organisation's hash chain.
+    #[graphql(skip)]
+    pub hash: Vec<u8>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+fn seen(viewer: &Viewer, _: DbBackend) -> Condition {
+    let here = Condition::all().add(Column::OrganizationId.eq(viewer.organization.uuid()));
+    if viewer.grant(VIEW) == Some(Grant::All) { here } else { here.add(nothing()) }
+}
+
+fn nothing() -> Expr {
+    Expr::Constant(false.into())
+}
+
+/// The order of the log, for who does not ask for another.
+pub fn by_position() -> Vec<EventOrder> {
+    vec![EventOrder { field: EventOrderField::Position, direction: OrderDirection::Asc }]
+}
+
+// --- columns that are filtered in their own way --------------------------------------------------------------------
+
+/// The UUID of what an event happened to; filtered by the id of anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, DeriveValueType)]
+pub struct Subject(pub Uuid);
+
+impl Filterable for Subject {
+    type Filter = ID;
+
+    fn condition(filter: &ID, _: On, _: &Within<'_>) -> Result<Condition, ReadError> {
+        let known = RawId::parse(filter).and_then(|id| Some((id.uuid, decoder(|d| d.id_prefix == id.prefix)?.stream)));
+        Ok(match known {
+            Some((uuid, stream)) => {
+                Condition::all().add(Column::SubjectId.eq(uuid)).add(Column::Stream.eq(stream))
+            }
+            None => Condition::all().add(nothing()),
+        })
+    }
+}
+
+/// The stable name of a kind of event; filtered by a list of such names.
+#[derive(Clone, PartialEq, Eq, Debug, DeriveValueType)]
+pub struct EventType(pub String);
+
+impl Filterable for EventType {
+    type Filter = Vec<String>;
+
+    fn condition(filter: &Vec<String>, on: On, within: &Within<'_>) -> Result<Condition, ReadError> {
+        let any = StringFilter { r#in: Some(filter.clone()), ..StringFilter::default() };
+        <String as Filterable>::condition(&any, on, within)
+    }
+}
+
+/// The UUID of who caused an event; filtered by the id of a member, a user or a key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, DeriveValueType)]
+pub struct ActorUuid(pub Uuid);
+
+impl Filterable for ActorUuid {
+    type Filter = ID;
+
+    fn condition(filter: &ID, _: On, _: &Within<'_>) -> Result<Condition, ReadError> {
+        let author = RawId::parse(filter).and_then(|id| match id.prefix {
+            "mbr" => Some(Author::Member(oriel_kernel::Id::from_uuid(id.uuid))),
+            "usr" => Some(Author::User(oriel_kernel::Id::from_uuid(id.uuid))),
+            "key" => Some(Author::ApiKey(id.uuid)),
+            _ => None,
+        });
+        Ok(match author.map(Author::to_columns) {
+            Some((kind, uuid)) => Condition::all().add(Column::ActorId.eq(uuid)).add(Column::ActorKind.eq(kind)),
+            None => Condition::all().add(nothing()),
+        })
+    }
+}
+
+// --- what the log holds sealed -------------------------------------------------------------------------------------
+
+/// Opens payloads. The server puts an `Arc<dyn Payloads>` into the context of a request.
+#[async_trait]
+pub trait Payloads: Send + Sync {
+    /// The payload as JSON, in today's form, personal values opened where their key exists and null where it was
+    /// destroyed. Whoever asks has seen the event's row already.
+    async fn data(&self, event: &Model) -> Result<serde_json::Value>;
+}
+
+// --- relations -----------------------------------------------------------------------------------------------------
+
+/// Who caused something.
+#[derive(Clone, Debug, Union)]
+pub enum Actor {
+    /// A person acting in the organization.
+    Member(Arc<members::Model>),
+    /// A person before they acted in it.
+    User(Arc<users::Model>),
+    /// A key that a program uses.
+    ApiKey(ApiKey),
+    /// Oriel itself.
+    System(SystemActor),
+}
+
+/// A key that a program uses.
+#[derive(Clone, Debug, SimpleObject)]
+pub struct ApiKey {
+    /// The key's id.
+    pub id: ID,
+}
+
+/// Oriel itself: a worker, a timer, an operator on the command line.
+#[derive(Clone, Debug, SimpleObject)]
+pub struct SystemActor {
+    /// What it is called.
+    pub name: String,
+}
+
+#[ComplexObject]
+impl Model {
+    /// Its place in the log of the installation.
+    #[graphql(name = "position")]
+    async fn shown_position(&self) -> Position {
+        Position::new(self.position)
+    }
+
+    /// Which kind of thing happened: a name that stays, such as `project_renamed`.
+    #[graphql(name = "type")]
+    async fn shown_type(&self) -> &str {
+        &self.event_type.0
+    }
+
+    /// What it happened to; null when it is not there any more, or you may not see it.
+    async fn subject(&self, cx: &Context<'_>) -> Option<Result<Node>> {
+        let subject = async {
+            match self.raw_subject() {
+                Some(subject) => Ok(Node::load(reader(cx)?, subject).await?),
+                None => Ok(None),
+            }
+        };
+        subject.await.transpose()
+    }
+
+    /// The id of what it happened to.
+    #[graphql(name = "subjectId")]
+    async fn shown_subject_id(&self) -> Result<ID> {
+        let subject = self.raw_subject().ok_or_else(|| defect("an event of a stream that no aggregate has"))?;
+        Ok(subject.to_string().into())
+    }
+
+    /// Who caused it; null when they are not there any more, or nobody was known.
+    async fn actor(&self, cx: &Context<'_>) -> Option<Result<Actor>> {
+        let actor = async {
+            let reader = reader(cx)?;
+            Ok(match Author::from_columns(self.actor_kind, self.actor_id.0) {
+                Some(Author::Member(id)) => reader.get::<members::Model>(id).await?.map(Actor::Member),
+                Some(Author::User(id)) => users::find(reader, id).await?.map(Actor::User),
+                Some(author @ Author::ApiKey(_)) => author.id().map(|id| Actor::ApiKey(ApiKey { id: ID(id) })),
+                Some(Author::System) => Some(Actor::System(SystemActor { name: "Oriel".to_owned() })),
+                Some(Author::Anonymous) | None => None,
+            })
+        };
+        actor.await.transpose()
+    }
+
+    /// What happened in detail. What is said about a person who was forgotten is null.
+    #[graphql(name = "data")]
+    async fn shown_data(&self, cx: &Context<'_>) -> Result<serde_json::Value> {
+        let payloads = cx.data_opt::<Arc<dyn Payloads>>().ok_or_else(|| defect("no Payloads in the context"))?;
+        payloads.data(self).await
+    }
+}
+
+impl Model {
+    /// Its place in the log.
+    pub fn place(&self) -> Position {
+        Position::new(self.position)
+    }
+
+    fn raw_subject(&self) -> Option<RawId<'static>> {
+        let prefix = decoder(|decoder| decoder.stream == self.stream)?.id_prefix;
+        Some(RawId { prefix, uuid: self.subject_id.0 })
+    }
+}
+
+fn decoder(fits: impl Fn(&EventDecoder) -> bool) -> Option<&'static EventDecoder> {
+    oriel_domain::DECODERS.iter().find(|decoder| fits(decoder))
+}

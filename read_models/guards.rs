@@ -1,0 +1,120 @@
+//! Guards: the tables that the migrations make are the ones that the entities read, and what is declared for filters
+//! and orders has an index behind the tenant.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use oriel_engine::read::ReadModel;
+use oriel_migrations::Migrator;
+use sea_orm::sea_query::ColumnType;
+use sea_orm::{
+    ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, EntityTrait, IdenStatic, Iterable,
+    Statement,
+};
+use sea_orm_migration::MigratorTrait;
+
+use crate::{documents, events, members, organizations, projects, sessions, users};
+
+/// An empty database with every table.
+pub async fn migrated() -> DatabaseConnection {
+    let mut options = ConnectOptions::new("sqlite::memory:");
+    options.max_connections(1).sqlx_logging(false);
+    let db = Database::connect(options).await.unwrap();
+    Migrator::up(&db, None).await.unwrap();
+    db
+}
+
+/// What a table is like.
+struct Table {
+    name: &'static str,
+    /// Name, and whether it may be null.
+    columns: BTreeMap<String, bool>,
+    indexes: Vec<Vec<String>>,
+}
+
+async fn rows(db: &DatabaseConnection, sql: String) -> Vec<sea_orm::QueryResult> {
+    db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await.unwrap()
+}
+
+impl Table {
+    async fn of(db: &DatabaseConnection, name: &'static str) -> Self {
+        let mut columns = BTreeMap::new();
+        for row in rows(db, format!("PRAGMA table_info('{name}')")).await {
+            let key: i32 = row.try_get("", "pk").unwrap();
+            let required: i32 = row.try_get("", "notnull").unwrap();
+            columns.insert(row.try_get("", "name").unwrap(), required == 0 && key == 0);
+        }
+        let mut indexes = Vec::new();
+        for row in rows(db, format!("PRAGMA index_list('{name}')")).await {
+            let index: String = row.try_get("", "name").unwrap();
+            let parts = rows(db, format!("PRAGMA index_info('{index}')")).await;
+            indexes.push(parts.iter().map(|part| part.try_get("", "name").unwrap()).collect());
+        }
+        Self { name, columns, indexes }
+    }
+
+    fn has_index(&self, columns: &[&str]) -> bool {
+        self.indexes.iter().any(|index| index.iter().map(String::as_str).take(columns.len()).eq(columns.iter().copied()))
+    }
+}
+
+/// `tenant` is the column that every list of this read model names.
+async fn check<M: ReadModel>(db: &DatabaseConnection, tenant: &str, collections: &[&str]) {
+    let table = Table::of(db, M::TABLE).await;
+    let columns = <M::Entity as EntityTrait>::Column::iter().map(|c| (c.as_str().to_owned(), c.def().is_null()));
+    assert_eq!(table.columns, columns.collect::<BTreeMap<_, _>>(), "{}", table.name);
+    let declared = M::declared();
+    for column in declared.filters.iter().chain(declared.orders) {
+        // Lists of words have an inverted index on PostgreSQL and none on SQLite.
+        let words = matches!(column.def().get_column_type(), ColumnType::JsonBinary);
+        assert!(words || table.has_index(&[tenant, column.as_str()]), "{}: no index for {}", table.name, column.as_str());
+    }
+    for column in declared.orders.iter().filter(|column| !column.def().is_null()) {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT * FROM {0} WHERE {tenant} = x'00' ORDER BY \"{1}\", \"id\" LIMIT 21",
+            table.name,
+            column.as_str()
+        );
+        let plan: Vec<String> = rows(db, sql).await.iter().map(|row| row.try_get("", "detail").unwrap()).collect();
+        // "LAST TERM": the rows come in order, only ties are sorted (and a position has none).
+        let sorted = plan.iter().any(|step| step.contains("TEMP B-TREE") && !step.contains("LAST TERM"));
+        assert!(plan[0].contains("USING INDEX") && !sorted, "{} by {}: {plan:?}", table.name, column.as_str());
+    }
+    for column in collections {
+        assert!(table.has_index(&[column]), "{}: no index for the collection by {column}", table.name);
+    }
+}
+
+#[tokio::test]
+async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
+    let db = migrated().await;
+    check::<users::Model>(&db, "id", &["email_hash", "username_hash"]).await;
+    check::<organizations::Model>(&db, "id", &["created_position"]).await;
+    check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await;
+    check::<sessions::Model>(&db, "user_id", &["user_id"]).await;
+    check::<projects::Model>(&db, "organization_id", &["organization_id"]).await;
+    check::<projects::members::Model>(&db, "organization_id", &["project_id", "member_id"]).await;
+    check::<documents::Model>(&db, "organization_id", &["organization_id", "project_id"]).await;
+    check::<documents::revisions::Model>(&db, "organization_id", &[]).await;
+    check::<events::Model>(&db, "organization_id", &["organization_id", "subject_id", "id"]).await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "no index for title")]
+async fn the_guard_itself_goes_red() {
+    let db = migrated().await;
+    db.execute_unprepared("DROP INDEX ix_documents_organization_id_title_id").await.unwrap();
+    check::<documents::Model>(&db, "organization_id", &[]).await;
+}
+
+#[test]
+fn every_projection_is_listed_once() {
+    let tables: Vec<_> = crate::read_models().iter().map(|read_model| read_model.table()).collect();
+    let mut once = tables.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), tables.len());
+    for decoder in oriel_domain::DECODERS {
+        assert!(crate::read_models().iter().any(|read_model| read_model.takes(decoder.stream)), "{}", decoder.stream);
+    }
+}

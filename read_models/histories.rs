@@ -1,0 +1,480 @@
+//! Random histories of everything, made by the domain's own commands, and what must hold of the rows that come of
+//! them: rebuilt equals grown, an event folded twice counts once, and every counter says what the rows say.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use oriel_domain::documents::{
+    AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument, RestoreDocument,
+    RetryDocument, Stage, StoredFile, Tags, Title, UpdateDocument, UploadDocument,
+    pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage},
+};
+use oriel_domain::members::{AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, RemoveMember, SuspendMember};
+use oriel_domain::organizations::{CreateOrganization, Organization, OrganizationEvent, OrganizationName, Slug};
+use oriel_domain::projects::{
+    AddProjectMember, ArchiveProject, CreateProject, Project, ProjectEvent, ProjectId, ProjectKey, ProjectName,
+    RemoveProjectMember, RestoreProject,
+};
+use oriel_domain::roles::RoleName;
+use oriel_domain::sessions::{EndReason, EndSession, RefreshSession, Session, SessionEvent, StartSession};
+use oriel_domain::users::{Email, PasswordHash, PersonName, RegisterUser, RenameUser, User, UserEvent};
+use oriel_engine::projection::{On, Rows};
+use oriel_engine::read::ReadModel;
+use oriel_kernel::{
+    Actor, Aggregate, Blinder, Command, Event, EventId, Given, Grant, Id, MemberId, OrganizationId, Position, Recorded,
+    Timestamp, UserId, Visible,
+};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::documents::DocumentStatus;
+use crate::{documents, members, organizations, projects, sessions, users};
+
+struct Plain;
+
+impl Blinder for Plain {
+    fn blind(&self, purpose: &str, value: &str) -> String {
+        format!("{purpose}/{value}")
+    }
+}
+
+/// The moment of a position.
+pub fn at(position: i64) -> Timestamp {
+    Timestamp::from_timestamp(1_800_000_000 + position, 0).unwrap()
+}
+
+/// The UUID of the n-th thing of a kind.
+pub fn uuid(kind: u128, n: u8) -> Uuid {
+    Uuid::from_u128(kind << 64 | u128::from(n) + 1)
+}
+
+pub const ORGANIZATION: u128 = 1;
+pub const USER: u128 = 2;
+pub const MEMBER: u128 = 3;
+pub const PROJECT: u128 = 4;
+pub const DOCUMENT: u128 = 5;
+pub const SESSION: u128 = 6;
+
+pub fn organization(n: u8) -> OrganizationId {
+    Id::from_uuid(uuid(ORGANIZATION, n))
+}
+
+pub fn user(n: u8) -> UserId {
+    Id::from_uuid(uuid(USER, n))
+}
+
+pub fn member(n: u8) -> MemberId {
+    Id::from_uuid(uuid(MEMBER, n))
+}
+
+pub fn project(n: u8) -> ProjectId {
+    Id::from_uuid(uuid(PROJECT, n))
+}
+
+type States<A> = BTreeMap<Uuid, (A, i32)>;
+
+/// A history: the log, and the aggregates at its end.
+#[derive(Default)]
+pub struct World {
+    pub log: Vec<Arc<Recorded>>,
+    sequences: BTreeMap<OrganizationId, i64>,
+    pub documents: States<Document>,
+    members: States<Member>,
+    organizations: States<Organization>,
+    projects: States<Project>,
+    sessions: States<Session>,
+    users: States<User>,
+}
+
+/// Whose aggregates are held where.
+trait Held: Aggregate {
+    fn held(world: &mut World) -> &mut States<Self>;
+}
+
+macro_rules! held {
+    ($($aggregate:ty: $field:ident),+) => {$(
+        impl Held for $aggregate {
+            fn held(world: &mut World) -> &mut States<Self> { &mut world.$field }
+        }
+    )+};
+}
+
+held!(Document: documents, Member: members, Organization: organizations, Project: projects, Session: sessions, User: users);
+
+impl World {
+    /// Decides a command; what happens is the next part of the history. Facts are left out: no read model knows them.
+    #[allow(private_bounds)]
+    pub fn run<C: Command<Aggregate: Held>>(&mut self, id: Uuid, organization: OrganizationId, command: &C) {
+        let next = self.log.len() as i64 + 1;
+        let (mut state, mut version) = C::Aggregate::held(self).get(&id).cloned().unwrap_or_default();
+        let here = state.tenant().is_some_and(|tenant| tenant == organization || tenant.is_absent());
+        if !C::CREATES && !here {
+            return;
+        }
+        let given = Given {
+            id,
+            now: at(next),
+            actor: Actor::System,
+            organization,
+            grant: Grant::All,
+            visible: &Visible::All,
+            blinder: &Plain,
+        };
+        let Ok(outcome) = command.decide(&state, &given) else { return };
+        for event in outcome.events {
+            state.evolve(&event);
+            version += 1;
+            self.record(id, state.tenant().unwrap_or(organization), version, event);
+        }
+        C::Aggregate::held(self).insert(id, (state, version));
+    }
+
+    fn record<E: Event>(&mut self, subject: Uuid, organization: OrganizationId, version: i32, event: E) {
+        let position = self.log.len() as i64 + 1;
+        let sequence = self.sequences.entry(organization).or_default();
+        *sequence += 1;
+        self.log.push(Arc::new(Recorded {
+            position: Position::new(position),
+            id: EventId::from_uuid(Uuid::from_u128(position as u128)),
+            organization,
+            sequence: *sequence,
+            subject,
+            version,
+            actor: Actor::System,
+            at: at(position),
+            correlation: Uuid::nil(),
+            causation: None,
+            event: Arc::new(event),
+        }));
+    }
+
+    /// Founds organisation n, with user n as member n.
+    pub fn found(&mut self, n: u8) {
+        self.register(n);
+        let name = OrganizationName::parse(&format!("Organization {n}")).unwrap();
+        let slug = Slug::parse(&format!("organization-{n}")).unwrap();
+        self.run(uuid(ORGANIZATION, n), organization(n), &CreateOrganization { name, slug, owner: user(n) });
+        let founder = FoundMember { organization: organization(n), user: user(n) };
+        self.run(uuid(MEMBER, n), organization(n), &founder);
+    }
+
+    pub fn register(&mut self, n: u8) {
+        let command = RegisterUser {
+            email: Email::parse(&format!("u{n}@example.org")).unwrap(),
+            username: None,
+            name: PersonName::parse(&format!("User {n}")).unwrap(),
+            password_hash: PasswordHash::new("$argon2id$secret"),
+        };
+        self.run(uuid(USER, n), Id::ABSENT, &command);
+    }
+
+    pub fn invite(&mut self, m: u8, u: u8, to: u8, role: RoleName) {
+        let email = Email::parse(&format!("u{u}@example.org")).unwrap();
+        let command = InviteMember { user: user(u), email, roles: vec![role], invited_by: member(to) };
+        self.run(uuid(MEMBER, m), organization(to), &command);
+    }
+
+    pub fn accept(&mut self, m: u8, u: u8, to: u8) {
+        self.run(uuid(MEMBER, m), organization(to), &AcceptInvitation { user: user(u) });
+    }
+
+    pub fn make_project(&mut self, n: u8, owner: u8, to: u8) {
+        let command = CreateProject {
+            key: ProjectKey::parse(&format!("KEY{n}")).unwrap(),
+            name: ProjectName::parse(&format!("Project {n}")).unwrap(),
+            description: None,
+            owner: member(owner),
+        };
+        self.run(uuid(PROJECT, n), organization(to), &command);
+    }
+
+    pub fn upload(&mut self, n: u8, to: u8, organization_number: u8, file: StoredFile) {
+        let title = Title::parse(&format!("Document {n}")).unwrap();
+        let tags = Tags::parse([format!("tag{}", n % 3)]).unwrap();
+        let command = UploadDocument { project: project(to), title, tags, file };
+        self.run(uuid(DOCUMENT, n), organization(organization_number), &command);
+    }
+
+    pub fn sign_in(&mut self, n: u8, u: u8, m: u8, to: u8) {
+        let command = StartSession {
+            user: user(u),
+            member: member(m),
+            organization: organization(to),
+            refresh_hash: "r0".to_owned(),
+            ip: Some("192.0.2.1".to_owned()),
+            user_agent: Some("nul\0".to_owned()),
+            expires_at: at(10_000),
+        };
+        self.run(uuid(SESSION, n), organization(to), &command);
+    }
+
+    /// One step of a random history.
+    fn step(&mut self, (what, a, b, c): (u8, u8, u8, u8)) {
+        let (home, document) = (organization(c % 2), uuid(DOCUMENT, a));
+        let stage = Stage::PIPELINE[usize::from(b) % Stage::PIPELINE.len()];
+        let (revision, attempt) = (1 + i32::from(c / 2), 1 + i32::from(c / 2));
+        let reason = "Because.".to_owned();
+        match what {
+            0 => self.invite(a, b, c % 2, RoleName::Member),
+            1 => self.accept(a, b, c % 2),
+            2 => self.run(uuid(MEMBER, a), home, &RemoveMember),
+            3 => self.run(uuid(MEMBER, a), home, &SuspendMember),
+            4 => self.make_project(a, b, c % 2),
+            5 => self.run(uuid(PROJECT, a), home, &AddProjectMember { member: member(b) }),
+            6 => self.run(uuid(PROJECT, a), home, &RemoveProjectMember { member: member(b) }),
+            7 => self.run(uuid(PROJECT, a), home, &ArchiveProject),
+            8 => self.run(uuid(PROJECT, a), home, &RestoreProject),
+            9 | 10 => self.upload(a, b, c % 2, file(b, c > 3)),
+            11 => self.run(document, home, &AddRevision { file: file(b, c > 3) }),
+            12 => self.run(document, home, &MoveDocument { to: project(b) }),
+            13 => self.run(document, home, &DeleteDocument),
+            14 => self.run(document, home, &RestoreDocument),
+            15 => self.run(document, home, &PurgeDocument),
+            16 => self.run(document, home, &RetryDocument),
+            17 => self.run(document, home, &StartStage { revision, stage, attempt }),
+            18 | 19 => self.run(document, home, &CompleteStage { revision, stage, attempt }),
+            20 => self.run(document, home, &FailStage { revision, stage, attempt, reason, retrying: b % 2 == 0 }),
+            21 => self.run(document, home, &SkipStage { revision, stage, reason }),
+            22 => {
+                let (page_count, language) = (Some(i32::from(b)), Some("en".to_owned()));
+                let text = RecordText { revision, attempt, text: None, page_count, language, title: None };
+                self.run(document, home, &text);
+            }
+            23 => {
+                let title = Title::parse(&format!("Again {b}")).ok();
+                self.run(document, home, &UpdateDocument { title, tags: Tags::parse(["x"]).ok() });
+            }
+            24 => self.sign_in(a, b, b, c % 2),
+            25 => {
+                let refresh = RefreshSession {
+                    presented_hash: format!("r{b}"),
+                    next_hash: format!("r{}", b + 1),
+                    expires_at: at(20_000),
+                };
+                self.run(uuid(SESSION, a), home, &refresh);
+            }
+            26 => self.run(uuid(SESSION, a), home, &EndSession { reason: EndReason::Revoked }),
+            _ => {
+                let name = PersonName::parse(&format!("Name {b}")).unwrap();
+                self.run(uuid(USER, a), Id::ABSENT, &RenameUser { by: user(a), name });
+            }
+        }
+    }
+}
+
+/// A file of some size.
+pub fn file(size: u8, scanner: bool) -> StoredFile {
+    StoredFile {
+        name: FileName::parse("report.pdf").unwrap(),
+        media_type: "application/pdf".to_owned(),
+        size: 100 + i64::from(size),
+        sha256: "00".repeat(32),
+        blob: format!("blob-{size}"),
+        validation: Ok(()),
+        scanner,
+        user: user(0),
+        uploaded_by: member(0),
+    }
+}
+
+/// The rows of one read model.
+pub type Folded<M> = BTreeMap<Uuid, M>;
+
+/// Folds a log in batches of this many events, each event this often.
+fn fold<M: ReadModel>(
+    on: impl Fn(&mut Rows<M>, &Recorded),
+    log: &[Arc<Recorded>],
+    (batch, times): (usize, usize),
+) -> Folded<M> {
+    let mut stored = Folded::new();
+    for events in log.chunks(batch.max(1)) {
+        let mut rows = Rows::of(stored.into_values());
+        for event in events {
+            (0..times).for_each(|_| on(&mut rows, event));
+        }
+        stored = rows.rows().map(|row| (ReadModel::id(row), row.clone())).collect();
+    }
+    stored
+}
+
+macro_rules! read_models {
+    ($($field:ident: $projection:ty => $row:ty, on $($event:ty),+;)+) => {
+        /// The rows of every read model.
+        #[derive(PartialEq, Debug)]
+        pub struct Everything { $(pub $field: Folded<$row>),+ }
+
+        impl Everything {
+            pub fn of(log: &[Arc<Recorded>], how: (usize, usize)) -> Self {
+                $(
+                    let $field = fold(
+                        |rows: &mut Rows<$row>, at: &Recorded| {
+                            $(if let Some(event) = at.event_as::<$event>() {
+                                <$projection as On<$event>>::on(rows, at, event);
+                            })+
+                        },
+                        log,
+                        how,
+                    );
+                )+
+                Self { $($field),+ }
+            }
+        }
+    };
+}
+
+read_models! {
+    users: users::Users => users::Model, on UserEvent;
+    organizations: organizations::Organizations => organizations::Model,
+        on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent;
+    members: members::Members => members::Model, on MemberEvent;
+    sessions: sessions::Sessions => sessions::Model, on SessionEvent;
+    projects: projects::Projects => projects::Model, on ProjectEvent, DocumentEvent;
+    project_members: projects::members::ProjectMembers => projects::members::Model, on ProjectEvent;
+    documents: documents::Documents => documents::Model, on DocumentEvent;
+    revisions: documents::revisions::DocumentRevisions => documents::revisions::Model, on DocumentEvent;
+}
+
+impl Everything {
+    /// Every counter says what the rows say.
+    fn adds_up(&self) -> Result<(), TestCaseError> {
+        let sum = |project: &dyn Fn(&documents::Model) -> bool| {
+            let inside = || self.documents.values().filter(|document| project(document));
+            let shown = inside().filter(|document| document.status != DocumentStatus::Trashed).count();
+            (shown as i32, inside().map(|document| document.storage_used.bytes()).sum::<u64>())
+        };
+        for (id, row) in &self.organizations {
+            let inside = self.members.values().filter(|member| member.organization_id.uuid() == *id).count();
+            prop_assert_eq!(row.member_count, inside as i32);
+            let inside = self.projects.values().filter(|project| project.organization_id.uuid() == *id).count();
+            prop_assert_eq!(row.project_count, inside as i32);
+            let counted = (row.document_count, row.storage_used.bytes());
+            prop_assert_eq!(counted, sum(&|document| document.organization_id.uuid() == *id));
+        }
+        for (id, row) in &self.projects {
+            let inside = self.project_members.values().filter(|member| member.project_id.uuid() == *id).count();
+            prop_assert_eq!(row.member_count, inside as i32);
+            let counted = (row.document_count, row.storage_used.bytes());
+            prop_assert_eq!(counted, sum(&|document| document.project_id.uuid() == *id));
+        }
+        prop_assert!(self.documents.keys().eq(self.revisions.keys()));
+        for (document, files) in self.documents.values().zip(self.revisions.values()) {
+            prop_assert_eq!(document.project_id, files.project_id);
+            let sizes: u64 = (1..=document.revision).map(|n| files.revision(n).unwrap().size).sum();
+            prop_assert_eq!(document.storage_used.bytes(), sizes);
+            let current = files.revision(document.revision).unwrap();
+            prop_assert_eq!((&document.blob, document.is_cleared()), (&current.blob, current.cleared));
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn rebuilt_equals_grown_and_every_counter_adds_up(
+        steps in prop::collection::vec((0u8..28, 0u8..5, 0u8..5, 0u8..6), 0..250),
+        batch in 1usize..30,
+    ) {
+        let mut world = World::default();
+        (0..2).for_each(|n| world.found(n));
+        // Projects of both organisations, so that most documents find one.
+        (0..4).for_each(|n| world.make_project(n, n % 2, n % 2));
+        steps.into_iter().for_each(|step| world.step(step));
+        let rebuilt = Everything::of(&world.log, (usize::MAX, 1));
+        prop_assert_eq!(&Everything::of(&world.log, (batch, 1)), &rebuilt, "grown in batches");
+        prop_assert_eq!(&Everything::of(&world.log, (1, 1)), &rebuilt, "grown one by one");
+        prop_assert_eq!(&Everything::of(&world.log, (batch, 2)), &rebuilt, "each event folded twice");
+        rebuilt.adds_up()?;
+        for (id, row) in &rebuilt.documents {
+            let (document, version) = &world.documents[id];
+            prop_assert_eq!(row.version, *version);
+            let expected = match document.progress() {
+                _ if row.trashed_at.is_some() => [DocumentStatus::Trashed; 2],
+                Progress::Processing => [DocumentStatus::Processing; 2],
+                Progress::Ready => [DocumentStatus::Ready; 2],
+                Progress::Failed => [DocumentStatus::Failed, DocumentStatus::Quarantined],
+            };
+            prop_assert!(expected.contains(&row.status), "{:?} is not {:?}", row.status, expected);
+        }
+    }
+}
+
+/// One history that the property above must not be able to miss.
+#[test]
+fn a_document_counts_until_it_is_trashed_and_its_bytes_until_it_is_purged() {
+    let mut world = World::default();
+    world.found(0);
+    (0..2).for_each(|n| world.make_project(n, 0, 0));
+    world.upload(0, 0, 0, file(5, false));
+    let document = uuid(DOCUMENT, 0);
+    let counters = |world: &World, n: u8| {
+        let everything = Everything::of(&world.log, (1, 1));
+        let row = &everything.projects[&project(n).uuid()];
+        (row.document_count, row.storage_used.bytes())
+    };
+    assert_eq!((counters(&world, 0), counters(&world, 1)), ((1, 105), (0, 0)));
+    world.run(document, organization(0), &AddRevision { file: file(7, false) });
+    world.run(document, organization(0), &MoveDocument { to: project(1) });
+    assert_eq!((counters(&world, 0), counters(&world, 1)), ((0, 0), (1, 212)));
+    world.run(document, organization(0), &DeleteDocument);
+    assert_eq!(counters(&world, 1), (0, 212));
+    world.run(document, organization(0), &PurgeDocument);
+    assert_eq!(counters(&world, 1), (0, 0));
+    let everything = Everything::of(&world.log, (1, 1));
+    assert!(everything.documents.is_empty() && everything.revisions.is_empty());
+}
+
+#[test]
+fn a_file_that_did_not_pass_the_scan_is_in_quarantine_and_a_restored_document_is_what_it_was() {
+    let mut world = World::default();
+    world.found(0);
+    world.make_project(0, 0, 0);
+    world.upload(0, 0, 0, file(1, true));
+    let (document, home) = (uuid(DOCUMENT, 0), organization(0));
+    let now = |world: &World| Everything::of(&world.log, (1, 1)).documents.remove(&document).unwrap();
+    assert_eq!((now(&world).status, now(&world).is_cleared()), (DocumentStatus::Processing, false));
+    let reason = "Eicar-Test-Signature".to_owned();
+    world.run(document, home, &FailStage { revision: 1, stage: Stage::Scan, attempt: 1, reason, retrying: false });
+    assert_eq!((now(&world).status, now(&world).is_cleared()), (DocumentStatus::Quarantined, false));
+    world.run(document, home, &DeleteDocument);
+    assert_eq!(now(&world).status, DocumentStatus::Trashed);
+    world.run(document, home, &RestoreDocument);
+    let restored = now(&world);
+    assert_eq!((restored.status, restored.trashed_at), (DocumentStatus::Quarantined, None));
+    let scan = restored.pipeline.shown().into_iter().find(|step| step.reason.is_some()).unwrap();
+    assert_eq!((scan.attempts, scan.reason.as_deref()), (1, Some("Eicar-Test-Signature")));
+}
+
+#[test]
+fn who_is_forgotten_has_no_address_and_an_empty_name() {
+    use oriel_kernel::PersonalField;
+    let mut world = World::default();
+    world.register(0);
+    let Some(UserEvent::Registered { email, email_hash, name, password_hash, .. }) = world.log[0].event_as().cloned() else {
+        panic!("{:?}", world.log)
+    };
+    let (mut email, mut name, mut password_hash) = (email, name, password_hash);
+    email.set_erased();
+    name.set_erased();
+    password_hash.set_erased();
+    let forgotten = UserEvent::Registered { email, email_hash, username: None, username_hash: None, name, password_hash };
+    world.log.clear();
+    world.record(user(0).uuid(), Id::ABSENT, 1, forgotten);
+    let everything = Everything::of(&world.log, (1, 1));
+    let row = &everything.users[&user(0).uuid()];
+    assert_eq!((&row.email, &row.email_hash, row.name.as_str(), &row.password_hash), (&None, &None, "", &None));
+}
+
+#[test]
+fn what_is_secret_or_personal_is_not_printed() {
+    let mut world = World::default();
+    world.found(0);
+    world.invite(1, 1, 0, RoleName::Viewer);
+    world.sign_in(0, 0, 0, 0);
+    let printed = format!("{:?}", Everything::of(&world.log, (1, 1)));
+    for secret in ["argon2", "example.org", "192.0.2.1", "User 0"] {
+        assert!(!printed.contains(secret), "{secret} in {printed}");
+    }
+}

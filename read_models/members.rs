@@ -1,0 +1,165 @@
+//! Members as they are read: persons in one organisation.
+//!
+//! Invariants: a removed member has no row. Whoever was invited and has not accepted is shown by the address that the
+//! invitation went to, and by nothing else: neither a name nor an id tells whether somebody has that address here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_graphql::{ComplexObject, Context, Enum, Result, SimpleObject};
+use oriel_domain::members::MemberEvent;
+use oriel_domain::roles::RoleName;
+use oriel_engine::projection::{On, Rows};
+use oriel_engine::read::{ReadModel, Tags};
+use oriel_kernel::{MemberId, OrganizationId, Permission, Recorded, Timestamp, UserId};
+use sea_orm::entity::prelude::*;
+
+use crate::roles::{Role, named};
+use crate::{reader, told, users};
+
+pub mod mine;
+
+/// Seeing who is in an organisation.
+pub const VIEW: Permission = Permission::new("members", "view");
+
+/// Where a member stands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EnumIter, DeriveActiveEnum, Enum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub enum MemberStatus {
+    /// Has not accepted the invitation yet.
+    #[sea_orm(string_value = "invited")]
+    Invited,
+    /// May act.
+    #[sea_orm(string_value = "active")]
+    Active,
+    /// May do nothing for now.
+    #[sea_orm(string_value = "suspended")]
+    Suspended,
+}
+
+/// A person in this organization, with roles.
+#[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
+#[sea_orm(table_name = "members")]
+#[graphql(name = "Member", complex)]
+#[read_model(
+    kind = "member",
+    tenant = "organization_id",
+    collections(org = "organization_id", user = "user_id")
+)]
+pub struct Model {
+    /// The member's id.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: MemberId,
+    /// Where they are a member.
+    #[graphql(skip)]
+    pub organization_id: OrganizationId,
+    /// Who they are; while they are invited perhaps a person that does not exist yet.
+    #[graphql(skip)]
+    pub user_id: UserId,
+    /// The names of their roles.
+    #[graphql(skip)]
+    #[read_model(filter)]
+    #[sea_orm(column_type = "JsonBinary")]
+    pub roles: Tags,
+    /// Where the member stands.
+    #[read_model(filter)]
+    pub status: MemberStatus,
+    /// When they founded the organization or accepted the invitation; null until then.
+    #[read_model(filter, order)]
+    pub joined_at: Option<Timestamp>,
+    /// Where the invitation went, until it is accepted.
+    #[graphql(skip)]
+    pub invited_email: Option<String>,
+    /// The optimistic version: give it back as `expectedVersion`.
+    pub version: i32,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// Says nothing that is said about the person.
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Member");
+        shown.field("id", &self.id).field("organization_id", &self.organization_id).field("user_id", &self.user_id);
+        shown.field("roles", &self.roles).field("status", &self.status).field("version", &self.version);
+        shown.finish_non_exhaustive()
+    }
+}
+
+#[ComplexObject]
+impl Model {
+    /// The person. Of somebody who has not accepted the invitation yet no more is told than the address that it went
+    /// to, which stands for the name too; their id names nothing until then.
+    async fn user(&self, cx: &Context<'_>) -> Result<Arc<users::Model>> {
+        if self.status == MemberStatus::Invited {
+            let id = UserId::from_uuid(self.id.uuid());
+            return Ok(Arc::new(users::Model::known_only_by(id, self.invited_email.clone())));
+        }
+        let user = reader(cx)?.get::<users::Model>(self.user_id).await?;
+        Ok(user.unwrap_or_else(|| Arc::new(users::Model::known_only_by(self.user_id, None))))
+    }
+
+    /// What the member may do: everything that one of these roles allows.
+    #[graphql(name = "roles")]
+    async fn shown_roles(&self) -> Vec<Role> {
+        self.role_names().into_iter().map(Role::from).collect()
+    }
+}
+
+impl Model {
+    /// Their roles.
+    pub fn role_names(&self) -> Vec<RoleName> {
+        named(&self.roles.0)
+    }
+}
+
+oriel_engine::projection! {
+    /// Folds events into [`Model`]s.
+    pub Members for Model, version 1, on MemberEvent
+}
+
+impl On<MemberEvent> for Members {
+    fn on(rows: &mut Rows<Model>, at: &Recorded, event: &MemberEvent) {
+        let mut change = |change: &dyn Fn(&mut Model)| {
+            rows.update(at.subject, |member| {
+                change(member);
+                member.version = at.version;
+            });
+        };
+        match event {
+            MemberEvent::RolesChanged { roles } => change(&|member| member.roles = names(roles)),
+            MemberEvent::Suspended => change(&|member| member.status = MemberStatus::Suspended),
+            MemberEvent::Reactivated => change(&|member| member.status = MemberStatus::Active),
+            MemberEvent::Removed => rows.delete(at.subject),
+            MemberEvent::Invited { organization, user, email, email_hash: _, roles, invited_by: _ } => {
+                rows.insert(Model {
+                    id: MemberId::from_uuid(at.subject),
+                    organization_id: *organization,
+                    user_id: *user,
+                    roles: names(roles),
+                    status: MemberStatus::Invited,
+                    joined_at: None,
+                    invited_email: told(email),
+                    version: at.version,
+                });
+            }
+            MemberEvent::Joined { organization, user, roles } => rows.insert(Model {
+                id: MemberId::from_uuid(at.subject),
+                organization_id: *organization,
+                user_id: *user,
+                roles: names(roles),
+                status: MemberStatus::Active,
+                joined_at: Some(at.at),
+                invited_email: None,
+                version: at.version,
+            }),
+        }
+    }
+}
+
+fn names(roles: &[RoleName]) -> Tags {
+    Tags(roles.iter().map(|role| role.as_str().to_owned()).collect())
+}

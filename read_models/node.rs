@@ -1,0 +1,68 @@
+//! Everything that has a global id: one line for each kind.
+//!
+//! Invariants: not there, not yours, not allowed and not an id are one answer. A kind that is missing here has no
+//! global look-up.
+
+use std::sync::Arc;
+
+use async_graphql::{ID, Interface};
+use oriel_engine::read::{ReadError, Reader};
+use oriel_kernel::{Id, IdKind, Permission, RawId, kinds};
+
+use crate::{documents, events, members, organizations, projects, sessions, users};
+
+/// Something with a global id.
+#[derive(Clone, Debug, Interface)]
+#[graphql(field(name = "id", ty = "ID", desc = "The id, which names this thing alone in the whole installation."))]
+pub enum Node {
+    /// A person.
+    User(Arc<users::Model>),
+    /// An organisation.
+    Organization(Arc<organizations::Model>),
+    /// A person in an organisation.
+    Member(Arc<members::Model>),
+    /// A signed-in device.
+    Session(Arc<sessions::Model>),
+    /// A project.
+    Project(Arc<projects::Model>),
+    /// A document.
+    Document(Arc<documents::Model>),
+    /// Something that happened.
+    Event(Arc<events::Model>),
+}
+
+impl Node {
+    /// What has this id, if the viewer may see it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn load(reader: &Reader, id: RawId<'_>) -> Result<Option<Self>, ReadError> {
+        use oriel_domain::{documents::kinds::DocumentId, projects::kinds::ProjectId};
+        let may = |wanted: Permission| reader.viewer().grant(wanted).is_some();
+        Ok(match id.prefix {
+            kinds::UserId::PREFIX if may(members::VIEW) => {
+                users::find(reader, Id::from_uuid(id.uuid)).await?.map(Self::User)
+            }
+            kinds::OrganizationId::PREFIX => {
+                organizations::find(reader, Id::from_uuid(id.uuid)).await?.map(Self::Organization)
+            }
+            kinds::MemberId::PREFIX if may(members::VIEW) => reader.get(id.uuid).await?.map(Self::Member),
+            kinds::SessionId::PREFIX => reader.get(id.uuid).await?.map(Self::Session),
+            ProjectId::PREFIX if may(projects::VIEW) => reader.get(id.uuid).await?.map(Self::Project),
+            DocumentId::PREFIX if may(documents::VIEW) => reader.get(id.uuid).await?.map(Self::Document),
+            kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
+            _ => None,
+        })
+    }
+
+    /// What the text names, if it is an id and the viewer may see it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn find(reader: &Reader, id: &str) -> Result<Option<Self>, ReadError> {
+        match RawId::parse(id) {
+            Some(id) => Self::load(reader, id).await,
+            None => Ok(None),
+        }
+    }
+}

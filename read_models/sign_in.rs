@@ -1,0 +1,57 @@
+//! What is read before anybody is known: the look-ups of signing in, registering and inviting.
+//!
+//! Invariants: nothing here is ever shown; it is what a command or a check of a password needs. Besides `viewer.rs`
+//! this is the only reading without a viewer.
+
+use oriel_kernel::{MemberId, OrganizationId, UserId};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+
+use crate::members::MemberStatus;
+use crate::{members, users};
+
+/// The user with this address: its hash is `Email::blind`.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn user_by_email(connection: &impl ConnectionTrait, hash: &str) -> Result<Option<users::Model>, DbErr> {
+    users::Entity::find().filter(users::Column::EmailHash.eq(hash)).one(connection).await
+}
+
+/// The user with this user name: its hash is `Username::blind`.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn user_by_username(connection: &impl ConnectionTrait, hash: &str) -> Result<Option<users::Model>, DbErr> {
+    users::Entity::find().filter(users::Column::UsernameHash.eq(hash)).one(connection).await
+}
+
+/// The user with this id.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn user(connection: &impl ConnectionTrait, id: UserId) -> Result<Option<users::Model>, DbErr> {
+    users::Entity::find().filter(users::Column::Id.eq(id.uuid())).one(connection).await
+}
+
+/// As whom a user may act: in this organisation, or (when none is named) in the one that they joined first.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn active_member(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+    organization: Option<OrganizationId>,
+) -> Result<Option<(MemberId, OrganizationId)>, DbErr> {
+    use members::{Column, Entity};
+    let mut select = Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::OrganizationId])
+        .filter(Column::UserId.eq(user.uuid()))
+        .filter(Column::Status.eq(MemberStatus::Active))
+        .order_by_asc(Column::JoinedAt)
+        .order_by_asc(Column::Id);
+    if let Some(organization) = organization {
+        select = select.filter(Column::OrganizationId.eq(organization.uuid()));
+    }
+    select.limit(1).into_tuple().one(connection).await
+}
