@@ -1,0 +1,307 @@
+//! The command line: what can be asked of the program `oriel`, with its help.
+//!
+//! Invariants: every setting can be given with `--set`; a token or a secret never has to stand on the command line.
+//! Nothing here does anything: it is parsed here and carried out elsewhere.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{Flag, Sources};
+
+/// One GraphQL endpoint over an event log.
+#[derive(Debug, Parser)]
+#[command(
+    name = "oriel",
+    version,
+    about = "Oriel: one GraphQL endpoint over an event log",
+    after_help = "Examples:\n  \
+        oriel serve                                     run on the folder ./oriel-data, on 127.0.0.1:8080\n  \
+        oriel serve --demo                              the same, with an organisation to look at\n  \
+        oriel config > oriel.toml                       every setting, with its default\n  \
+        ORIEL_TOKEN=... oriel import ./papers --project DOCS",
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub struct Cli {
+    /// What is asked.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Upload a folder to a running server, each file once
+    Import(ImportArgs),
+    /// Print the GraphQL schema (SDL)
+    Schema,
+    /// Bring the database up to this version, then stop
+    Migrate(SettingArgs),
+    /// List, rebuild or verify read models through a running server
+    ReadModels(ReadModelsArgs),
+    /// Print every setting with its default, or the values in force
+    Config(ConfigArgs),
+    /// Check the settings and every backend, and say what holds here
+    Doctor(DoctorArgs),
+    /// Read one document from standard input (started by the server itself)
+    #[command(hide = true)]
+    Extract {
+        /// Passed on as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Where settings come from, for commands that work on this machine's installation.
+#[derive(Debug, Default, Clone, Args)]
+pub struct SettingArgs {
+    /// Read settings from this file [variable: ORIEL_CONFIG; else oriel.toml in the data folder]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Folder of everything embedded [default: ./oriel-data]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Option<String>,
+    /// How browsers reach this installation
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+    /// Which log records are written [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log_level: Option<String>,
+    /// auto, json or text [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Any setting; may be repeated. `oriel config` prints them all
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<Pair>,
+}
+
+/// A key and a value, from `--set`. It prints without the value.
+#[derive(Clone)]
+pub struct Pair(String, String);
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=...", self.0)
+    }
+}
+
+fn pair(text: &str) -> Result<Pair, &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example max_depth=20")?;
+    Ok(Pair(key.trim().to_owned(), value.to_owned()))
+}
+
+impl SettingArgs {
+    /// These flags, beside an environment.
+    pub fn sources(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Sources {
+        let named = [
+            ("--listen", "listen", &self.listen),
+            ("--data", "data", &self.data),
+            ("--base-url", "base_url", &self.base_url),
+            ("--log-level", "log_level", &self.log_level),
+            ("--log-format", "log_format", &self.log_format),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(flag, key, value)| Some(Flag { flag, key: key.to_owned(), value: value.clone()? }));
+        let set =
+            self.set.iter().map(|Pair(key, value)| Flag { flag: "--set", key: key.clone(), value: value.clone() });
+        Sources {
+            flags: named.chain(set).collect(),
+            environment: environment.into_iter().collect(),
+            config: self.config.clone(),
+        }
+    }
+}
+
+/// `oriel serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    oriel serve\n  \
+    oriel serve --listen 0.0.0.0:8080 --config /etc/oriel.toml\n  \
+    ORIEL_DATABASE_URL=postgres://oriel@db/oriel oriel serve --set max_page=200")]
+pub struct ServeArgs {
+    /// Make an organisation with documents to look at, when the installation is empty
+    #[arg(long)]
+    pub demo: bool,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// Which running server to talk to, and as whom.
+#[derive(Clone, Args)]
+pub struct ServerArgs {
+    /// The running server
+    #[arg(long, value_name = "URL", env = "ORIEL_URL", default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// An API key or access token; the variable keeps it from the eyes of others on this machine
+    #[arg(long, value_name = "TOKEN", env = "ORIEL_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for ServerArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerArgs").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// `oriel import`.
+#[derive(Debug, Args)]
+#[command(after_help = "Each file becomes a document whose file name is its path below FOLDER. A file that is there\n\
+    already, same path and same content, is skipped: repeating an import adds nothing twice.\n\
+    Symbolic links are not followed. Ctrl-C ends the import after the files being sent.\n\n\
+    Examples:\n  \
+    ORIEL_TOKEN=... oriel import ./papers --project DOCS\n  \
+    oriel import ./papers --project DOCS --create-project Papers --jobs 16 --url https://docs.example.com\n\n\
+    Exit code: 0 all there, 1 some files failed or nothing could be done, 130 interrupted")]
+pub struct ImportArgs {
+    /// The folder to read, with all folders in it
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// The key of the project that gets the documents
+    #[arg(long, value_name = "KEY")]
+    pub project: String,
+    /// Create the project under this name when there is none with the key
+    #[arg(long, value_name = "NAME")]
+    pub create_project: Option<String>,
+    /// Files sent at the same time
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+    /// Import also files and folders whose name begins with a dot
+    #[arg(long)]
+    pub hidden: bool,
+    /// Which server.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// `oriel read-models`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    oriel read-models list\n  \
+    oriel read-models rebuild documents\n  \
+    oriel read-models verify")]
+pub struct ReadModelsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ReadModelsAction,
+}
+
+/// What can be done with read models.
+#[derive(Debug, Subcommand)]
+pub enum ReadModelsAction {
+    /// Name, generation, state and position of each
+    List(ServerArgs),
+    /// Fill a new generation from the log beside the running one, then switch
+    Rebuild {
+        /// The read model
+        name: String,
+        /// Which server.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Replay the log and compare with what is there
+    Verify {
+        /// The read model; all when left out
+        name: Option<String>,
+        /// Which server.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+/// `oriel config`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  oriel config > oriel.toml\n  oriel config --effective")]
+pub struct ConfigArgs {
+    /// Print the values in force and where each came from; secrets are masked
+    #[arg(long)]
+    pub effective: bool,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// `oriel doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    oriel doctor                                 this machine's settings and backends\n  \
+    oriel doctor --url http://127.0.0.1:8080     only whether that server is ready; exit code 0 or 1")]
+pub struct DoctorArgs {
+    /// Ask a running server whether it is ready, and do nothing else
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::settings;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let Command::Serve(serve) =
+            parse("oriel serve --demo --listen 127.0.0.1:9 --set max_depth=20 --set base_url=").unwrap()
+        else {
+            panic!("not serve");
+        };
+        assert!(serve.demo);
+        let settings = settings::load(&serve.settings.sources([])).unwrap().settings;
+        assert_eq!(settings.listen.port(), 9);
+        assert_eq!(settings.max_depth, 20);
+    }
+
+    #[test]
+    fn every_named_flag_is_a_setting() {
+        let flags = "--listen 127.0.0.1:1 --data d --base-url http://x --log-level warn --log-format json";
+        let Command::Config(config) = parse(&format!("oriel config {flags}")).unwrap() else { panic!("not config") };
+        let loaded = settings::load(&config.settings.sources([])).unwrap();
+        let given = loaded.chosen.iter().filter(|chosen| chosen.origin != settings::Origin::Default).count();
+        assert_eq!(given, 5);
+    }
+
+    #[test]
+    fn neither_token_nor_set_value_is_printed() {
+        let line = "oriel import f --project DOCS --token hunter2";
+        assert!(!format!("{:?}", parse(line).unwrap()).contains("hunter2"));
+        let line = "oriel serve --set search_key=hunter2";
+        assert!(!format!("{:?}", parse(line).unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn what_is_not_a_pair_is_refused() {
+        assert!(parse("oriel serve --set max_depth").unwrap_err().to_string().contains("KEY=VALUE"));
+        assert!(parse("oriel import f --project X --jobs 0").is_err());
+        assert!(parse("oriel import f").is_err());
+    }
+
+    #[test]
+    fn extract_passes_its_arguments_on() {
+        let Command::Extract { arguments } = parse("oriel extract --type text/plain --memory 1").unwrap() else {
+            panic!("not extract");
+        };
+        assert_eq!(arguments.len(), 4);
+    }
+}

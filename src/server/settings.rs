@@ -1,0 +1,329 @@
+//! The settings: each one declared once, in the table below, with its default, what is allowed and what it is for.
+//!
+//! Invariants: a flag wins over a variable, a variable over the file, the file over the default. A wrong setting is
+//! refused at the start, all wrong ones at once, with the name, the place it came from and what is allowed. A secret
+//! is never printed. The printed default file, read back, gives the defaults.
+//! Nothing here knows what a setting is used for, but for the few rules in [`Settings::check`].
+
+mod print;
+mod sources;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use print::{default_file, effective};
+pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
+pub use value::{BackendUrl, Kind, MASK, RateLimit, Secret, mask_url};
+
+use value::{
+    address, backend_url, choice, duration, folder, log_filter, origins, rate_limit, secret_key, secret_text, size,
+    web_url, whole,
+};
+
+/// Who may register an organisation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// Open on a loopback listener, else by invitation.
+    Auto,
+    /// Everyone may.
+    Open,
+    /// Only who was invited.
+    Invite,
+}
+
+/// How log records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// One line of text.
+    Text,
+}
+
+/// What the table says about one setting.
+pub struct Setting {
+    /// The heading it stands under.
+    pub section: &'static str,
+    /// Its name in the file and after `--set`.
+    pub key: &'static str,
+    /// What it is for, a line each.
+    pub doc: &'static [&'static str],
+    /// The default, as one would write it.
+    pub default: &'static str,
+    /// What is allowed.
+    pub allowed: String,
+    /// Never to be printed.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// Its name in the environment: `ORIEL_` and the key in capitals.
+    pub fn variable(&self) -> String {
+        variable(self.key)
+    }
+}
+
+fn variable(key: &str) -> String {
+    format!("ORIEL_{}", key.to_ascii_uppercase())
+}
+
+/// From one declaration per setting: the struct, the table and the reader of all values.
+macro_rules! settings {
+    ($($section:literal { $( $(#[doc = $doc:literal])+ $key:ident : $type:ty = $default:literal, $kind:expr; )+ })+) => {
+        /// All settings, read and checked.
+        #[derive(Debug, Clone)]
+        pub struct Settings { $($( $(#[doc = $doc])+ pub $key: $type, )+)+ }
+
+        /// Every setting, in the order of the printed file.
+        pub fn table() -> Vec<Setting> {
+            vec![$($({
+                let kind: Kind<$type> = $kind;
+                Setting {
+                    section: $section,
+                    key: stringify!($key),
+                    doc: &[$($doc),+],
+                    default: $default,
+                    allowed: kind.allowed,
+                    secret: kind.secret,
+                }
+            }),+),+]
+        }
+
+        impl Settings {
+            /// Reads every chosen text; what is wrong is told to `wrong`, and then there are no settings.
+            fn read(chosen: &mut sources::Choice, wrong: &mut Vec<String>) -> Option<Self> {
+                $($( let $key: Option<$type> = chosen.read(stringify!($key), $default, &$kind, wrong); )+)+
+                Some(Self { $($( $key: $key?, )+)+ })
+            }
+        }
+    };
+}
+
+settings! {
+    "Where Oriel listens and keeps its data" {
+        /// The address and port of the one listener. Beyond loopback the defaults become stricter:
+        /// registration by invitation, rate limit on, a master key wanted with PostgreSQL.
+        listen: SocketAddr = "127.0.0.1:8080", address();
+        /// The folder of everything embedded: database, blobs, index, outbox, keys. One process owns it.
+        /// A file `oriel.toml` in it is read when no other is named.
+        data: PathBuf = "./oriel-data", folder();
+        /// How browsers reach this installation; it stands in mails and signed links.
+        /// Empty: http:// and the listener's address.
+        base_url: Option<String> = "", web_url();
+    }
+    "Backends: embedded when empty, one URL each moves to production" {
+        /// The log, the read models and the sessions. Empty: SQLite in the data folder.
+        database_url: Option<BackendUrl> = "", backend_url(&["postgres", "postgresql", "sqlite"]);
+        /// Connections to the database, at most, of this node.
+        database_max_connections: u32 = "16", whole(2, 1_000);
+        /// Search. Empty: an index in the data folder. Else Meilisearch.
+        search_url: Option<BackendUrl> = "", backend_url(&["http", "https"]);
+        /// The key for Meilisearch.
+        search_key: Option<Secret<String>> = "", secret_text();
+        /// Files. Empty: a folder in the data folder. Else S3 or compatible: s3://bucket?endpoint=...
+        blobs_url: Option<BackendUrl> = "", backend_url(&["s3", "file"]);
+        /// The feed between nodes, shared cache and rate limits. Empty: inside the process, for one node.
+        redis_url: Option<BackendUrl> = "",
+            backend_url(&["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"]);
+        /// Mail. Empty: files in the data folder's outbox.
+        mail_url: Option<BackendUrl> = "", backend_url(&["smtp", "smtps", "file"]);
+        /// The virus scanner (clamd). Empty: files are not scanned, and each document says so.
+        scanner_url: Option<BackendUrl> = "", backend_url(&["tcp", "unix"]);
+    }
+    "Access" {
+        /// Wraps the installation's keys; all nodes need the same one. Empty: a key file in the data folder.
+        master_key: Option<Secret<[u8; 32]>> = "", secret_key();
+        /// Who may register an organisation. auto: open on a loopback listener, else invite.
+        registration: Registration = "auto",
+            choice(&[("auto", Registration::Auto), ("open", Registration::Open), ("invite", Registration::Invite)]);
+        /// Requests per minute of one client. auto: off on a loopback listener, else 1200.
+        rate_limit: RateLimit = "auto", rate_limit();
+        /// How long an access token is valid.
+        access_token_ttl: Duration = "15m", duration("1m", "1d");
+        /// How long a session lives without being used.
+        refresh_token_ttl: Duration = "30d", duration("1h", "400d");
+        /// How long a signed download link is valid.
+        download_url_ttl: Duration = "15m", duration("10s", "7d");
+        /// Origins of browser applications that may call from elsewhere (CORS).
+        cors_origins: Vec<String> = "", origins();
+    }
+    "What is told to operators" {
+        /// auto: text on a terminal, else JSON.
+        log_format: LogFormat = "auto",
+            choice(&[("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)]);
+        /// Which log records are written.
+        log_level: String = "info", log_filter();
+    }
+    "Documents" {
+        /// The largest file that can be uploaded.
+        upload_max_size: u64 = "2GiB", size("1KiB", "1TiB");
+        /// Processes that read documents at the same time.
+        extraction_workers: usize = "2", whole(1, 256);
+        /// How long one document may take to read, before its process is ended.
+        extraction_timeout: Duration = "30s", duration("1s", "1h");
+        /// The memory that reading one document may take.
+        extraction_memory: u64 = "512MiB", size("64MiB", "64GiB");
+    }
+    "Limits of a request, checked before the work" {
+        /// The body of a request without files.
+        max_body_bytes: u64 = "1MiB", size("1KiB", "64MiB");
+        /// The text of a GraphQL document.
+        max_query_bytes: u64 = "128KiB", size("1KiB", "16MiB");
+        /// Tokens in a GraphQL document.
+        max_query_tokens: usize = "10000", whole(100, 1_000_000);
+        /// Fields inside fields.
+        max_depth: usize = "15", whole(5, 100);
+        /// Aliases in a GraphQL document.
+        max_aliases: usize = "100", whole(1, 10_000);
+        /// Fields of Query or Mutation in one operation.
+        max_root_fields: usize = "50", whole(1, 1_000);
+        /// The cost of an operation: its fields, times the rows asked for.
+        max_complexity: usize = "20000", whole(100, 10_000_000);
+        /// Operations in one batched request.
+        max_batch: usize = "10", whole(1, 1_000);
+        /// Rows in one page. Clients may count on 100.
+        max_page: usize = "100", whole(100, 10_000);
+        /// How long a request may take; uploads and subscriptions are not counted.
+        request_timeout: Duration = "30s", duration("1s", "1h");
+        /// Open WebSocket and SSE connections of this node.
+        max_sockets: usize = "20000", whole(1, 1_000_000);
+        /// Subscriptions on one socket.
+        max_operations_per_socket: usize = "100", whole(1, 10_000);
+        /// How far apart two messages of one live query are at least.
+        live_pace: Duration = "50ms", duration("0s", "1m");
+    }
+    "The log" {
+        /// Commands waiting to be committed; beyond it the answer is OVERLOADED.
+        commit_queue_count: usize = "10000", whole(1, 1_000_000);
+        /// Bytes of commands waiting to be committed.
+        commit_queue_bytes: u64 = "64MiB", size("1MiB", "16GiB");
+        /// How long a command may wait to be committed.
+        commit_queue_age: Duration = "5s", duration("100ms", "5m");
+        /// How long a repeated idempotency key is recognised.
+        idempotency_retention: Duration = "7d", duration("1h", "400d");
+        /// How long running work may take to end after a signal to stop.
+        shutdown_grace: Duration = "30s", duration("0s", "10m");
+    }
+}
+
+impl Settings {
+    /// Whether only this machine can reach the listener.
+    pub fn is_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
+    }
+
+    /// Whether everyone may register, with `auto` resolved.
+    pub fn registration_is_open(&self) -> bool {
+        match self.registration {
+            Registration::Auto => self.is_loopback(),
+            Registration::Open => true,
+            Registration::Invite => false,
+        }
+    }
+
+    /// Requests per minute of one client, with `auto` resolved; `None` is no limit.
+    pub fn requests_per_minute(&self) -> Option<u32> {
+        match self.rate_limit {
+            RateLimit::Auto => (!self.is_loopback()).then_some(RateLimit::USUAL),
+            RateLimit::Off => None,
+            RateLimit::PerMinute(number) => Some(number),
+        }
+    }
+
+    /// How browsers reach this installation, without a last slash.
+    pub fn public_url(&self) -> String {
+        match &self.base_url {
+            Some(url) => url.clone(),
+            None if self.listen.ip().is_unspecified() => format!("http://localhost:{}", self.listen.port()),
+            None => format!("http://{}", self.listen),
+        }
+    }
+
+    /// Whether the log is in PostgreSQL.
+    pub fn is_postgres(&self) -> bool {
+        self.database_url.as_ref().is_some_and(|url| url.scheme().starts_with("postgres"))
+    }
+
+    /// The rules between settings: what is refused, and what is only warned of.
+    fn check(&self, wrong: &mut Vec<String>, warnings: &mut Vec<String>) {
+        if self.refresh_token_ttl < self.access_token_ttl {
+            wrong.push("refresh_token_ttl is shorter than access_token_ttl; make it longer".to_owned());
+        }
+        if self.is_postgres() && self.master_key.is_none() {
+            let why = "database_url is PostgreSQL and master_key is not set: the keys of this installation would hang \
+                       on a file of one machine; set ORIEL_MASTER_KEY to 32 random bytes in base64 \
+                       (openssl rand -base64 32)";
+            if self.is_loopback() { warnings.push(why.to_owned()) } else { wrong.push(why.to_owned()) }
+        }
+        if self.search_key.is_some() && self.search_url.is_none() {
+            warnings.push("search_key is set and search_url is not: the key is not used".to_owned());
+        }
+        if !self.is_loopback() && self.base_url.is_none() {
+            let url = self.public_url();
+            warnings.push(format!("base_url is not set: links in mails will begin with {url}"));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn with(pairs: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
+        let environment = pairs.iter().map(|(key, value)| (variable(key).into(), value.into())).collect();
+        load(&Sources { environment, ..Sources::default() })
+    }
+
+    #[test]
+    fn every_setting_is_documented_and_its_default_allowed() {
+        let table = table();
+        for setting in &table {
+            assert!(setting.doc.iter().all(|line| !line.trim().is_empty()), "{}", setting.key);
+            assert!(!setting.allowed.is_empty(), "{}", setting.key);
+            assert_eq!(table.iter().filter(|other| other.key == setting.key).count(), 1, "{}", setting.key);
+        }
+        with(&[]).unwrap();
+    }
+
+    #[test]
+    fn auto_is_strict_beyond_loopback() {
+        for (listen, open) in [("127.0.0.1:1", true), ("[::1]:1", true), ("0.0.0.0:1", false), ("192.0.2.1:1", false)] {
+            let settings = with(&[("listen", listen)]).unwrap().settings;
+            assert_eq!(settings.registration_is_open(), open, "{listen}");
+            assert_eq!(settings.requests_per_minute().is_none(), open, "{listen}");
+        }
+        let settings =
+            with(&[("listen", "0.0.0.0:1"), ("rate_limit", "off"), ("registration", "open")]).unwrap().settings;
+        assert!(settings.registration_is_open() && settings.requests_per_minute().is_none());
+        assert_eq!(with(&[("rate_limit", "7")]).unwrap().settings.requests_per_minute(), Some(7));
+    }
+
+    #[test]
+    fn postgres_without_a_master_key_is_refused_beyond_loopback() {
+        let url = ("database_url", "postgres://db/oriel");
+        let refused = with(&[url, ("listen", "0.0.0.0:80")]).unwrap_err().to_string();
+        assert!(refused.contains("ORIEL_MASTER_KEY"), "{refused}");
+        assert!(with(&[url]).unwrap().warnings.iter().any(|warning| warning.contains("ORIEL_MASTER_KEY")));
+        let key = data_encoding::BASE64.encode(&[1; 32]);
+        with(&[url, ("listen", "0.0.0.0:80"), ("master_key", &key)]).unwrap();
+    }
+
+    #[test]
+    fn the_public_url_follows_the_listener_unless_it_is_set() {
+        assert_eq!(with(&[]).unwrap().settings.public_url(), "http://127.0.0.1:8080");
+        assert_eq!(with(&[("listen", "0.0.0.0:80")]).unwrap().settings.public_url(), "http://localhost:80");
+        let url = ("base_url", "https://docs.example.com/oriel/");
+        assert_eq!(with(&[url]).unwrap().settings.public_url(), "https://docs.example.com/oriel");
+    }
+
+    #[test]
+    fn tokens_that_outlive_their_session_are_refused() {
+        let refused = with(&[("access_token_ttl", "1d"), ("refresh_token_ttl", "1h")]).unwrap_err().to_string();
+        assert!(refused.contains("refresh_token_ttl"), "{refused}");
+    }
+}

@@ -1,0 +1,361 @@
+//! What operators see: one log record per line on standard error, and the numbers behind `/metrics`.
+//!
+//! Invariants: a record is one line in either format; no listener is opened here, the HTTP face asks [`Metrics`] for
+//! the text. Every metric of the product is described in the table below, wherever it is counted.
+//! Nothing here knows a request or a setting.
+
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::TryInitError;
+use tracing_subscriber::{fmt::MakeWriter, prelude::*};
+
+use crate::settings::LogFormat;
+
+/// Reads a filter of log records: `info`, or `info,oriel_engine=debug`.
+pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(text)
+}
+
+/// Why the telemetry could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter of log records is wrong.
+    #[error("log_level is not a filter of log records: {0}")]
+    Filter(#[from] ParseError),
+    /// Logging was started before.
+    #[error("logging was started twice: {0}")]
+    Twice(#[from] TryInitError),
+    /// The metrics were started before, or their table is wrong.
+    #[error("the metrics cannot be started: {0}")]
+    Metrics(#[from] BuildError),
+    /// Another recorder is installed.
+    #[error("the metrics were started twice")]
+    MetricsTwice,
+}
+
+/// Starts logging to standard error, and turns a panic into a log record.
+pub fn start_logging(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
+    let json = match format {
+        LogFormat::Auto => !io::stderr().is_terminal(),
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+    };
+    subscriber(json, filter(level)?, io::stderr).try_init()?;
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("a panic without text");
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(target: "panic", %place, message);
+    }));
+    Ok(())
+}
+
+fn subscriber<W>(json: bool, filter: EnvFilter, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    if json {
+        Box::new(registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)))
+    } else {
+        Box::new(registry.with(lines))
+    }
+}
+
+/// What kind of number a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// How observations are spread.
+    Histogram,
+}
+
+/// One metric, as it is described to who reads `/metrics`.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name; the last word is the unit.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: MetricKind,
+    /// Its labels, all of few values: never an id.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Counter, labels, help }
+}
+
+const fn level(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Gauge, labels, help }
+}
+
+const fn spread(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Histogram, labels, help }
+}
+
+/// Every metric of the product.
+pub const METRICS: &[Metric] = &[
+    // requests
+    counter("oriel_http_requests_total", &["route", "status"], "HTTP requests answered."),
+    spread("oriel_http_request_seconds", &["route"], "Time from the first byte of a request to its answer."),
+    counter(
+        "oriel_operations_total",
+        &["kind", "outcome"],
+        "GraphQL operations: query, mutation, subscription; ok, error.",
+    ),
+    spread("oriel_operation_seconds", &["kind"], "Time to execute a GraphQL operation, cache hits included."),
+    counter("oriel_refusals_total", &["code"], "Requests refused before the work, by error code."),
+    counter("oriel_upload_bytes_total", &[], "Bytes of files received."),
+    // cache
+    counter("oriel_cache_hits_total", &[], "Answers served from the response cache."),
+    counter("oriel_cache_misses_total", &[], "Answers that had to be executed."),
+    counter("oriel_cache_coalesced_total", &[], "Requests that waited for an equal one."),
+    level("oriel_cache_entries", &[], "Answers in the response cache."),
+    level("oriel_cache_bytes", &[], "Bytes in the response cache."),
+    // live
+    level("oriel_sockets", &["transport"], "Open sockets: websocket, sse."),
+    level("oriel_live_queries", &[], "Distinct live queries on this node."),
+    level("oriel_live_subscribers", &[], "Subscribers of live queries on this node."),
+    counter("oriel_live_executions_total", &[], "Executions of live queries because a dependency was touched."),
+    counter("oriel_live_messages_total", &[], "Messages sent to subscribers of live queries."),
+    spread("oriel_live_delay_seconds", &[], "Time from a commit to the last subscriber it concerned."),
+    // the log
+    level("oriel_position", &[], "The last position of the log that this node has applied."),
+    counter("oriel_events_total", &[], "Events appended by this node."),
+    spread("oriel_commit_seconds", &[], "Time of one batch, the order lock included."),
+    spread("oriel_commit_batch_commands", &[], "Commands in one batch."),
+    counter("oriel_commands_refused_total", &["reason"], "Commands refused before they were decided."),
+    counter("oriel_commands_poisoned_total", &[], "Commands that made a batch fail and were set apart."),
+    // what follows the log
+    level("oriel_consumer_lag_events", &["consumer"], "Events that a consumer has not yet applied."),
+    level("oriel_jobs", &["queue", "state"], "Jobs by queue and state."),
+    counter("oriel_jobs_total", &["queue", "outcome"], "Jobs ended: done, retried, failed."),
+    spread("oriel_job_seconds", &["queue"], "Time of one attempt of a job."),
+    // the outside world
+    counter("oriel_backend_calls_total", &["backend", "outcome"], "Calls to a backend: ok, error, timeout, open."),
+    spread("oriel_backend_seconds", &["backend"], "Time of a call to a backend."),
+    level("oriel_backend_up", &["backend"], "1 when a backend answers, else 0."),
+    // the process
+    level("process_resident_memory_bytes", &[], "Memory of this process."),
+    level("process_cpu_seconds_total", &[], "Processor time of this process."),
+    level("process_open_fds", &[], "Open files and sockets of this process."),
+];
+
+/// The spread of times, from a cache hit to a slow upload.
+const SECONDS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// The spread of numbers of things.
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+/// How often histograms are folded, so that nobody reading `/metrics` costs no memory.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The numbers of this process, for `/metrics`.
+#[derive(Clone)]
+pub struct Metrics {
+    handle: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Installs the recorder for the whole process. Give [`Metrics::upkeep`] a task.
+    pub fn install() -> Result<Self, TelemetryError> {
+        let recorder = recorder()?;
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::MetricsTwice)?;
+        describe();
+        Ok(Self { handle })
+    }
+
+    /// The text of `/metrics`, in the format of Prometheus (`text/plain; version=0.0.4`).
+    pub fn render(&self) -> String {
+        observe_process();
+        self.handle.render()
+    }
+
+    /// Folds histograms now and then, for as long as it is polled.
+    pub async fn upkeep(self) {
+        let mut beat = tokio::time::interval(UPKEEP);
+        loop {
+            beat.tick().await;
+            self.handle.run_upkeep();
+        }
+    }
+}
+
+fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let seconds = Matcher::Suffix("_seconds".to_owned());
+    Ok(PrometheusBuilder::new().set_buckets(COUNTS)?.set_buckets_for_metric(seconds, SECONDS)?.build_recorder())
+}
+
+fn describe() {
+    for Metric { name, kind, labels: _, help } in METRICS.iter().copied() {
+        match kind {
+            MetricKind::Counter => describe_counter!(name, unit(name), help),
+            MetricKind::Gauge => describe_gauge!(name, unit(name), help),
+            MetricKind::Histogram => describe_histogram!(name, unit(name), help),
+        }
+    }
+}
+
+fn unit(name: &str) -> Unit {
+    if name.contains("_seconds") {
+        Unit::Seconds
+    } else if name.contains("_bytes") {
+        Unit::Bytes
+    } else {
+        Unit::Count
+    }
+}
+
+/// Memory, processor time and open files, as Linux tells them; elsewhere nothing.
+fn observe_process() {
+    /// Ticks of a processor per second in `/proc`, the same on every Linux.
+    const TICKS: f64 = 100.0;
+
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
+    if let Some(kilobytes) = resident.and_then(|number| number.parse::<f64>().ok()) {
+        gauge!("process_resident_memory_bytes").set(kilobytes * 1024.0);
+    }
+    // The program's name, in brackets, may hold blanks; after it, user and system time are words 12 and 13.
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let words = stat.rsplit_once(") ").map(|(_, rest)| rest.split_whitespace()).into_iter().flatten();
+    let ticks: Vec<f64> = words.skip(11).take(2).filter_map(|word| word.parse().ok()).collect();
+    if let [user, system] = ticks[..] {
+        gauge!("process_cpu_seconds_total").set((user + system) / TICKS);
+    }
+    if let Ok(files) = fs::read_dir("/proc/self/fd") {
+        gauge!("process_open_fds").set(files.count() as f64);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(json: bool, level: &str, work: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(json, filter(level).unwrap(), move || writer.clone());
+        tracing::subscriber::with_default(subscriber, work);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_json_with_its_fields_at_the_top() {
+        let text = logged(true, "info", || {
+            let _span = tracing::info_span!("request", trace_id = "t1").entered();
+            tracing::info!(position = 7, name = "two\nlines", "committed");
+            tracing::debug!("unseen");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(record["message"], "committed");
+        assert_eq!(record["position"], 7);
+        assert_eq!(record["name"], "two\nlines");
+        assert_eq!(record["span"]["trace_id"], "t1");
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_text() {
+        let text = logged(false, "warn,elsewhere=off", || {
+            tracing::warn!(name = "two\nlines", "degraded");
+            tracing::info!("unseen");
+        });
+        assert_eq!(text.lines().count(), 1, "{text:?}");
+        assert!(text.contains("degraded"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_filter_is_refused() {
+        assert!(filter("info,oriel_engine=debug").is_ok());
+        assert!(filter("loud=very").is_err());
+    }
+
+    #[test]
+    fn metrics_are_named_by_the_rules() {
+        for metric in METRICS {
+            let named = metric.name.starts_with("oriel_") || metric.name.starts_with("process_");
+            assert!(named && metric.help.ends_with('.'), "{}", metric.name);
+            assert!(metric.kind != MetricKind::Counter || metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(METRICS.iter().filter(|other| other.name == metric.name).count(), 1, "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn what_is_counted_anywhere_is_described_here() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut counted = Vec::new();
+        for room in ["src", "read_models", "schema"] {
+            let files = walkdir::WalkDir::new(root.join(room)).into_iter().filter_map(Result::ok);
+            for file in files.filter(|file| file.path().extension().is_some_and(|ending| ending == "rs")) {
+                let text = fs::read_to_string(file.path()).unwrap();
+                for (kind, word) in [
+                    (MetricKind::Counter, "counter"),
+                    (MetricKind::Gauge, "gauge"),
+                    (MetricKind::Histogram, "histogram"),
+                ] {
+                    let call = format!("{word}!(");
+                    let names = text.split(&call).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+                    counted.extend(names.filter_map(|rest| Some((kind, rest.split_once('"')?.0.to_owned()))));
+                }
+            }
+        }
+        assert!(counted.contains(&(MetricKind::Counter, "oriel_events_total".to_owned())), "{counted:?}");
+        for (kind, name) in counted {
+            let described = METRICS.iter().any(|metric| metric.name == name && metric.kind == kind);
+            assert!(described, "{name} is counted as a {kind:?} and not described in telemetry.rs");
+        }
+    }
+
+    #[test]
+    fn numbers_are_rendered_with_their_description_and_buckets() {
+        let recorder = recorder().unwrap();
+        let handle = recorder.handle();
+        let text = metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::counter!("oriel_events_total").increment(3);
+            metrics::histogram!("oriel_commit_seconds").record(0.002);
+            metrics::histogram!("oriel_commit_batch_commands").record(3.0);
+            Metrics { handle }.render()
+        });
+        for line in [
+            "# HELP oriel_events_total Events appended by this node.",
+            "oriel_events_total 3",
+            "oriel_commit_seconds_bucket{le=\"0.0025\"} 1",
+            "oriel_commit_batch_commands_bucket{le=\"4\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        let memory = text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes "));
+        assert!(memory.unwrap().parse::<f64>().unwrap() > 1_000_000.0);
+    }
+}
