@@ -140,6 +140,27 @@ impl Log {
         self.decode(rows).await
     }
 
+    /// A stored payload in today's form, personal data opened where its key exists.
+    ///
+    /// # Errors
+    /// See [`Log::read`].
+    pub async fn payload(
+        &self,
+        stream: &str,
+        event_type: &str,
+        type_version: i16,
+        data: &[u8],
+    ) -> Result<Box<dyn AnyEvent>, LogError> {
+        let position = Position::START;
+        let unknown = || LogError::Stream { position, stream: stream.to_owned() };
+        let decoder = self.decoders.get(stream).ok_or_else(unknown)?;
+        let event = (decoder.decode)(event_type, type_version, data);
+        let mut event = [event.map_err(|source| LogError::Decode { position, source })?];
+        self.keyring.unseal(&mut event).await?;
+        let [event] = event;
+        Ok(event)
+    }
+
     async fn decode(&self, rows: Vec<QueryResult>) -> Result<Vec<Arc<Recorded>>, LogError> {
         let mut events = Vec::with_capacity(rows.len());
         for row in &rows {

@@ -26,6 +26,8 @@ pub trait Event: Clone + fmt::Debug + Send + Sync + Sized + 'static {
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
     /// The event from a payload of any version that was ever written.
     fn decode(event_type: &str, type_version: i16, payload: &[u8]) -> Result<Self, EventDecodeError>;
+    /// The payload as JSON for somebody who may see it: personal data clear, or null where it was forgotten.
+    fn shown(&self) -> Result<serde_json::Value, serde_json::Error>;
     /// Shows every personal value to the visitor.
     fn visit_personal(&mut self, visitor: &mut dyn PersonalVisitor);
 }
@@ -63,6 +65,8 @@ pub trait AnyEvent: fmt::Debug + Send + Sync + 'static {
     fn type_version(&self) -> i16;
     /// See [`Event::encode`].
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
+    /// See [`Event::shown`].
+    fn shown(&self) -> Result<serde_json::Value, serde_json::Error>;
     /// See [`Event::visit_personal`].
     fn visit_personal(&mut self, visitor: &mut dyn PersonalVisitor);
     /// A copy (the log's copy is sealed, the projections' copy is not).
@@ -83,6 +87,9 @@ impl<E: Event> AnyEvent for E {
     }
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
         Event::encode(self)
+    }
+    fn shown(&self) -> Result<serde_json::Value, serde_json::Error> {
+        Event::shown(self)
     }
     fn visit_personal(&mut self, visitor: &mut dyn PersonalVisitor) {
         Event::visit_personal(self, visitor);

@@ -58,6 +58,16 @@ impl<T> Personal<T> {
     }
 }
 
+impl<T: Serialize> Personal<T> {
+    /// The value as JSON; null when it is not clear.
+    ///
+    /// # Errors
+    /// When the value is not serialisable.
+    pub fn shown(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(self.get())
+    }
+}
+
 /// Never prints what is said about a person.
 impl<T> fmt::Debug for Personal<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -32,6 +32,7 @@ pub fn derive(input: DeriveInput) -> Result<TokenStream> {
     });
     let encode_arms = variants.iter().map(|(v, _)| encode_arm(v)).collect::<Result<Vec<_>>>()?;
     let decode_arms = variants.iter().map(|(v, t)| decode_arm(v, t)).collect::<Result<Vec<_>>>()?;
+    let shown_arms = variants.iter().map(|(v, _)| shown_arm(v));
     let visit_arms = variants.iter().map(|(v, _)| visit_arm(v));
 
     Ok(quote! {
@@ -72,6 +73,13 @@ pub fn derive(input: DeriveInput) -> Result<TokenStream> {
                         #(#decode_arms,)*
                         _ => ::std::result::Result::Err(unknown()),
                     }
+                }
+
+                fn shown(&self) -> ::std::result::Result<serde_json::Value, serde_json::Error> {
+                    #[allow(unused_mut)]
+                    let mut fields = serde_json::Map::new();
+                    match self { #(#shown_arms),* }
+                    ::std::result::Result::Ok(serde_json::Value::Object(fields))
                 }
 
                 #[allow(unused_variables)]
@@ -207,6 +215,24 @@ fn decode_arm(variant: &Variant, event: &EventType) -> Result<TokenStream> {
             ::std::result::Result::Ok(Self::#ident { #(#names: payload.#names),* })
         }
     })
+}
+
+fn shown_arm(variant: &Variant) -> TokenStream {
+    let ident = &variant.ident;
+    let names: Vec<_> = variant.fields.iter().filter_map(|field| field.ident.as_ref()).collect();
+    let inserts = variant.fields.iter().filter_map(|field| {
+        let name = field.ident.as_ref()?;
+        let key = name.to_string();
+        let value = if is(&field.ty, "Personal") {
+            quote!(#name.shown()?)
+        } else if inner(&field.ty, "Option").is_some_and(|ty| is(ty, "Personal")) {
+            quote!(#name.as_ref().map(|value| value.shown()).transpose()?.unwrap_or_default())
+        } else {
+            quote!(serde_json::to_value(#name)?)
+        };
+        Some(quote!(fields.insert(#key.to_owned(), #value);))
+    });
+    quote!(Self::#ident { #(#names),* } => { #(#inserts)* })
 }
 
 fn visit_arm(variant: &Variant) -> TokenStream {

@@ -86,17 +86,26 @@ fn wrap(method: &mut ImplItemFn, access: &TokenStream, mutation: bool) -> Result
         })
         .ok_or_else(|| Error::new_spanned(&method.sig, "an operation takes the `Context`"))?;
     let body = &method.block;
-    let work = quote!(async move #body);
-    if mutation {
-        method.sig.output = parse_quote!(-> ::std::option::Option<::async_graphql::Result<#answer>>);
-        method.block = parse_quote!({ crate::access::mutate(#context, #access, #work).await });
+    let name = method.sig.ident.to_string().to_lower_camel_case();
+    // `granted` is visible to the body: who asks, and how far their permission reaches.
+    let granted = Ident::new("granted", proc_macro2::Span::call_site());
+    let (output, refuse, done) = if mutation {
+        (quote!(#answer), quote!(crate::access::refuse_mutation(refusal)), quote!(crate::access::mutated(answer)))
     } else if let Some(inner) = argument(&answer, "Option") {
-        method.sig.output = parse_quote!(-> ::std::option::Option<::async_graphql::Result<#inner>>);
-        method.block = parse_quote!({ crate::access::query(#context, #access, #work).await.transpose() });
+        (quote!(#inner), quote!(Some(Err(refusal.into()))), quote!(crate::access::answered(answer).transpose()))
     } else {
-        method.sig.output = parse_quote!(-> ::std::option::Option<::async_graphql::Result<#answer>>);
-        method.block = parse_quote!({ ::std::option::Option::Some(crate::access::query(#context, #access, #work).await) });
-    }
+        (quote!(#answer), quote!(Some(Err(refusal.into()))), quote!(Some(crate::access::answered(answer))))
+    };
+    method.sig.output = parse_quote!(-> ::std::option::Option<::async_graphql::Result<#output>>);
+    method.block = parse_quote!({
+        #[allow(unused_variables)]
+        let #granted = match crate::access::authorize(#context, #name, #access) {
+            ::std::result::Result::Ok(granted) => granted,
+            ::std::result::Result::Err(refusal) => return #refuse,
+        };
+        let answer: crate::access::Result<#answer> = async move #body.await;
+        #done
+    });
     Ok(())
 }
 

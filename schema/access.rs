@@ -1,0 +1,315 @@
+//! Who may call what: the one place where a permission is checked, and the context in which a command is decided.
+//!
+//! Every operation declares its access on its field (`#[operations]`); the declaration gives the check, the last line
+//! of the description and the catalogue. `FORBIDDEN` and everything that a person can mend is a `userError` in a
+//! mutation; else it is a GraphQL error with `extensions.code`. Internal text never reaches a client.
+
+use std::sync::Arc;
+
+use async_graphql::{Context, ErrorExtensions, InputType, Value};
+use aws_lc_rs::digest::{SHA256, digest};
+use oriel_engine::read::{ReadError, Reader};
+use oriel_engine::{CommandContext, CommandError};
+use oriel_kernel::{Actor, CommandId, ErrorCode, Grant, Id, OrganizationId, Permission, Rejection, UserError, Viewer, Visible};
+use uuid::Uuid;
+
+use crate::services::{Meta, Services};
+
+/// Who may call an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Everybody.
+    Public,
+    /// Whoever is signed in.
+    SignedIn,
+    /// Whoever has this permission.
+    Permission(Permission),
+}
+
+/// An operation and who may call it.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    /// The field of the root.
+    pub name: &'static str,
+    /// Whether it stands in `Mutation`; else in `Query`.
+    pub mutation: bool,
+    /// Who may call it.
+    pub access: Access,
+}
+
+/// What an operation answers.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why an operation did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// What a person can mend.
+    Rejected(Vec<UserError>),
+    /// Anything else.
+    Error(async_graphql::Error),
+}
+
+/// A payload can say what a person can mend.
+pub trait Payload: Sized {
+    /// Nothing happened, for these reasons.
+    fn rejected(errors: Vec<UserError>) -> Self;
+}
+
+/// The caller may do it: who they are, and how far their permission reaches.
+pub struct Granted {
+    operation: &'static str,
+    viewer: Option<Arc<Viewer>>,
+    grant: Grant,
+}
+
+/// The caller may not do it.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// Nobody is signed in.
+    Unauthenticated,
+    /// The permission is missing.
+    Forbidden(Permission),
+}
+
+/// Checks who calls. Written into every operation by `#[operations]`.
+pub fn authorize(cx: &Context<'_>, operation: &'static str, access: Access) -> Result<Granted, Refusal> {
+    let viewer = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone());
+    let grant = match (access, &viewer) {
+        (Access::Public, _) | (Access::SignedIn, Some(_)) => Grant::All,
+        (Access::SignedIn | Access::Permission(_), None) => return Err(Refusal::Unauthenticated),
+        (Access::Permission(wanted), Some(viewer)) => viewer.grant(wanted).ok_or(Refusal::Forbidden(wanted))?,
+    };
+    Ok(Granted { operation, viewer, grant })
+}
+
+/// A refused mutation. Written by `#[operations]`.
+pub fn refuse_mutation<P: Payload>(refusal: Refusal) -> Option<async_graphql::Result<P>> {
+    Some(match refusal {
+        Refusal::Forbidden(wanted) => Ok(P::rejected(vec![
+            Rejection::new(ErrorCode::Forbidden, format!("This requires the permission `{wanted}`.")).into(),
+        ])),
+        Refusal::Unauthenticated => Err(refusal.into()),
+    })
+}
+
+/// A mutation's answer. Written by `#[operations]`.
+pub fn mutated<P: Payload>(answer: Result<P>) -> Option<async_graphql::Result<P>> {
+    Some(match answer {
+        Ok(payload) => Ok(payload),
+        Err(Failure::Rejected(errors)) => Ok(P::rejected(errors)),
+        Err(Failure::Error(error)) => Err(error),
+    })
+}
+
+/// A query's answer. Written by `#[operations]`.
+pub fn answered<T>(answer: Result<T>) -> async_graphql::Result<T> {
+    answer.map_err(|failure| match failure {
+        Failure::Error(error) => error,
+        Failure::Rejected(errors) => {
+            let message = errors.into_iter().map(|e| e.message).collect::<Vec<_>>().join(" ");
+            error("BAD_REQUEST", message)
+        }
+    })
+}
+
+impl Granted {
+    /// Who calls.
+    ///
+    /// # Errors
+    /// When nobody is signed in.
+    pub fn viewer(&self) -> Result<&Arc<Viewer>> {
+        self.viewer.as_ref().ok_or_else(|| Refusal::Unauthenticated.into())
+    }
+
+    /// How far the permission reaches.
+    pub fn grant(&self) -> Grant {
+        self.grant
+    }
+
+    /// The context of this operation's command, from its input: `idempotencyKey` and `expectedVersion` are found by
+    /// name, all else is what a repetition has to equal.
+    ///
+    /// # Errors
+    /// `TOO_LONG` or `REQUIRED` for a key of more than 200 characters or none.
+    pub fn command<I: InputType>(&self, cx: &Context<'_>, input: &I) -> Result<CommandContext> {
+        self.command_about(cx, input, &[])
+    }
+
+    /// The same, when the input refers to something that a repetition has to equal too: the hash of a file.
+    ///
+    /// # Errors
+    /// See [`Granted::command`].
+    pub fn command_about<I: InputType>(&self, cx: &Context<'_>, input: &I, content: &[u8]) -> Result<CommandContext> {
+        let services = Services::of(cx)?;
+        let mut value = input.to_value();
+        let (mut key, mut expected_version) = (None, None);
+        if let Value::Object(fields) = &mut value {
+            if let Some(Value::String(text)) = fields.swap_remove("idempotencyKey") {
+                key = Some(text);
+            }
+            if let Some(Value::Number(number)) = fields.get("expectedVersion") {
+                expected_version = number.as_i64().and_then(|n| i32::try_from(n).ok());
+            }
+        }
+        if let Some(key) = &key {
+            oriel_kernel::input::bounded(key, 1, 200, false).map_err(|r| Failure::from(r.at("idempotencyKey")))?;
+        }
+        let (actor, organization, visible) = match &self.viewer {
+            Some(viewer) => (viewer.actor(), viewer.organization, viewer.visible.clone()),
+            None => (Actor::Anonymous, OrganizationId::ABSENT, Visible::All),
+        };
+        let mut text = format!("{}\n{value}\n", self.operation).into_bytes();
+        text.extend_from_slice(content);
+        let command = match &key {
+            // The same key of another person or in another organisation is another command.
+            Some(key) => derived_command(&format!("{actor:?}/{organization}/{key}")),
+            None => services.engine.new_id(),
+        };
+        let request = Meta::of(cx)?.request;
+        Ok(CommandContext {
+            command,
+            may_repeat: key.is_some(),
+            input_hash: sha256(&text),
+            actor,
+            organization,
+            grant: self.grant,
+            visible,
+            observed: None,
+            expected_version,
+            correlation: request,
+            causation: None,
+            now: services.engine.now(),
+        })
+    }
+}
+
+/// A command id that is the same whenever this text is.
+pub fn derived_command(text: &str) -> CommandId {
+    let hash = sha256(text.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    Id::from_uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+/// The reader of this request.
+///
+/// # Errors
+/// When nobody is signed in.
+pub fn reader(cx: &Context<'_>) -> Result<Reader> {
+    oriel_read_models::current_reader(cx).ok_or_else(|| Refusal::Unauthenticated.into())
+}
+
+/// A GraphQL error with its code.
+pub fn error(code: &str, message: impl Into<String>) -> async_graphql::Error {
+    async_graphql::Error::new(message).extend_with(|_, extensions| extensions.set("code", code))
+}
+
+/// A defect: what it is goes to the log, its id to the client.
+pub fn internal(what: impl std::fmt::Display) -> async_graphql::Error {
+    let id = Uuid::new_v4();
+    tracing::error!(error_id = %id, error = %what, "an operation failed: a defect");
+    error("INTERNAL", format!("Something went wrong on our side. Error id {id}."))
+        .extend_with(|_, extensions| extensions.set("errorId", id.to_string()))
+}
+
+/// Something that Oriel needs is not there: what it is goes to the log, its id to the client.
+pub fn unavailable(what: impl std::fmt::Display) -> async_graphql::Error {
+    let id = Uuid::new_v4();
+    tracing::warn!(error_id = %id, error = %what, "an operation failed: a backend is not available");
+    error("UNAVAILABLE", format!("This cannot be done at the moment; try again. Error id {id}."))
+        .extend_with(|_, extensions| extensions.set("errorId", id.to_string()))
+}
+
+impl From<Refusal> for async_graphql::Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unauthenticated => error("UNAUTHENTICATED", "Sign in first: send `Authorization: Bearer <access token>`."),
+            Refusal::Forbidden(wanted) => error("FORBIDDEN", format!("This requires the permission `{wanted}`.")),
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Error(refusal.into())
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(vec![rejection.into()])
+    }
+}
+
+impl From<async_graphql::Error> for Failure {
+    fn from(error: async_graphql::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<CommandError> for Failure {
+    fn from(failed: CommandError) -> Self {
+        match failed {
+            CommandError::Rejected(error) => Self::Rejected(vec![error]),
+            CommandError::Stale => Rejection::conflict("Your permissions changed at this moment. Try again.").into(),
+            CommandError::Overloaded => Self::Error(
+                error("OVERLOADED", "Too many changes wait at the moment. Try again after a second.")
+                    .extend_with(|_, extensions| extensions.set("retryAfter", 1)),
+            ),
+            CommandError::Unavailable(what) => Self::Error(unavailable(what)),
+            CommandError::Internal(what) => Self::Error(internal(what)),
+        }
+    }
+}
+
+/// Collects what is wrong with an input, so that a person learns all of it at once.
+#[derive(Default)]
+pub struct Problems(Vec<UserError>);
+
+impl Problems {
+    /// The value, or `None` with its problem kept, at this field of the input.
+    pub fn take<T>(&mut self, field: &'static str, parsed: Result<T, Rejection>) -> Option<T> {
+        parsed.map_err(|rejection| self.0.push(rejection.at(field).into())).ok()
+    }
+
+    /// Adds a problem.
+    pub fn push(&mut self, rejection: Rejection) {
+        self.0.push(rejection.into());
+    }
+
+    /// What was collected, as the failure of the operation.
+    pub fn failure(self) -> Failure {
+        Failure::Rejected(self.0)
+    }
+}
+
+/// The object that a command made or changed, as the viewer now sees it. `None` when they may not see it (any more).
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn after_write<M: oriel_engine::read::ReadModel>(cx: &Context<'_>, id: Uuid) -> Result<Option<Arc<M>>> {
+    let services = Services::of(cx)?;
+    let Some(viewer) = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone()) else { return Ok(None) };
+    // What the viewer may see can have changed by the very command: it is resolved anew.
+    let session = services.engine.database().reader();
+    let row = oriel_read_models::viewer::resolve(session, viewer.session, services.engine.now()).await.map_err(unavailable)?;
+    let Some(row) = row else { return Ok(None) };
+    let fresh = Reader::new(session.clone(), row.viewer, Arc::default());
+    let found = fresh.get::<M>(id).await?;
+    if let Some(readers) = cx.data_opt::<oriel_read_models::Readers>() {
+        readers.become_viewer(fresh);
+    }
+    Ok(found)
+}

@@ -1,0 +1,75 @@
+//! What read models ask of backends that stand below them: the text and the address of a file, the payload of an event.
+
+use std::sync::Arc;
+
+use async_graphql::Result;
+use oriel_backends::blobs::{BlobError, BlobKey, Disposition};
+use oriel_kernel::AnyEvent;
+use oriel_read_models::documents::{Contents, Download};
+use oriel_read_models::events::{self, Payloads};
+
+use crate::access::{internal, unavailable};
+use crate::services::Services;
+
+/// The blob backend, for the document's fields.
+pub(crate) struct BlobContents(Arc<Services>);
+
+impl BlobContents {
+    pub(crate) fn new(services: Arc<Services>) -> Self {
+        Self(services)
+    }
+}
+
+/// More than the longest text that is ever kept.
+const TEXT_BYTES: u64 = 64 << 20;
+
+#[async_trait::async_trait]
+impl Contents for BlobContents {
+    async fn text(&self, blob: &str, max_chars: usize) -> Result<Option<String>> {
+        let key = BlobKey::parse(blob).map_err(internal)?;
+        let bytes = match self.0.blobs.read(&key, TEXT_BYTES).await {
+            Ok(bytes) => bytes,
+            Err(BlobError::NotFound) => return Ok(None),
+            Err(error) => return Err(unavailable(error)),
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(Some(match text.char_indices().nth(max_chars) {
+            Some((end, _)) => text[..end].to_owned(),
+            None => text.into_owned(),
+        }))
+    }
+
+    async fn download_url(&self, file: &Download<'_>) -> Result<String> {
+        let key = BlobKey::parse(file.blob).map_err(internal)?;
+        let expires = self.0.engine.now() + self.0.policy.url_ttl;
+        let disposition = Disposition::attachment(file.file_name);
+        let url = self.0.blobs.presign_get(&key, expires, &disposition, file.media_type).await.map_err(unavailable)?;
+        Ok(self.0.absolute(&url))
+    }
+}
+
+impl Services {
+    /// A URL that a client can use: the embedded blob backend gives a path on this server.
+    pub(crate) fn absolute(&self, url: &str) -> String {
+        if url.starts_with('/') { format!("{}{url}", self.policy.base_url.trim_end_matches('/')) } else { url.to_owned() }
+    }
+}
+
+/// The log, for the event's data; asked one batch a request.
+pub(crate) struct LogPayloads(Arc<Services>);
+
+impl LogPayloads {
+    pub(crate) fn new(services: Arc<Services>) -> Self {
+        Self(services)
+    }
+}
+
+#[async_trait::async_trait]
+impl Payloads for LogPayloads {
+    async fn data(&self, event: &events::Model) -> Result<serde_json::Value> {
+        let log = self.0.engine.log();
+        let stored = log.payload(&event.stream, &event.event_type.0, event.type_version, &event.data);
+        let opened: Box<dyn AnyEvent> = stored.await.map_err(internal)?;
+        opened.shown().map_err(internal)
+    }
+}

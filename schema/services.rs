@@ -1,0 +1,147 @@
+//! What resolvers need besides the reader: the engine, the backends, and who is calling.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::Context;
+use oriel_backends::blobs::Blobs;
+use oriel_backends::search::Search;
+use oriel_engine::Engine;
+use oriel_kernel::{Position, SessionId, Viewer};
+use uuid::Uuid;
+
+use crate::tokens::Tokens;
+use crate::uploads::Uploads;
+
+/// Everything that outlives a request.
+pub struct Services {
+    /// The log and what moves along it.
+    pub engine: Arc<Engine>,
+    /// Files.
+    pub blobs: Blobs,
+    /// The search index.
+    pub search: Search,
+    /// Access tokens and refresh tokens.
+    pub tokens: Tokens,
+    /// What operators see of the parts that the schema does not know.
+    pub operations: Arc<dyn Operations>,
+    /// What the settings say.
+    pub policy: Policy,
+}
+
+/// What the settings say about requests.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Whether everybody may register.
+    pub open_registration: bool,
+    /// How long an access token is valid.
+    pub access_token_ttl: Duration,
+    /// How long a session lives without a refresh.
+    pub refresh_token_ttl: Duration,
+    /// How long a download or upload URL is valid.
+    pub url_ttl: Duration,
+    /// The largest file, in bytes.
+    pub max_file_size: u64,
+    /// Whether uploads are scanned for viruses.
+    pub scanner: bool,
+    /// How fast bursts reach a live query at most.
+    pub live_pace: Duration,
+    /// How long a request waits for the position that it asks for.
+    pub at_least_wait: Duration,
+    /// What URLs of this server begin with, such as `http://127.0.0.1:8080`.
+    pub base_url: String,
+}
+
+/// What operators see of the parts that the schema does not know: consumers and queues.
+pub trait Operations: Send + Sync {
+    /// Those who follow the log.
+    fn consumers(&self) -> Vec<ConsumerState>;
+    /// Work that waits.
+    fn queues(&self) -> Vec<QueueState>;
+    /// The backends and whether they answer.
+    fn backends(&self) -> Vec<BackendState>;
+    /// Where in the log the search index stands.
+    fn index_position(&self) -> Position;
+}
+
+/// One who follows the log.
+#[derive(Clone, Debug)]
+pub struct ConsumerState {
+    /// Its name.
+    pub name: String,
+    /// How far it is.
+    pub position: Position,
+    /// `running`, `retrying` or `stopped`.
+    pub state: String,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Events that it set aside.
+    pub set_aside: i64,
+    /// How long it has been behind.
+    pub lag: Duration,
+}
+
+/// Work of one kind.
+#[derive(Clone, Debug)]
+pub struct QueueState {
+    /// Its name.
+    pub name: String,
+    /// Jobs that wait.
+    pub depth: i64,
+    /// Jobs that are being done.
+    pub running: i64,
+    /// Jobs that failed for good.
+    pub failed: i64,
+    /// How long the oldest has waited.
+    pub oldest: Option<Duration>,
+}
+
+/// One backend.
+#[derive(Clone, Debug)]
+pub struct BackendState {
+    /// What it is for: `search`, `blobs` …
+    pub name: String,
+    /// Which one it is: `tantivy`, `s3` …
+    pub kind: String,
+    /// Whether it answers.
+    pub healthy: bool,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+}
+
+/// One request: who calls, from where, with which files.
+#[derive(Clone)]
+pub struct Meta {
+    /// The request's id: the correlation of what it causes.
+    pub request: Uuid,
+    /// Who is signed in.
+    pub viewer: Option<Arc<Viewer>>,
+    /// By which session.
+    pub session: Option<SessionId>,
+    /// The client's address.
+    pub ip: Option<String>,
+    /// The client's name for itself.
+    pub user_agent: Option<String>,
+    /// The files of a multipart request.
+    pub uploads: Uploads,
+}
+
+impl Services {
+    /// Those of the running server.
+    ///
+    /// # Errors
+    /// When the schema is executed without them: a defect.
+    pub fn of<'a>(cx: &Context<'a>) -> Result<&'a Arc<Self>, async_graphql::Error> {
+        cx.data_opt::<Arc<Self>>().ok_or_else(|| crate::access::internal("the schema is executed without services"))
+    }
+}
+
+impl Meta {
+    /// That of the current request.
+    ///
+    /// # Errors
+    /// When the schema is executed without it: a defect.
+    pub fn of<'a>(cx: &Context<'a>) -> Result<&'a Self, async_graphql::Error> {
+        cx.data_opt::<Self>().ok_or_else(|| crate::access::internal("the schema is executed without a request"))
+    }
+}
