@@ -77,8 +77,18 @@ impl BlobKey {
 
 const NAME_LENGTH: usize = 32;
 
+/// Whether this is what stands after the slash of a key.
 pub(super) fn is_name(name: &str) -> bool {
-    name.len() == NAME_LENGTH && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    name.len() == NAME_LENGTH && is_hexadecimal(name)
+}
+
+/// Whether this is a shard of keys.
+pub(super) fn is_shard(name: &str) -> bool {
+    name.len() == 2 && is_hexadecimal(name)
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 const fn is_prefix(prefix: &[u8]) -> bool {

@@ -66,7 +66,7 @@ impl LocalBlobs {
 
     pub(super) async fn put(&self, key: &BlobKey, mut body: Body<'_>, terms: Terms) -> Result<BlobInfo, BlobError> {
         let target = self.path(key);
-        if !terms.replace && tokio::fs::try_exists(&target).await? {
+        if !terms.replace && tokio::fs::try_exists(&target).await.map_err(BlobError::unavailable)? {
             return Err(BlobError::Exists);
         }
         let folder = self.root.join(UNFINISHED);
@@ -82,9 +82,9 @@ impl LocalBlobs {
         writer.flush().await.map_err(BlobError::unavailable)?;
         let file = writer.into_inner();
         file.sync_all().await.map_err(BlobError::unavailable)?;
-        let locked = file.into_std().await;
+        let (locked, root) = (file.into_std().await, self.root.clone());
         let published = blocking(move || {
-            let published = unfinished.publish(&target, terms.replace);
+            let published = unfinished.publish(&root, &target, terms.replace);
             drop(locked);
             published
         });
@@ -109,7 +109,8 @@ impl LocalBlobs {
             }
             Ok((file, size, range))
         })
-        .await?;
+        .await
+        .map_err(BlobError::from_io)?;
         let range = range.ok_or(BlobError::RangeOutside { size })?;
         let reader = tokio::fs::File::from_std(file).take(range.end - range.start);
         Ok((size, range, ReaderStream::with_capacity(reader, CHUNK).boxed()))
@@ -117,7 +118,7 @@ impl LocalBlobs {
 
     pub(super) async fn head(&self, key: &BlobKey) -> Result<BlobEntry, BlobError> {
         let (path, key) = (self.path(key), key.clone());
-        Ok(blocking(move || entry(key, &path)).await?)
+        blocking(move || entry(key, &path)).await.map_err(BlobError::from_io)
     }
 
     pub(super) async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
@@ -127,14 +128,14 @@ impl LocalBlobs {
             sync_parent(&path)
         });
         match removed.await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BlobError::unavailable(error)),
             _ => Ok(()),
         }
     }
 
     pub(super) async fn copy(&self, from: &BlobKey, to: &BlobKey) -> Result<(), BlobError> {
-        let (from, to, folder) = (self.path(from), self.path(to), self.root.join(UNFINISHED));
-        blocking(move || {
+        let (from, to, root) = (self.path(from), self.path(to), self.root.clone());
+        let copied = blocking(move || {
             let mut source = fs::File::open(&from)?;
             if to.try_exists()? {
                 return Err(io::ErrorKind::AlreadyExists.into());
@@ -144,16 +145,15 @@ impl LocalBlobs {
             source.set_modified(SystemTime::now())?;
             match fs::hard_link(&from, &to) {
                 Err(error) if has_no_links(&error) => {
-                    let (unfinished, mut copy) = Unfinished::create(&folder)?;
+                    let (unfinished, mut copy) = Unfinished::create(&root.join(UNFINISHED))?;
                     io::copy(&mut source, &mut copy)?;
                     copy.sync_all()?;
-                    unfinished.publish(&to, false)
+                    unfinished.publish(&root, &to, false)
                 }
-                linked => linked.and_then(|()| sync_named(&to)),
+                linked => linked.and_then(|()| sync_named(&root, &to)),
             }
-        })
-        .await?;
-        Ok(())
+        });
+        copied.await.map_err(BlobError::from_io)
     }
 
     pub(super) async fn list(
@@ -163,7 +163,7 @@ impl LocalBlobs {
         limit: usize,
     ) -> Result<Vec<BlobEntry>, BlobError> {
         let (folder, after) = (self.root.join(prefix.as_str()), after.cloned());
-        Ok(blocking(move || list(&folder, prefix, after.as_ref(), limit)).await?)
+        blocking(move || list(&folder, prefix, after.as_ref(), limit)).await.map_err(BlobError::unavailable)
     }
 
     pub(super) async fn check(&self) -> Result<(), BlobError> {
@@ -197,11 +197,11 @@ impl Unfinished {
     }
 
     /// Gives the file its name. The content has to be synced already.
-    fn publish(self, target: &Path, replace: bool) -> io::Result<()> {
+    fn publish(self, root: &Path, target: &Path, replace: bool) -> io::Result<()> {
         make_parent(target)?;
         if replace {
             fs::rename(&self.path, target)?;
-            return sync_parent(target);
+            return sync_folders(root, target);
         }
         // A link never replaces, a rename does.
         match fs::hard_link(&self.path, target) {
@@ -213,7 +213,7 @@ impl Unfinished {
             }
             linked => linked?,
         }
-        sync_named(target)
+        sync_named(root, target)
     }
 }
 
@@ -233,9 +233,20 @@ fn has_no_links(error: &io::Error) -> bool {
     matches!(error.kind(), Unsupported | PermissionDenied | TooManyLinks | CrossesDevices)
 }
 
-/// Syncs the folder of a name that was just given; if that fails, the name goes again.
-fn sync_named(path: &Path) -> io::Result<()> {
-    sync_parent(path).inspect_err(|_| drop(fs::remove_file(path)))
+/// Makes a name that was just given durable; if that fails, the name goes again.
+fn sync_named(root: &Path, path: &Path) -> io::Result<()> {
+    sync_folders(root, path).inspect_err(|_| drop(fs::remove_file(path)))
+}
+
+/// Syncs the folders from that of `path` up to the root: another may have made them a moment ago and not synced them.
+fn sync_folders(root: &Path, path: &Path) -> io::Result<()> {
+    for folder in path.ancestors().skip(1) {
+        fs::File::open(folder)?.sync_all()?;
+        if folder == root {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn sync_parent(path: &Path) -> io::Result<()> {
@@ -249,7 +260,7 @@ fn make_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), make_folder)
 }
 
-/// Makes a folder and those above it; each name that is new is synced.
+/// Makes a folder and those above it, and syncs each new name.
 fn make_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -257,7 +268,6 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     make_parent(folder)?;
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        // Also when another made it meanwhile: it may not have synced it yet.
         _ => sync_parent(folder),
     }
 }
@@ -281,7 +291,8 @@ fn entry(key: BlobKey, path: &Path) -> io::Result<BlobEntry> {
 /// In the order of shards, then of names; a page reads only the shards it takes from.
 fn list(folder: &Path, prefix: BlobPrefix, after: Option<&BlobKey>, limit: usize) -> io::Result<Vec<BlobEntry>> {
     let mut found = Vec::new();
-    for shard in names(folder)?.iter().filter(|shard| after.is_none_or(|after| shard.as_str() >= after.shard())) {
+    let begun = |shard: &&String| after.is_none_or(|after| shard.as_str() >= after.shard());
+    for shard in names(folder)?.iter().filter(|name| key::is_shard(name)).filter(begun) {
         let shard_folder = folder.join(shard);
         for name in names(&shard_folder)?.into_iter().filter(|name| key::is_name(name)) {
             if found.len() >= limit {

@@ -8,13 +8,16 @@
 //! - Signed URLs name one key, one method, one size and one moment after which they are refused.
 //! - Neither keys, credentials nor signed URLs appear in `Debug`, and the text of an error names no address.
 //!
-//! Both backends pass the one suite in `contract.rs`. Nothing here knows what the bytes stand for.
+//! Both backends pass the one suite in `contract/`. Nothing here knows what the bytes stand for.
 
 mod body;
 mod key;
 mod local;
 mod s3;
 mod signed;
+
+#[cfg(test)]
+mod contract;
 
 use std::fmt;
 use std::io;
@@ -34,7 +37,7 @@ use self::body::{Meter, Terms};
 pub use self::key::{BlobKey, BlobPrefix, InvalidBlobKey};
 pub use self::local::LocalBlobs;
 pub use self::s3::{Credentials, S3Blobs, S3Settings};
-pub use self::signed::{Disposition, Grant, Presigned, PresignError, PutSize, SignatureError, UrlKeys, BASE_PATH};
+pub use self::signed::{BASE_PATH, Disposition, Grant, PresignError, Presigned, PutSize, SignatureError, UrlKeys};
 
 /// Most entries of one [`Blobs::list`].
 pub const MAX_LISTED: usize = 1_000;
@@ -123,10 +126,9 @@ impl BlobError {
     fn unavailable(error: impl Into<BoxError>) -> Self {
         Self::Unavailable(error.into())
     }
-}
 
-impl From<io::Error> for BlobError {
-    fn from(error: io::Error) -> Self {
+    /// Of work on the files of blobs, where a missing file is a missing blob.
+    fn from_io(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,
             io::ErrorKind::AlreadyExists => Self::Exists,

@@ -232,7 +232,7 @@ impl S3Blobs {
             .get_object()
             .bucket(&self.bucket)
             .key(self.name(key))
-            .set_range(range.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1)))
+            .set_range(range.as_ref().map(range_header))
             .send()
             .await;
         let answer = match asked {
@@ -551,6 +551,14 @@ fn entry(
     match (size, modified) {
         (Some(size), Some(modified)) => Ok(BlobEntry { key, size, modified }),
         _ => Err(BlobError::unavailable("the store told no size or no time")),
+    }
+}
+
+/// An end beyond all blobs is left out: stores refuse numbers that are too large for them.
+fn range_header(range: &Range<u64>) -> String {
+    match i64::try_from(range.end) {
+        Ok(end) => format!("bytes={}-{}", range.start, end - 1),
+        Err(_) => format!("bytes={}-", range.start),
     }
 }
 

@@ -14,7 +14,8 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use chrono::{DateTime, Utc};
 use data_encoding::BASE64URL_NOPAD;
-use http::{HeaderValue, Method};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method};
 use url::form_urlencoded;
 
 use super::BlobKey;
@@ -167,14 +168,19 @@ impl Grant {
 
     /// Holds an upload to its signed media type and, where the request tells its length, to the size: before a byte
     /// of the body is read.
-    pub fn check_headers(&self, content_type: Option<&str>, content_length: Option<u64>) -> Result<(), SignatureError> {
+    pub fn check_headers(&self, headers: &HeaderMap) -> Result<(), SignatureError> {
         let Self::Put { size, media_type, .. } = self else { return Ok(()) };
-        let fits = match (size, content_length) {
+        let length = match headers.get(CONTENT_LENGTH).map(|length| length.to_str().ok()?.parse::<u64>().ok()) {
+            Some(None) => return Err(SignatureError::Headers),
+            told => told.flatten(),
+        };
+        let fits = match (size, length) {
             (_, None) => true,
             (PutSize::Exactly(size), Some(length)) => length == *size,
             (PutSize::AtMost(limit), Some(length)) => length <= *limit,
         };
-        let same_type = media_type.as_deref().is_none_or(|signed| content_type == Some(signed));
+        let sent = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let same_type = media_type.as_deref().is_none_or(|signed| sent == Some(signed.as_bytes()));
         if fits && same_type { Ok(()) } else { Err(SignatureError::Headers) }
     }
 }
