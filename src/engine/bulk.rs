@@ -24,6 +24,8 @@ pub(crate) enum OnConflict {
     Fail,
     /// All other columns are replaced. The key is the column `id`.
     Replace,
+    /// It stays as it is.
+    Skip,
 }
 
 /// Rows for one table.
@@ -100,9 +102,14 @@ impl Bulk {
                 format!("INSERT INTO \"{table}\" ({list}) SELECT {} FROM json_each(${parameter}) WHERE true", taken.join(", "))
             }
         };
-        if self.on_conflict == OnConflict::Replace {
-            let replaced: Vec<String> = quoted.iter().filter(|c| *c != "\"id\"").map(|c| format!("{c} = excluded.{c}")).collect();
-            let _ = write!(sql, " ON CONFLICT (\"id\") DO UPDATE SET {}", replaced.join(", "));
+        match self.on_conflict {
+            OnConflict::Fail => {}
+            OnConflict::Skip => sql.push_str(" ON CONFLICT DO NOTHING"),
+            OnConflict::Replace => {
+                let replaced: Vec<String> =
+                    quoted.iter().filter(|c| *c != "\"id\"").map(|c| format!("{c} = excluded.{c}")).collect();
+                let _ = write!(sql, " ON CONFLICT (\"id\") DO UPDATE SET {}", replaced.join(", "));
+            }
         }
         sql
     }

@@ -88,6 +88,8 @@ pub struct Engine {
     pub(crate) aggregates: moka::sync::Cache<Uuid, Cached>,
     pub(crate) turns: Vec<Arc<tokio::sync::Mutex<()>>>,
     pub(crate) sources: Arc<dyn Sources>,
+    /// Counts whenever there may be a job to claim.
+    pub(crate) work: tokio::sync::watch::Sender<u64>,
     incarnation: Uuid,
     committing: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -126,6 +128,7 @@ impl Engine {
             aggregates: moka::sync::Cache::new(parts.cached_aggregates),
             turns: (0..4096).map(|_| Arc::default()).collect(),
             sources: parts.sources,
+            work: tokio::sync::watch::Sender::new(0),
             incarnation,
             committing: std::sync::Mutex::new(None),
         });
@@ -199,6 +202,11 @@ impl Engine {
     /// A new id.
     pub fn new_id<K>(&self) -> Id<K> {
         Id::from_uuid(self.sources.id())
+    }
+
+    /// Lets the workers of this process look for jobs now. They look by themselves now and then.
+    pub fn wake_workers(&self) {
+        self.work.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Whether other processes may write to the same log.

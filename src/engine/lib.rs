@@ -9,9 +9,11 @@ extern crate self as oriel_engine;
 mod bulk;
 pub mod bus;
 mod committer;
+pub mod consumers;
 pub mod db;
 pub mod engine;
 pub mod feed;
+pub mod jobs;
 pub mod keyring;
 pub mod live;
 pub mod log;
@@ -19,6 +21,9 @@ pub mod projection;
 pub mod queue;
 pub mod read;
 pub mod rebuild;
+#[cfg(test)]
+mod testing;
+mod workers;
 
 pub use bus::{CommandContext, CommandError, Committed, Transaction};
 pub use db::Database;

@@ -1,0 +1,598 @@
+//! Asynchronous consumers: who follows the log with a checkpoint of their own (an index, the reactors).
+//!
+//! Invariants: events are applied in order, and none is skipped silently. A batch that fails is tried again and then
+//! halved, until the one event that cannot be applied stands alone; that one is set aside, visibly, in
+//! `consumer_failures`, and the consumer moves on. An outage (of the database, of the search server) never sets
+//! anything aside: it is waited out. A checkpoint is a position *and* the id of the event there; when the log has
+//! another event at that place it is another history, and what was derived from the old one is thrown away.
+//!
+//! Nothing here knows what a consumer does with the events.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use oriel_kernel::{EventId, Position, Recorded, Timestamp};
+use sea_orm::{ConnectionTrait, DbErr, Value};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::db::Database;
+use crate::engine::Engine;
+use crate::jobs::{self, NewJob};
+use crate::log::LogError;
+
+/// A place in the log, and which event is there: the checkpoint of a consumer.
+pub type Checkpoint = (Position, EventId);
+
+/// Follows the log, and keeps its checkpoint with what it derives.
+#[async_trait::async_trait]
+pub trait Consumer: Send + Sync + 'static {
+    /// Its name, for ever.
+    fn name(&self) -> &'static str;
+
+    /// How far it is; `None` at the beginning.
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError>;
+
+    /// Applies these events, in order, and moves the checkpoint to `to` with them. Events that were applied before may
+    /// come again. No events: only the checkpoint moves, past an event that was set aside.
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError>;
+
+    /// Throws away what was derived, checkpoint included: the log is another history.
+    async fn reset(&self) -> Result<(), ConsumerError>;
+}
+
+/// Says what has to be done outside the log because of an event. The jobs are made in the transaction that moves the
+/// reactor's checkpoint.
+pub trait Reactor: Send + Sync + 'static {
+    /// Its name, for ever.
+    fn name(&self) -> &'static str;
+
+    /// The jobs that this event leads to. Pure: the same event gives the same jobs in the same order.
+    fn react(&self, event: &Recorded) -> Vec<NewJob>;
+}
+
+/// Why a consumer did not apply something.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// What it writes to is not there. It is tried again for as long as that takes.
+    #[error("not available: {0}")]
+    Unavailable(String),
+    /// It cannot be applied. It is tried again a bounded number of times; then the event is set aside.
+    #[error("{0}")]
+    Failed(String),
+    /// Another node has moved the checkpoint meanwhile: the consumer is asked anew how far it is.
+    #[error("another node applied it")]
+    Elsewhere,
+}
+
+impl From<DbErr> for ConsumerError {
+    fn from(error: DbErr) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+impl From<LogError> for ConsumerError {
+    /// An event that this release cannot read is waited for too (the release that can): never skipped.
+    fn from(error: LogError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// How a consumer is followed up.
+#[derive(Clone, Copy, Debug)]
+pub struct ConsumerLimits {
+    /// Events in one batch.
+    pub batch: u64,
+    /// How often something that fails is tried before it is halved or set aside.
+    pub attempts: u32,
+    /// The first wait after a failure; it doubles each time.
+    pub backoff: Duration,
+    /// The longest wait after a failure.
+    pub longest_backoff: Duration,
+    /// How long a missed wake-up may go unnoticed.
+    pub poll: Duration,
+}
+
+impl Default for ConsumerLimits {
+    fn default() -> Self {
+        Self {
+            batch: 500,
+            attempts: 5,
+            backoff: Duration::from_millis(100),
+            longest_backoff: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What a consumer is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Following {
+    /// It applies what comes.
+    Running,
+    /// It failed, and tries again.
+    Retrying,
+    /// The log is another history than the one that it followed, and it cannot begin anew by itself.
+    OtherHistory,
+    /// It was stopped.
+    Stopped,
+}
+
+impl Following {
+    /// As operators read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::OtherHistory => "other_history",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A consumer, for operators.
+#[derive(Clone, Debug)]
+pub struct ConsumerState {
+    /// Its name.
+    pub name: &'static str,
+    /// The last event that it applied or set aside.
+    pub position: Position,
+    /// Events that it has not yet applied.
+    pub lag_events: i64,
+    /// How long ago the first of them was decided.
+    pub lag: Duration,
+    /// What it is doing.
+    pub state: Following,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Events that it set aside.
+    pub set_aside: i64,
+}
+
+/// An event that a consumer set aside.
+#[derive(Clone, Debug)]
+pub struct SetAside {
+    /// Who.
+    pub consumer: String,
+    /// Where the event is.
+    pub position: Position,
+    /// Which event.
+    pub event: EventId,
+    /// How often it was tried.
+    pub attempts: i32,
+    /// What went wrong.
+    pub error: String,
+    /// When it was given up.
+    pub at: Timestamp,
+}
+
+/// A consumer did not reach a position in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Behind {
+    /// It is only here.
+    #[error("the consumer is at position {0}")]
+    At(Position),
+    /// There is no such consumer in this process.
+    #[error("there is no such consumer")]
+    Unknown,
+}
+
+/// The consumers of this process.
+pub struct Consumers {
+    engine: Arc<Engine>,
+    followed: Vec<Arc<Followed>>,
+    stop: watch::Sender<bool>,
+    /// Aborted when this is dropped; ended at a batch's boundary by [`Consumers::stop`].
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+struct Followed {
+    name: &'static str,
+    position: watch::Sender<Position>,
+    status: Mutex<Status>,
+}
+
+struct Status {
+    state: Following,
+    last_error: Option<String>,
+    set_aside: i64,
+    /// When the first event that is not applied was decided.
+    behind_since: Option<Timestamp>,
+}
+
+impl Followed {
+    fn status(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Consumers {
+    /// Starts to follow the log with each of these.
+    pub fn start(
+        engine: &Arc<Engine>,
+        consumers: Vec<Arc<dyn Consumer>>,
+        reactors: Vec<Arc<dyn Reactor>>,
+        limits: ConsumerLimits,
+    ) -> Self {
+        let reactors = reactors.into_iter().map(|reactor| {
+            Arc::new(ReactorConsumer { engine: Arc::clone(engine), reactor }) as Arc<dyn Consumer>
+        });
+        let (stop, stopped) = watch::channel(false);
+        let (mut followed, mut tasks) = (Vec::new(), JoinSet::new());
+        for consumer in consumers.into_iter().chain(reactors) {
+            let status = Status { state: Following::Running, last_error: None, set_aside: 0, behind_since: None };
+            let one = Arc::new(Followed {
+                name: consumer.name(),
+                position: watch::Sender::new(Position::START),
+                status: Mutex::new(status),
+            });
+            followed.push(Arc::clone(&one));
+            let runner = Runner { engine: Arc::clone(engine), consumer, followed: one, limits, stopped: stopped.clone() };
+            tasks.spawn(runner.run());
+        }
+        Self { engine: Arc::clone(engine), followed, stop, tasks: tokio::sync::Mutex::new(tasks) }
+    }
+
+    /// Ends each at the boundary of a batch.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a consumer ended badly");
+            }
+        }
+    }
+
+    /// Each of them, and how far it is.
+    pub fn states(&self) -> Vec<ConsumerState> {
+        let (head, now) = (self.engine.feed().head(), self.engine.now());
+        let state = |one: &Arc<Followed>| {
+            let position = *one.position.borrow();
+            let status = one.status();
+            let lag = status.behind_since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
+            ConsumerState {
+                name: one.name,
+                position,
+                lag_events: (head.number() - position.number()).max(0),
+                lag,
+                state: status.state,
+                last_error: status.last_error.clone(),
+                set_aside: status.set_aside,
+            }
+        };
+        self.followed.iter().map(state).collect()
+    }
+
+    /// How far one is.
+    pub fn position(&self, name: &str) -> Option<Position> {
+        self.followed.iter().find(|one| one.name == name).map(|one| *one.position.borrow())
+    }
+
+    /// Waits until one has applied (or set aside) everything up to `position`.
+    ///
+    /// # Errors
+    /// When it has not after `timeout`, or is not there.
+    pub async fn wait_for(&self, name: &str, position: Position, timeout: Duration) -> Result<(), Behind> {
+        let one = self.followed.iter().find(|one| one.name == name).ok_or(Behind::Unknown)?;
+        let mut reached = one.position.subscribe();
+        let reached = tokio::time::timeout(timeout, reached.wait_for(|reached| *reached >= position)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Behind::At(*one.position.borrow())),
+        }
+    }
+
+    /// The events that one set aside, the latest first.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn set_aside(&self, name: &str, limit: u32) -> Result<Vec<SetAside>, DbErr> {
+        let sql = "SELECT consumer, position, event_id, attempts, error, at FROM consumer_failures \
+                   WHERE consumer = $1 ORDER BY position DESC LIMIT $2";
+        let rows = self.engine.database().query(sql, vec![name.into(), i64::from(limit).into()]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(SetAside {
+                    consumer: row.try_get("", "consumer")?,
+                    position: Position::new(row.try_get("", "position")?),
+                    event: EventId::from_uuid(row.try_get("", "event_id")?),
+                    attempts: row.try_get("", "attempts")?,
+                    error: row.try_get("", "error")?,
+                    at: row.try_get("", "at")?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Follows the log with one consumer.
+struct Runner {
+    engine: Arc<Engine>,
+    consumer: Arc<dyn Consumer>,
+    followed: Arc<Followed>,
+    limits: ConsumerLimits,
+    stopped: watch::Receiver<bool>,
+}
+
+/// Why a step ended early.
+enum Halt {
+    Stopped,
+    OtherHistory,
+    Failed(ConsumerError),
+}
+
+impl From<ConsumerError> for Halt {
+    fn from(error: ConsumerError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut head = self.engine.feed().watch();
+        // `None`: the consumer has to be asked how far it is.
+        let mut begun: Option<Option<Checkpoint>> = None;
+        let mut failures = 0u32;
+        while !*self.stopped.borrow() {
+            // What is announced while this round reads wakes the next one.
+            head.mark_unchanged();
+            let step = match begun {
+                None => self.begin().await.map(|reached| begun = Some(reached)).map(|()| true),
+                Some(reached) => self.step(reached).await.map(|next| {
+                    let moved = next.is_some();
+                    begun = Some(next.or(reached));
+                    moved
+                }),
+            };
+            if step.is_err() {
+                begun = None;
+            }
+            match step {
+                Ok(true) => {}
+                Ok(false) => {
+                    failures = 0;
+                    self.idle();
+                    tokio::select! {
+                        _ = head.changed() => {}
+                        () = tokio::time::sleep(self.limits.poll) => {}
+                        _ = self.stopped.changed() => {}
+                    }
+                }
+                Err(Halt::Stopped) => break,
+                Err(Halt::Failed(ConsumerError::Elsewhere)) => {}
+                Err(Halt::Failed(error)) => {
+                    failures += 1;
+                    self.failed(Following::Retrying, &error, failures);
+                    self.pause(failures).await;
+                }
+                Err(Halt::OtherHistory) => {
+                    if let Err(error) = self.start_anew().await {
+                        failures += 1;
+                        self.failed(Following::OtherHistory, &error, failures);
+                        self.pause(failures).await;
+                    }
+                }
+            }
+        }
+        self.followed.status().state = Following::Stopped;
+    }
+
+    /// Asks the consumer how far it is. What it set aside beyond that will come again.
+    async fn begin(&self) -> Result<Option<Checkpoint>, Halt> {
+        let reached = self.consumer.checkpoint().await?;
+        let position = reached.map_or(Position::START, |(position, _)| position);
+        let database = self.engine.database();
+        let values: Vec<Value> = vec![self.followed.name.into(), position.number().into()];
+        let sql = "DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2";
+        let statement = database.statement(sql, sql, values);
+        database.writer().execute_raw(statement).await.map_err(ConsumerError::from)?;
+        let sql = "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM consumer_failures WHERE consumer = $1";
+        let statement = database.statement(sql, sql, vec![self.followed.name.into()]);
+        let row = database.writer().query_one_raw(statement).await.map_err(ConsumerError::from)?;
+        let count = row.map(|row| row.try_get("", "n")).transpose().map_err(ConsumerError::from)?;
+        self.followed.status().set_aside = count.unwrap_or(0);
+        self.followed.position.send_replace(position);
+        Ok(reached)
+    }
+
+    /// One batch. `None`: there is nothing to apply.
+    async fn step(&self, reached: Option<Checkpoint>) -> Result<Option<Checkpoint>, Halt> {
+        let limit = self.limits.batch.max(1);
+        let log = self.engine.log();
+        let events = match reached {
+            None => log.read(Position::START, limit).await.map_err(ConsumerError::from)?,
+            Some((position, id)) => {
+                // Together with the event that the checkpoint names, which shows whether it is still this history.
+                let before = Position::new(position.number() - 1);
+                let mut events = log.read(before, limit + 1).await.map_err(ConsumerError::from)?;
+                if events.first().is_none_or(|event| (event.position, event.id) != (position, id)) {
+                    return Err(Halt::OtherHistory);
+                }
+                events.remove(0);
+                events
+            }
+        };
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(None) };
+        self.followed.status().behind_since = Some(first.at);
+        self.apply(&events, self.limits.attempts.max(1)).await?;
+        Ok(Some((last.position, last.id)))
+    }
+
+    /// Applies these, or halves them until what cannot be applied stands alone and is set aside.
+    async fn apply(&self, events: &[Arc<Recorded>], attempts: u32) -> Result<(), Halt> {
+        let Some(last) = events.last() else { return Ok(()) };
+        let to = (last.position, last.id);
+        let mut why = String::new();
+        for attempt in 1..=attempts {
+            if *self.stopped.borrow() {
+                return Err(Halt::Stopped);
+            }
+            match self.guarded(events, to).await {
+                Ok(()) => {
+                    self.followed.position.send_replace(to.0);
+                    return Ok(());
+                }
+                Err(error @ ConsumerError::Failed(_)) => {
+                    self.failed(Following::Retrying, &error, attempt);
+                    why = error.to_string();
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if attempt < attempts {
+                self.pause(attempt).await;
+            }
+        }
+        if let [event] = events {
+            self.set_aside(event, attempts, &why).await?;
+            self.guarded(&[], to).await.map_err(|error| match error {
+                ConsumerError::Failed(why) => ConsumerError::Unavailable(why),
+                other => other,
+            })?;
+            self.followed.position.send_replace(to.0);
+            return Ok(());
+        }
+        let (left, right) = events.split_at(events.len() / 2);
+        for half in [left, right] {
+            let attempts = if half.len() == 1 { self.limits.attempts.max(1) } else { 1 };
+            Box::pin(self.apply(half, attempts)).await?;
+        }
+        Ok(())
+    }
+
+    /// A consumer that panics has failed, like any other.
+    async fn guarded(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+        let applied = AssertUnwindSafe(self.consumer.apply(events, to)).catch_unwind().await;
+        applied.unwrap_or_else(|_| Err(ConsumerError::Failed("the consumer panicked".to_owned())))
+    }
+
+    async fn set_aside(&self, event: &Recorded, attempts: u32, why: &str) -> Result<(), ConsumerError> {
+        tracing::error!(consumer = self.followed.name, position = %event.position, event = %event.id, attempts, why,
+            "an event cannot be applied and is set aside");
+        metrics::counter!("oriel_consumer_set_aside_total", "consumer" => self.followed.name).increment(1);
+        let sql = "INSERT INTO consumer_failures (consumer, position, event_id, attempts, error, at) \
+                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (consumer, position) \
+                   DO UPDATE SET attempts = excluded.attempts, error = excluded.error, at = excluded.at";
+        let values: Vec<Value> = vec![
+            self.followed.name.into(),
+            event.position.number().into(),
+            event.id.uuid().into(),
+            i32::try_from(attempts).unwrap_or(i32::MAX).into(),
+            plain_text(why).into(),
+            self.engine.now().into(),
+        ];
+        let database = self.engine.database();
+        database.writer().execute_raw(database.statement(sql, sql, values)).await?;
+        self.followed.status().set_aside += 1;
+        Ok(())
+    }
+
+    /// The log is another history: what was derived from the old one goes.
+    async fn start_anew(&self) -> Result<(), ConsumerError> {
+        tracing::error!(consumer = self.followed.name,
+            "the log is another history than the one that this consumer followed; it begins anew");
+        self.consumer.reset().await?;
+        self.followed.position.send_replace(Position::START);
+        self.followed.status().last_error = Some("the log is another history: everything is applied anew".to_owned());
+        Ok(())
+    }
+
+    fn idle(&self) {
+        metrics::gauge!("oriel_consumer_lag_events", "consumer" => self.followed.name).set(0.0);
+        let mut status = self.followed.status();
+        status.state = Following::Running;
+        status.behind_since = None;
+    }
+
+    fn failed(&self, state: Following, error: &ConsumerError, attempt: u32) {
+        tracing::warn!(consumer = self.followed.name, %error, attempt, "a consumer failed and tries again");
+        let lag = self.engine.feed().head().number() - self.followed.position.borrow().number();
+        metrics::gauge!("oriel_consumer_lag_events", "consumer" => self.followed.name).set(lag as f64);
+        let mut status = self.followed.status();
+        status.state = state;
+        status.last_error = Some(error.to_string());
+    }
+
+    async fn pause(&self, failures: u32) {
+        let wait = backoff(self.limits.backoff, self.limits.longest_backoff, failures);
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+        }
+    }
+}
+
+/// A reactor's checkpoint is its row in `consumers`, moved in the transaction that makes its jobs.
+struct ReactorConsumer {
+    engine: Arc<Engine>,
+    reactor: Arc<dyn Reactor>,
+}
+
+#[async_trait::async_trait]
+impl Consumer for ReactorConsumer {
+    fn name(&self) -> &'static str {
+        self.reactor.name()
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        let database: &Database = self.engine.database();
+        let sql = "SELECT position, event_id FROM consumers WHERE name = $1";
+        let statement = database.statement(sql, sql, vec![self.name().into()]);
+        let Some(row) = database.writer().query_one_raw(statement).await? else { return Ok(None) };
+        let id: Option<uuid::Uuid> = row.try_get("", "event_id")?;
+        Ok(id.map(EventId::from_uuid).zip(Some(Position::new(row.try_get("", "position")?))).map(|(id, at)| (at, id)))
+    }
+
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+        let mut made = Vec::new();
+        for event in events {
+            made.extend(jobs::of_event(self.name(), event, self.reactor.react(event), self.engine.now()));
+        }
+        // The log is contiguous: this is where the checkpoint has to be, or another node has moved it.
+        let first = events.first().map_or(to.0, |event| event.position);
+        let from = first.number() - 1;
+        let (name, now) = (self.name(), self.engine.now());
+        let database = self.engine.database();
+        let transaction = database.begin().await?;
+        let insert = "INSERT INTO consumers (name, position, attempts, updated_at) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING";
+        if from == 0 {
+            transaction.execute_raw(database.statement(insert, insert, vec![name.into(), now.into()])).await?;
+        }
+        let update = "UPDATE consumers SET position = $2, event_id = $3, updated_at = $4 WHERE name = $1 AND position = $5";
+        let values = vec![name.into(), to.0.number().into(), to.1.uuid().into(), now.into(), from.into()];
+        let moved = transaction.execute_raw(database.statement(update, update, values)).await?.rows_affected();
+        if moved == 0 {
+            transaction.rollback().await?;
+            return Err(ConsumerError::Elsewhere);
+        }
+        jobs::insert(&transaction, &made).await?;
+        transaction.commit().await?;
+        if !made.is_empty() {
+            self.engine.wake_workers();
+        }
+        Ok(())
+    }
+
+    async fn reset(&self) -> Result<(), ConsumerError> {
+        let why = "the log is another history than the one that this reactor followed. It does not begin anew by itself, \
+                   because mails and calls that were made would be made again: remove its row from the table consumers \
+                   if that is wanted";
+        Err(ConsumerError::Failed(why.to_owned()))
+    }
+}
+
+/// Twice as long each time, and of that a random part, so that those who failed together do not come back together.
+pub(crate) fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
+    let full = first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(longest);
+    // Random enough for this, without a generator: the low digits of the clock.
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    full.mul_f64(0.5 + f64::from(clock.subsec_nanos() % 1000) / 2000.0)
+}
+
+/// Text that both databases take: PostgreSQL has no NUL in texts. Bounded, because errors quote what they were given.
+pub(crate) fn plain_text(text: &str) -> String {
+    text.chars().filter(|c| *c != '\0').take(2000).collect()
+}
