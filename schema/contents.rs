@@ -41,10 +41,12 @@ impl Contents for BlobContents {
 
     async fn download_url(&self, file: &Download<'_>) -> Result<String> {
         let key = BlobKey::parse(file.blob).map_err(internal)?;
-        let expires = self.0.engine.now() + self.0.policy.url_ttl;
+        let now = self.0.engine.now();
+        let expires = now + self.0.policy.url_ttl;
         let disposition = Disposition::attachment(file.file_name);
-        let url = self.0.blobs.presign_get(&key, expires, &disposition, file.media_type).await.map_err(unavailable)?;
-        Ok(self.0.absolute(&url))
+        let media_type = Some(file.media_type);
+        let signed = self.0.blobs.presign_get(&key, expires, &disposition, media_type, now).await.map_err(unavailable)?;
+        Ok(self.0.absolute(&signed.url))
     }
 }
 

@@ -118,8 +118,7 @@ impl Endpoint {
         };
         match live_query(&document, request.operation_name.as_deref()) {
             Some((key, document)) => {
-                request.set_parsed_query(document);
-                self.clone().live(request, caller, key)
+                self.clone().live(request, caller, key, document)
             }
             None => self.clone().subscribe(request, caller),
         }
@@ -143,13 +142,13 @@ impl Endpoint {
     }
 
     /// Executes the query, and again whenever something that it has read was touched. Equal answers are not sent.
-    fn live(self, request: Request, caller: Caller, key: String) -> Answers {
+    fn live(self, request: Request, caller: Caller, key: String, document: ExecutableDocument) -> Answers {
         Box::pin(async_stream::stream! {
             let tracker = self.services.engine.tracker().clone();
             let mut last: Option<Vec<u8>> = None;
             loop {
                 let tick = tracker.tick();
-                let again = copy(&request);
+                let again = copy(&request, &document);
                 let (answer, dependencies) = self.run(again, &caller).await;
                 let over = answer.is_err() && answer.data == Value::Null && last.is_none();
                 let signed_out = caller.session.is_some() && dependencies.is_none();
@@ -242,12 +241,10 @@ impl Endpoint {
 }
 
 /// The request once more; its data is made anew for each execution.
-fn copy(request: &Request) -> Request {
+fn copy(request: &Request, document: &ExecutableDocument) -> Request {
     let mut again = Request::new(request.query.clone()).variables(request.variables.clone());
     again.operation_name.clone_from(&request.operation_name);
-    if let Some(document) = &request.parsed_query {
-        again.set_parsed_query(document.clone());
-    }
+    again.set_parsed_query(document.clone());
     again
 }
 
