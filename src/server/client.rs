@@ -112,6 +112,7 @@ pub struct Client {
     endpoint: Url,
     authorization: Option<HeaderValue>,
     patience: Patience,
+    waiting: fn(&ClientError),
 }
 
 impl fmt::Debug for Client {
@@ -152,7 +153,12 @@ impl Client {
                 connected: false,
             })?;
         let endpoint = base.join("graphql").map_err(|_| wrong())?;
-        Ok(Self { http, base, endpoint, authorization, patience })
+        Ok(Self { http, base, endpoint, authorization, patience, waiting: |_| () })
+    }
+
+    /// Calls `notice` when something will be asked again, once per question.
+    pub fn on_waiting(self, notice: fn(&ClientError)) -> Self {
+        Self { waiting: notice, ..self }
     }
 
     /// Executes one operation and reads its `data`.
@@ -204,6 +210,9 @@ impl Client {
                 _ => None,
             };
             let pause = self.patience.pause(attempt, asked, chance());
+            if attempt == 1 {
+                (self.waiting)(&error);
+            }
             attempt += 1;
             tokio::select! {
                 () = stop.cancelled() => return Err(error),

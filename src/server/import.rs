@@ -152,7 +152,12 @@ pub async fn run(args: &ImportArgs) -> ExitCode {
 
 async fn import_as_asked(args: &ImportArgs, stop: &CancellationToken) -> Result<Summary, ImportError> {
     let token = args.server.token.as_deref().filter(|token| !token.trim().is_empty()).ok_or(ImportError::NoToken)?;
-    let client = Client::new(&args.server.url, Some(token), Patience::default())?;
+    let client = Client::new(&args.server.url, Some(token), Patience::default())?.on_waiting(|error| {
+        // A busy server is nothing to speak of, and a bar may be on the screen.
+        if matches!(error, ClientError::Unreachable { .. }) {
+            eprintln!("{error} Trying again for a minute.");
+        }
+    });
     let what = Import {
         folder: args.folder.clone(),
         project: args.project.clone(),

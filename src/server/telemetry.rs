@@ -136,9 +136,11 @@ pub const METRICS: &[Metric] = &[
     spread("oriel_commit_seconds", &[], "Time of one batch, the order lock included."),
     spread("oriel_commit_batch_commands", &[], "Commands in one batch."),
     counter("oriel_commands_refused_total", &["reason"], "Commands refused before they were decided."),
+    counter("oriel_command_conflicts_total", &[], "Commands decided again because of a version conflict."),
     counter("oriel_commands_poisoned_total", &[], "Commands that made a batch fail and were set apart."),
     // what follows the log
     level("oriel_consumer_lag_events", &["consumer"], "Events that a consumer has not yet applied."),
+    counter("oriel_consumer_set_aside_total", &["consumer"], "Events that a consumer could not apply and set aside."),
     level("oriel_jobs", &["queue", "state"], "Jobs by queue and state."),
     counter("oriel_jobs_total", &["queue", "outcome"], "Jobs ended: done, retried, failed."),
     spread("oriel_job_seconds", &["queue"], "Time of one attempt of a job."),

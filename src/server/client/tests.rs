@@ -95,6 +95,18 @@ async fn nobody_there_is_said_with_the_url_and_the_reason() {
 }
 
 #[tokio::test]
+async fn waiting_is_told_once_per_question() {
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    let (url, asked) = server(|_, _| (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "0")], "")).await;
+    let client = Client::new(&url, None, QUICK).unwrap().on_waiting(|_| drop(TOLD.fetch_add(1, Ordering::SeqCst)));
+    let none = json!({});
+    let answer: Result<Value, _> =
+        client.patiently(&CancellationToken::new(), || client.execute("{ __typename }", &none)).await;
+    assert!(answer.is_err());
+    assert_eq!((TOLD.load(Ordering::SeqCst), asked.load(Ordering::SeqCst)), (1, QUICK.attempts));
+}
+
+#[tokio::test]
 async fn a_stop_ends_the_waiting() {
     let (url, asked) = server(|_, _| (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "3600")], "")).await;
     let client = Client::new(&url, None, QUICK).unwrap();

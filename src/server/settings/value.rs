@@ -13,14 +13,17 @@ use data_encoding::{BASE64, BASE64_NOPAD};
 /// What stands in the place of a secret.
 pub const MASK: &str = "***";
 
+type Read<T> = Box<dyn Fn(&str) -> Option<T>>;
+type Show<T> = Box<dyn Fn(&T) -> String>;
+
 /// How values of one kind are read and shown.
 pub struct Kind<T> {
     /// What is allowed, in words that finish the sentence "allowed: ...".
     pub allowed: String,
     /// The whole value is a secret.
     pub secret: bool,
-    read: Box<dyn Fn(&str) -> Option<T>>,
-    show: Box<dyn Fn(&T) -> String>,
+    read: Read<T>,
+    show: Show<T>,
     mask: fn(&str) -> String,
 }
 

@@ -1,0 +1,66 @@
+//! `oriel doctor`: what holds here, in sentences that say what to do.
+
+use std::process::ExitCode;
+
+use oriel_backends::extraction::{Input, Limits, Program, extract};
+use oriel_engine::Database;
+
+use crate::installation::{Installation, InstallationError, location};
+use crate::settings::Settings;
+
+/// Checks everything that can be checked from here; the exit code is 1 when something has to be mended.
+pub async fn run(settings: &Settings) -> ExitCode {
+    let mut ill = 0;
+    let mut say = |name: &str, result: Result<String, String>| match result {
+        Ok(text) => println!("ok       {name:<10} {text}"),
+        Err(text) => {
+            ill += 1;
+            println!("MEND     {name:<10} {text}");
+        }
+    };
+    say("listener", Ok(format!("{} ({})", settings.listen, if settings.is_loopback() { "this machine only" } else { "reachable from others" })));
+    say("key", Ok(match settings.master_key {
+        Some(_) => "the master key comes from the settings".to_owned(),
+        None => format!("the master key is the file {}; back it up: without it nothing that is sealed can be read", settings.data.join("master.key").display()),
+    }));
+    match Installation::open(settings).await {
+        Ok(installation) => {
+            say("database", Ok(format!("open, migrated, at position {}", installation.engine.feed().head())));
+            say("blobs", installation.blobs.check().await.map(|()| "answer and can be written".to_owned()).map_err(|e| e.to_string()));
+            say("search", match installation.search.checkpoint().await {
+                Ok(Some(at)) => Ok(format!("{} at position {}", installation.search.name(), at.position)),
+                Ok(None) => Ok(format!("{} is empty and follows the log from its beginning", installation.search.name())),
+                Err(error) => Err(error.to_string()),
+            });
+            installation.engine.stop().await;
+        }
+        Err(InstallationError::Locked(_)) => {
+            say("database", Ok("a server works on this folder; ask it with --url".to_owned()));
+        }
+        Err(error) => say("database", Err(error.to_string())),
+    }
+    say("durability", match location(settings) {
+        Ok(oriel_engine::db::Location::Sqlite(_)) => Ok("SQLite, WAL, synchronous=FULL: what is acknowledged survives a killed process and a power cut; not the loss of the disk".to_owned()),
+        Ok(postgres) => match Database::open(&postgres, 2).await {
+            Ok(database) => {
+                database.close().await;
+                Ok("PostgreSQL with fsync, full_page_writes and synchronous_commit on; over the loss of the machine only with synchronous replication".to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        },
+        Err(error) => Err(error.to_string()),
+    });
+    say("reading", child().await);
+    if ill == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether documents can be read in the limited child process.
+async fn child() -> Result<String, String> {
+    let program = Program::this().map_err(|e| format!("this program cannot start itself: {e}"))?;
+    let input = Input::Stream(Box::pin(std::io::Cursor::new(b"Is anybody there?".to_vec())));
+    match extract(&program, input, "text/plain", &Limits::default()).await {
+        Ok(read) if read.text.contains("anybody") => Ok("documents are read in a limited process of their own".to_owned()),
+        Ok(_) => Err("the process that reads documents gives another text back".to_owned()),
+        Err(failure) => Err(failure.reason()),
+    }
+}

@@ -1,0 +1,245 @@
+//! An installation opened: the data folder with its lock, the keys, the database, the engine and the backends.
+//!
+//! Here, and nowhere else, each backend is chosen: embedded when nothing is set, production when a URL is. One process
+//! owns the data folder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oriel_backends::blobs::{Blobs, UrlKeys};
+use oriel_backends::search::{Meilisearch, Search, SearchError, Tantivy};
+use oriel_engine::db::{Location, OpenError};
+use oriel_engine::keyring::{KeyError, MasterKey};
+use oriel_engine::queue::QueueLimits;
+use oriel_engine::{Database, Engine, Parts, StartError, SystemSources};
+use oriel_migrations::{Migrator, MigratorTrait};
+use sea_orm::DbErr;
+
+use crate::settings::Settings;
+
+/// An installation that this process works on.
+pub struct Installation {
+    /// The log and what moves along it.
+    pub engine: Arc<Engine>,
+    /// Files.
+    pub blobs: Blobs,
+    /// The search index.
+    pub search: Search,
+    /// Held as long as the process works on the folder.
+    _lock: File,
+}
+
+/// Why an installation cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallationError {
+    /// The data folder.
+    #[error("the data folder {}: {source}", folder.display())]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Somebody else has it.
+    #[error("another process works on {} already; stop it, or name another folder with --data", .0.display())]
+    Locked(PathBuf),
+    /// The key file.
+    #[error("{} does not hold 32 bytes in base64; restore it from a backup: what was sealed with it cannot be read without it", .0.display())]
+    KeyFile(PathBuf),
+    /// A setting for something that this release does not have.
+    #[error("{0}")]
+    NotHere(String),
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// A migration.
+    #[error("the database cannot be migrated: {0}")]
+    Migrate(#[from] DbErr),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    /// The keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The blob store.
+    #[error(transparent)]
+    Blobs(#[from] oriel_backends::blobs::OpenError),
+    /// The index.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+}
+
+impl Installation {
+    /// Opens everything, migrated.
+    ///
+    /// # Errors
+    /// See [`InstallationError`]; each says what to do.
+    pub async fn open(settings: &Settings) -> Result<Self, InstallationError> {
+        for (key, url) in [("redis_url", &settings.redis_url), ("mail_url", &settings.mail_url), ("scanner_url", &settings.scanner_url)] {
+            if url.is_some() {
+                return Err(InstallationError::NotHere(format!("{key} is set, but this release has no such backend yet; unset it")));
+            }
+        }
+        let lock = lock(&settings.data)?;
+        let master = master_key(settings)?;
+        let database = Database::open(&location(settings)?, settings.database_max_connections).await?;
+        Migrator::up(database.writer(), None).await?;
+        let parts = Parts {
+            database,
+            master,
+            decoders: oriel_domain::DECODERS,
+            read_models: oriel_read_models::read_models(),
+            sources: Arc::new(SystemSources),
+            limits: QueueLimits {
+                count: settings.commit_queue_count,
+                bytes: usize::try_from(settings.commit_queue_bytes).unwrap_or(usize::MAX),
+                age: settings.commit_queue_age,
+                ..QueueLimits::default()
+            },
+            cached_aggregates: 20_000,
+            remembered_changes: 200_000,
+        };
+        let engine = Engine::start(parts).await?;
+        let secret = engine.keyring().secret("urls", engine.now()).await?;
+        let keys = UrlKeys::new("1", &secret);
+        let url = settings.blobs_url.as_ref().map(|url| url.expose());
+        let blobs = Blobs::open(url, &settings.data.join("blobs"), keys).await?;
+        let search = search(settings).await?;
+        Ok(Self { engine, blobs, search, _lock: lock })
+    }
+}
+
+/// Only the migrations.
+///
+/// # Errors
+/// See [`InstallationError`].
+pub async fn migrate(settings: &Settings) -> Result<u32, InstallationError> {
+    let _lock = lock(&settings.data)?;
+    let database = Database::open(&location(settings)?, settings.database_max_connections).await?;
+    let pending = Migrator::get_pending_migrations(database.writer()).await?.len();
+    Migrator::up(database.writer(), None).await?;
+    database.close().await;
+    Ok(u32::try_from(pending).unwrap_or(u32::MAX))
+}
+
+/// Where the database is.
+///
+/// # Errors
+/// For a URL that names none of the two kinds.
+pub fn location(settings: &Settings) -> Result<Location, InstallationError> {
+    match &settings.database_url {
+        None => Ok(Location::Sqlite(settings.data.join("oriel.sqlite"))),
+        Some(url) => Location::parse(url.expose()).ok_or_else(|| {
+            InstallationError::NotHere("database_url begins with postgres:// or sqlite://".to_owned())
+        }),
+    }
+}
+
+async fn search(settings: &Settings) -> Result<Search, InstallationError> {
+    if let Some(url) = &settings.search_url {
+        let key = settings.search_key.as_ref().map(|key| key.expose().as_str());
+        return Ok(Search::Meilisearch(Meilisearch::open(url.expose(), key, "oriel").await?));
+    }
+    let folder = settings.data.join("index");
+    match Tantivy::open(&folder).await {
+        Ok(index) => Ok(Search::Tantivy(index)),
+        Err(error) if error.needs_rebuild() => {
+            tracing::warn!(%error, "the search index is made anew from the log");
+            Ok(Search::Tantivy(Tantivy::recreate(&folder).await?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, InstallationError> {
+    let wrong = |source| InstallationError::Folder { folder: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(wrong)?;
+    restrict(folder, 0o700).map_err(wrong)?;
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(wrong)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(InstallationError::Locked(folder.to_owned())),
+        Err(TryLockError::Error(source)) => Err(wrong(source)),
+    }
+}
+
+/// The key that wraps all others: from the settings, or a file of the data folder that only its owner reads.
+fn master_key(settings: &Settings) -> Result<MasterKey, InstallationError> {
+    if let Some(key) = &settings.master_key {
+        return Ok(MasterKey::new(*key.expose()));
+    }
+    let path = settings.data.join("master.key");
+    let wrong = |source| InstallationError::Folder { folder: path.clone(), source };
+    let mut text = String::new();
+    match File::open(&path) {
+        Ok(mut file) => {
+            file.read_to_string(&mut text).map_err(wrong)?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = oriel_engine::keyring::random_key()?;
+            text = data_encoding::BASE64.encode(key.as_slice());
+            write_new(&path, &text).map_err(wrong)?;
+        }
+        Err(error) => return Err(wrong(error)),
+    }
+    let bytes = data_encoding::BASE64.decode(text.trim().as_bytes()).ok().and_then(|b| b.try_into().ok());
+    bytes.map(MasterKey::new).ok_or(InstallationError::KeyFile(path))
+}
+
+/// On disk under its name only once it is whole.
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&beside)?;
+    restrict(&beside, 0o600)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    if let Some(folder) = path.parent() {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn restrict(path: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn restrict(_: &Path, _: u32) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::settings::{Flag, Sources, load};
+
+    fn settings(folder: &Path) -> Settings {
+        let flag = Flag { flag: "--data", key: "data".to_owned(), value: folder.display().to_string() };
+        load(&Sources { flags: vec![flag], ..Sources::default() }).unwrap().settings
+    }
+
+    #[tokio::test]
+    async fn one_process_owns_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let first = Installation::open(&settings).await.unwrap();
+        let second = Installation::open(&settings).await;
+        assert!(matches!(second, Err(InstallationError::Locked(_))));
+        first.engine.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_damaged_key_file_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("master.key"), "nonsense").unwrap();
+        let opened = Installation::open(&settings(folder.path())).await;
+        assert!(matches!(opened, Err(InstallationError::KeyFile(_))));
+        assert_eq!(std::fs::read_to_string(folder.path().join("master.key")).unwrap(), "nonsense");
+    }
+}
