@@ -125,6 +125,7 @@ pub struct Model {
     pub text_blob: Option<String>,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -79,6 +79,7 @@ pub struct Model {
     pub hash: Vec<u8>,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

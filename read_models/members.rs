@@ -74,6 +74,7 @@ pub struct Model {
     pub version: i32,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

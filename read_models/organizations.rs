@@ -57,6 +57,7 @@ pub struct Model {
     pub counted_position: i64,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

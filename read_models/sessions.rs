@@ -48,6 +48,7 @@ pub struct Model {
     pub user_agent: Option<String>,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -39,6 +39,7 @@ pub struct Model {
     pub revisions: Revisions,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -23,6 +23,7 @@ pub struct Model {
     pub status: MemberStatus,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -47,6 +47,7 @@ pub struct Model {
     pub added_at: Timestamp,
 }
 
+/// None: relations are read through the reader.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
