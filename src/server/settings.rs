@@ -121,18 +121,17 @@ settings! {
         /// Connections to the database, at most, of this node.
         database_max_connections: u32 = "16", whole(2, 1_000);
         /// Search. Empty: an index in the data folder. Else Meilisearch.
-        search_url: Option<BackendUrl> = "", backend_url(&["http", "https"]);
+        search_url: Option<BackendUrl> = "", backend_url(&["http"]);
         /// The key for Meilisearch.
         search_key: Option<Secret<String>> = "", secret_text();
         /// Files. Empty: a folder in the data folder. Else S3 or compatible: s3://bucket?endpoint=...
         blobs_url: Option<BackendUrl> = "", backend_url(&["s3", "file"]);
         /// The feed between nodes, shared cache and rate limits. Empty: inside the process, for one node.
-        redis_url: Option<BackendUrl> = "",
-            backend_url(&["redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"]);
+        redis_url: Option<BackendUrl> = "", backend_url(&["redis"]);
         /// Mail. Empty: files in the data folder's outbox.
-        mail_url: Option<BackendUrl> = "", backend_url(&["smtp", "smtps", "file"]);
+        mail_url: Option<BackendUrl> = "", backend_url(&["smtp", "smtps"]);
         /// The virus scanner (clamd). Empty: files are not scanned, and each document says so.
-        scanner_url: Option<BackendUrl> = "", backend_url(&["tcp", "unix"]);
+        scanner_url: Option<BackendUrl> = "", backend_url(&["tcp"]);
     }
     "Access" {
         /// Wraps the installation's keys; all nodes need the same one. Empty: a key file in the data folder.
