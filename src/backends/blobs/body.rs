@@ -96,7 +96,10 @@ pub(super) fn resolve(asked: Option<std::ops::Range<u64>>, size: u64) -> Option<
 }
 
 /// A stream that ends with an error unless exactly `length` bytes came.
-pub(super) fn whole(stream: BoxStream<'static, io::Result<Bytes>>, length: u64) -> BoxStream<'static, io::Result<Bytes>> {
+pub(super) fn whole(
+    stream: BoxStream<'static, io::Result<Bytes>>,
+    length: u64,
+) -> BoxStream<'static, io::Result<Bytes>> {
     futures::stream::unfold(Some((stream, length)), |state| async move {
         let (mut stream, left) = state?;
         match stream.next().await {
@@ -105,9 +108,10 @@ pub(super) fn whole(stream: BoxStream<'static, io::Result<Bytes>>, length: u64) 
                 None => Some((Err(io::Error::other("the blob is longer than it was said to be")), None)),
             },
             Some(Err(error)) => Some((Err(error), None)),
-            None if left > 0 => {
-                Some((Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} bytes of the blob are missing"))), None))
-            }
+            None if left > 0 => Some((
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} bytes of the blob are missing"))),
+                None,
+            )),
             None => None,
         }
     })

@@ -155,7 +155,13 @@ mod tests {
         for prefix in ["", "Files", "1files", "-files", "fi les", "fi.les", "..", ".", "a/b", "a\0b", "é", &long] {
             assert_eq!(BlobKey::parse(&format!("{prefix}/{name}")), Err(InvalidBlobKey), "{prefix:?}");
         }
-        for name in ["", "ab", "../../../../../../etc/passwd/..", "000000000000000000000000000000AB", "g0000000000000000000000000000000"] {
+        for name in [
+            "",
+            "ab",
+            "../../../../../../etc/passwd/..",
+            "000000000000000000000000000000AB",
+            "g0000000000000000000000000000000",
+        ] {
             assert_eq!(BlobKey::parse(&format!("files/{name}")), Err(InvalidBlobKey), "{name:?}");
         }
         assert!(serde_json::from_str::<BlobKey>("\"../x\"").is_err());

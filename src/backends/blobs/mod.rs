@@ -173,7 +173,8 @@ impl Blobs {
         let url = Url::parse(url).map_err(|error| OpenError::Url(error.to_string()))?;
         match url.scheme() {
             "file" => {
-                let folder = url.to_file_path().map_err(|()| OpenError::Url("not a path of this machine".to_owned()))?;
+                let folder =
+                    url.to_file_path().map_err(|()| OpenError::Url("not a path of this machine".to_owned()))?;
                 Self::open_folder(&folder, keys).await
             }
             "s3" => {

@@ -34,7 +34,9 @@ use url::Url;
 
 use super::body::{Body, Meter, Terms, resolve};
 use super::signed::{GetTerms, PutTerms};
-use super::{BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, OpenError, Presigned, PresignError, PutSize};
+use super::{
+    BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, OpenError, PresignError, Presigned, PutSize,
+};
 
 /// The smallest part that S3 takes.
 const PART: usize = 5 * 1024 * 1024;
@@ -606,7 +608,8 @@ mod tests {
 
     #[test]
     fn a_url_says_where_the_bucket_is_and_the_environment_the_rest() {
-        let own = parse("s3://files/a/b?endpoint=http://127.0.0.1:9000/&region=here&public_endpoint=https://s3.example", &[]);
+        let own =
+            parse("s3://files/a/b?endpoint=http://127.0.0.1:9000/&region=here&public_endpoint=https://s3.example", &[]);
         let own = own.unwrap();
         assert_eq!((own.bucket.as_str(), own.base.as_str(), own.region.as_str()), ("files", "a/b/", "here"));
         assert_eq!(own.endpoint.as_deref(), Some("http://127.0.0.1:9000"));

@@ -214,7 +214,11 @@ impl UrlKeys {
         Presigned {
             url: self.sign(&Method::PUT, key, terms.expires_at, parameters),
             method: Method::PUT,
-            headers: terms.media_type.iter().map(|media_type| ("content-type".to_owned(), media_type.clone())).collect(),
+            headers: terms
+                .media_type
+                .iter()
+                .map(|media_type| ("content-type".to_owned(), media_type.clone()))
+                .collect(),
             expires_at: terms.expires_at,
         }
     }
@@ -232,7 +236,12 @@ impl UrlKeys {
     }
 
     /// What a request may do. `path_and_query` is what the client sent, from [`BASE_PATH`] on.
-    pub(super) fn verify(&self, method: &Method, path_and_query: &str, now: DateTime<Utc>) -> Result<Grant, SignatureError> {
+    pub(super) fn verify(
+        &self,
+        method: &Method,
+        path_and_query: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Grant, SignatureError> {
         let invalid = SignatureError::Invalid;
         // Whoever may read may also ask for the headers alone.
         let method = if method == Method::HEAD { &Method::GET } else { method };
@@ -254,9 +263,8 @@ impl UrlKeys {
 
         let mut take = |name: &str| parameters.remove(name);
         take("key");
-        let expires_at = take("expires")
-            .and_then(|seconds| DateTime::from_timestamp(seconds.parse().ok()?, 0))
-            .ok_or(invalid)?;
+        let expires_at =
+            take("expires").and_then(|seconds| DateTime::from_timestamp(seconds.parse().ok()?, 0)).ok_or(invalid)?;
         let media_type = take("type");
         let number = |text: String| text.parse::<u64>().ok();
         let grant = if method == Method::PUT {

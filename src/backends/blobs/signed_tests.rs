@@ -90,7 +90,8 @@ fn another_method_key_or_parameter_is_refused() {
 fn an_older_key_still_opens_and_the_new_one_signs() {
     let rotated = UrlKeys::new("k2", &[8; 32]).and_older("k1", &[7; 32]);
     assert!(rotated.verify(&Method::GET, &get_url("x"), now()).is_ok());
-    let new = rotated.presign_get(&key(1), &GetTerms::checked(later(9), &Disposition::attachment("x"), None, now()).unwrap());
+    let new =
+        rotated.presign_get(&key(1), &GetTerms::checked(later(9), &Disposition::attachment("x"), None, now()).unwrap());
     assert!(rotated.verify(&Method::GET, &new.url, now()).is_ok());
     assert_eq!(keys().verify(&Method::GET, &new.url, now()), Err(SignatureError::Invalid));
 }
@@ -99,7 +100,9 @@ fn an_older_key_still_opens_and_the_new_one_signs() {
 fn headers_are_held_to_the_grant() {
     let grant = keys().verify(&Method::PUT, &put_url(PutSize::AtMost(9)), now()).unwrap();
     let check = |grant: &Grant, headers: &[(http::HeaderName, &'static str)]| {
-        grant.check_headers(&headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect())
+        grant.check_headers(
+            &headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect(),
+        )
     };
     let refused = Err(SignatureError::Headers);
     assert_eq!(check(&grant, &[(CONTENT_TYPE, "text/plain"), (CONTENT_LENGTH, "9")]), Ok(()));

@@ -69,7 +69,8 @@ async fn a_changed_url_is_refused(store: Store) {
     let (key, other, now) = (fresh(FILES), fresh(FILES), Utc::now());
     store.blobs.write(&key, bytes(3)).await.unwrap();
     store.blobs.write(&other, bytes(3)).await.unwrap();
-    let url = store.blobs.presign_get(&key, now + HOUR, &Disposition::attachment("a.txt"), None, now).await.unwrap().url;
+    let url =
+        store.blobs.presign_get(&key, now + HOUR, &Disposition::attachment("a.txt"), None, now).await.unwrap().url;
     assert_eq!(get(&store, &url).await.status(), StatusCode::OK);
     for (was, becomes) in [(key.as_str(), other.as_str()), ("a.txt", "b.html"), ("attachment", "inline")] {
         let changed = url.replace(was, becomes);
