@@ -1,1 +1,11 @@
-//! tests
+//! The product from outside: the real program, real requests, real answers; and the guards that keep the house.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+mod architecture;
+mod documents;
+mod first_light;
+mod restarts;
+mod tenants;
+mod tour;

@@ -1,0 +1,214 @@
+//! The program `oriel serve`, in a folder and on a port of its own.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A running server. Dropped: killed.
+pub struct Server {
+    process: Child,
+    pub url: String,
+    folder: Arc<TempDir>,
+    database: Option<String>,
+    pub log: Arc<Mutex<Vec<String>>>,
+}
+
+/// Somebody who is signed in.
+#[derive(Clone)]
+pub struct Session {
+    pub url: String,
+    pub token: String,
+    http: reqwest::Client,
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Server {
+    /// A server on an empty installation.
+    pub async fn start(database: Option<String>) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), database, &[]).await
+    }
+
+    pub async fn start_with(database: Option<String>, flags: &[&str]) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), database, flags).await
+    }
+
+    async fn start_in(folder: Arc<TempDir>, database: Option<String>, flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_oriel"));
+        command.arg("serve").args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+        command.arg("--data").arg(folder.path().join("data")).env_clear();
+        if let Some(url) = &database {
+            command.env("ORIEL_DATABASE_URL", url);
+        }
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (found, address) = std::sync::mpsc::channel();
+        for stream in [
+            Box::new(process.stdout.take().unwrap()) as Box<dyn std::io::Read + Send>,
+            Box::new(process.stderr.take().unwrap()),
+        ] {
+            let (log, found) = (Arc::clone(&log), found.clone());
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
+                        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                        let _ = found.send(format!("http://127.0.0.1:{port}"));
+                    }
+                    log.lock().unwrap().push(line);
+                }
+            });
+        }
+        drop(found);
+        let url = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
+        let url = url.unwrap_or_else(|_| panic!("the server does not listen: {:#?}", log.lock().unwrap()));
+        Self { process, url, folder, database, log }
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Asks it to end, and waits.
+    pub fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        self.process.wait().unwrap()
+    }
+
+    /// Starts it again on the same data.
+    pub async fn restart(self) -> Self {
+        let (folder, database) = (Arc::clone(&self.folder), self.database.clone());
+        drop(self);
+        Self::start_in(folder, database, &[]).await
+    }
+
+    /// A folder beside the data, for whatever a test wants to keep.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Peak memory of the process so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// A new organisation and its owner.
+    pub async fn register(&self, name: &str) -> Session {
+        let anonymous = Session { url: self.url.clone(), token: String::new(), http: reqwest::Client::new() };
+        let email = format!("{}@example.org", name.to_lowercase());
+        let input = json!({"organizationName": name, "name": format!("{name} Owner"), "email": email, "password": "correct horse battery"});
+        let answer = anonymous
+            .ask("mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }", json!({"input": input}))
+            .await;
+        let token = answer["register"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        Session { token, ..anonymous }
+    }
+
+    /// The program's other commands, against this server.
+    pub fn oriel(&self, arguments: &[&str], token: &str) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_oriel"))
+            .args(arguments)
+            .env_clear()
+            .env("ORIEL_URL", &self.url)
+            .env("ORIEL_TOKEN", token)
+            .output()
+            .unwrap()
+    }
+
+    pub fn spawn_oriel(&self, arguments: &[&str], token: &str) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_oriel"))
+            .args(arguments)
+            .env_clear()
+            .env("ORIEL_URL", &self.url)
+            .env("ORIEL_TOKEN", token)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            let log = self.log.lock().unwrap();
+            let tail = log.len().saturating_sub(40);
+            let _ = writeln!(std::io::stderr(), "--- the server's log ---\n{}", log[tail..].join("\n"));
+        }
+    }
+}
+
+impl Session {
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// The whole answer.
+    pub async fn raw(&self, query: &str, variables: Value) -> Value {
+        let mut request = self.http.post(format!("{}/graphql", self.url)).json(&json!({"query": query, "variables": variables}));
+        if !self.token.is_empty() {
+            request = request.bearer_auth(&self.token);
+        }
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
+    /// The data of an answer without errors.
+    pub async fn ask(&self, query: &str, variables: Value) -> Value {
+        let answer = self.raw(query, variables).await;
+        assert!(answer.get("errors").is_none(), "{query}\n{answer:#}");
+        answer["data"].clone()
+    }
+
+    pub async fn create_project(&self, key: &str) -> String {
+        let query = "mutation($input: ProjectCreateInput!) { projectCreate(input: $input) { project { id } userErrors { message } } }";
+        let answer = self.ask(query, json!({"input": {"key": key, "name": format!("Project {key}")}})).await;
+        answer["projectCreate"]["project"]["id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    /// Uploads a file; the payload.
+    pub async fn upload(&self, project: &str, file_name: &str, content: Vec<u8>) -> Value {
+        let query = "mutation($input: DocumentUploadInput!) { documentUpload(input: $input) { document { id status } userErrors { code message } position } }";
+        let operations = json!({"query": query, "variables": {"input": {"projectId": project, "file": null}}}).to_string();
+        let form = reqwest::multipart::Form::new()
+            .text("operations", operations)
+            .text("map", r#"{"0":["variables.input.file"]}"#)
+            .part("0", reqwest::multipart::Part::bytes(content).file_name(file_name.to_owned()));
+        let request = self.http.post(format!("{}/graphql", self.url)).header("graphql-require-preflight", "1");
+        let answer: Value = request.bearer_auth(&self.token).multipart(form).send().await.unwrap().json().await.unwrap();
+        answer["data"]["documentUpload"].clone()
+    }
+
+    /// Asks until `done` holds: over HTTP nothing tells a test when to look. Bounded.
+    pub async fn until(&self, query: &str, variables: Value, done: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.ask(query, variables.clone()).await;
+            if done(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "it does not become true: {answer:#}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    pub async fn document_ends(&self, id: &str) -> Value {
+        let query = "query($id: ID!) { document(id: $id) { status title pageCount language pipeline { stage state attempts reason } text(maxChars: 2000) } }";
+        let answer = self.until(query, json!({"id": id}), |answer| answer["document"]["status"] != "PROCESSING").await;
+        answer["document"].clone()
+    }
+}
