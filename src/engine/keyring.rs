@@ -92,7 +92,7 @@ impl Keyring {
     /// # Errors
     /// See [`Keyring::open`].
     pub async fn secret(&self, name: &str, now: Timestamp) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let fresh = self.fresh()?;
+        let fresh = random_key()?;
         // One current key a name for now; the key id leaves the room for rotation with overlap.
         let wrapped = self.wrap(fresh.as_slice(), name.as_bytes())?;
         let insert = self.database.statement(
@@ -159,7 +159,7 @@ impl Keyring {
         let missing: Vec<Uuid> = unknown.into_iter().filter(|id| !found.contains(id)).collect();
         if make && !missing.is_empty() {
             for id in &missing {
-                let wrapped = self.wrap(self.fresh()?.as_slice(), id.as_bytes())?;
+                let wrapped = self.wrap(random_key()?.as_slice(), id.as_bytes())?;
                 let sql = "INSERT INTO person_keys (user_id, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING";
                 let statement = self.database.statement(sql, sql, vec![(*id).into(), wrapped.into()]);
                 self.database.writer().execute_raw(statement).await?;
@@ -191,12 +191,6 @@ impl Keyring {
         Ok(found)
     }
 
-    fn fresh(&self) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        self.random.fill(bytes.as_mut_slice()).map_err(|_| KeyError::Cipher)?;
-        Ok(bytes)
-    }
-
     fn wrap(&self, bytes: &[u8], context: &[u8]) -> Result<Vec<u8>, KeyError> {
         self.encrypt(&self.master, bytes, context)
     }
@@ -221,6 +215,16 @@ impl Blinder for Keyring {
         context.update(value.as_bytes());
         data_encoding::BASE64URL_NOPAD.encode(context.sign().as_ref())
     }
+}
+
+/// A new key from the system's randomness.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn random_key() -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    SystemRandom::new().fill(bytes.as_mut_slice()).map_err(|_| KeyError::Cipher)?;
+    Ok(bytes)
 }
 
 /// Derives a key for one purpose from a secret (HKDF-SHA256, RFC 5869).
