@@ -15,8 +15,19 @@ use sea_orm_migration::MigratorTrait;
 
 use crate::{documents, events, members, organizations, projects, sessions, users};
 
-/// An empty database with every table.
+/// An empty database with every table: SQLite, or temporary tables on `ORIEL_TEST_POSTGRES_URL`.
 pub async fn migrated() -> DatabaseConnection {
+    let Ok(url) = std::env::var("ORIEL_TEST_POSTGRES_URL") else { return sqlite().await };
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(1).min_connections(1).sqlx_logging(false);
+    let db = Database::connect(options).await.unwrap();
+    // One connection for ever, whose tables vanish with it.
+    db.execute_unprepared("SET search_path TO pg_temp").await.unwrap();
+    Migrator::up(&db, None).await.unwrap();
+    db
+}
+
+async fn sqlite() -> DatabaseConnection {
     let mut options = ConnectOptions::new("sqlite::memory:");
     options.max_connections(1).sqlx_logging(false);
     let db = Database::connect(options).await.unwrap();
@@ -87,7 +98,7 @@ async fn check<M: ReadModel>(db: &DatabaseConnection, tenant: &str, collections:
 
 #[tokio::test]
 async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
-    let db = migrated().await;
+    let db = sqlite().await;
     check::<users::Model>(&db, "id", &["email_hash", "username_hash"]).await;
     check::<organizations::Model>(&db, "id", &["created_position"]).await;
     check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await;
@@ -102,7 +113,7 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
 #[tokio::test]
 #[should_panic(expected = "no index for title")]
 async fn the_guard_itself_goes_red() {
-    let db = migrated().await;
+    let db = sqlite().await;
     db.execute_unprepared("DROP INDEX ix_documents_organization_id_title_id").await.unwrap();
     check::<documents::Model>(&db, "organization_id", &[]).await;
 }

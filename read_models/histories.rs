@@ -46,7 +46,7 @@ pub fn at(position: i64) -> Timestamp {
 
 /// The UUID of the n-th thing of a kind.
 pub fn uuid(kind: u128, n: u8) -> Uuid {
-    Uuid::from_u128(kind << 64 | u128::from(n) + 1)
+    Uuid::from_u128((kind << 64) | (u128::from(n) + 1))
 }
 
 pub const ORGANIZATION: u128 = 1;
