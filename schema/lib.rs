@@ -5,19 +5,24 @@
 
 pub mod access;
 mod contents;
+pub mod documents;
 pub mod endpoint;
+pub mod events;
+pub mod passwords;
 mod payload;
 pub mod projects;
 pub mod services;
+pub mod sessions;
 pub mod tokens;
 pub mod uploads;
+pub mod users;
 
-use async_graphql::{EmptySubscription, MergedObject, Schema, SchemaBuilder};
+use async_graphql::{MergedObject, MergedSubscription, Schema, SchemaBuilder};
 
 use crate::access::Operation;
 
 macro_rules! modules {
-    (queries: $($query:ty),+; mutations: $($mutation:ty),+ $(;)?) => {
+    (queries: $($query:ty),+; mutations: $($mutation:ty),+; subscriptions: $($subscription:ty),+ $(;)?) => {
         /// Everything that can be asked.
         #[derive(MergedObject, Default)]
         pub struct Query($($query),+);
@@ -27,6 +32,10 @@ macro_rules! modules {
         #[derive(MergedObject, Default)]
         pub struct Mutation($($mutation),+);
 
+        /// Everything that can be followed, over WebSocket (`graphql-transport-ws`) or server-sent events.
+        #[derive(MergedSubscription, Default)]
+        pub struct Subscription($($subscription),+);
+
         /// Every operation and who may call it.
         pub fn operations() -> Vec<&'static Operation> {
             [$(<$query>::OPERATIONS),+, $(<$mutation>::OPERATIONS),+].into_iter().flatten().collect()
@@ -35,16 +44,27 @@ macro_rules! modules {
 }
 
 modules! {
-    queries: projects::ProjectQuery;
-    mutations: projects::ProjectMutation;
+    queries:
+        sessions::SessionQuery,
+        projects::ProjectQuery,
+        documents::DocumentQuery,
+        events::EventQuery;
+    mutations:
+        users::UserMutation,
+        sessions::SessionMutation,
+        projects::ProjectMutation,
+        documents::DocumentMutation;
+    subscriptions:
+        events::LiveSubscription,
+        events::EventSubscription;
 }
 
 /// The schema.
-pub type OrielSchema = Schema<Query, Mutation, EmptySubscription>;
+pub type OrielSchema = Schema<Query, Mutation, Subscription>;
 
 /// The schema, to be finished with its services.
-pub fn schema() -> SchemaBuilder<Query, Mutation, EmptySubscription> {
-    Schema::build(Query::default(), Mutation::default(), EmptySubscription)
+pub fn schema() -> SchemaBuilder<Query, Mutation, Subscription> {
+    Schema::build(Query::default(), Mutation::default(), Subscription::default())
 }
 
 /// The contract as SDL, as it stands in `graphql.schema`.

@@ -1,0 +1,241 @@
+//! What happened: the log as a list, and as a stream; and every query kept true.
+//!
+//! Invariants of the stream: every event of the organisation after the place asked for that fits the filter, in
+//! order, each once; what was committed while the past was being sent follows it without a gap. It is pulled: who
+//! reads slowly costs a connection and a page, nothing else. Who loses the session or the permission learns nothing
+//! that happened later.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use async_graphql::parser::types::Field;
+use async_graphql::registry::Registry;
+use async_graphql::{Context, ContextSelectionSet, Data, OutputType, Positioned, ServerResult, Subscription, Value};
+use futures::Stream;
+use oriel_engine::live::Tick;
+use oriel_engine::read::{Connection, OrderDirection, PageArgs, Reader, Recorder};
+use oriel_kernel::{OrganizationId, Position, SessionId, operations};
+use oriel_read_models::Readers;
+use oriel_read_models::events::{Column, EventFilter, EventOrder, EventOrderField, Model as Event, VIEW, by_position};
+use oriel_read_models::viewer::{ViewerRow, resolve};
+use sea_orm::ColumnTrait;
+
+use crate::Query;
+use crate::access::{Access, Refusal, authorize, error, reader, unavailable};
+use crate::services::{Meta, Services};
+
+/// What can be asked about events.
+#[derive(Default)]
+pub struct EventQuery;
+
+/// Every query, kept true.
+#[derive(Default)]
+pub struct LiveSubscription;
+
+/// The log as a stream.
+#[derive(Default)]
+pub struct EventSubscription;
+
+#[operations(query)]
+impl EventQuery {
+    /// What happened in the organization, newest first unless another order is asked for.
+    #[permission("events:view")]
+    #[allow(clippy::too_many_arguments)]
+    async fn events(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "How many, from the beginning; at most 100.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many, from the end; at most 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+        #[graphql(desc = "Only those for which this holds.")] filter: Option<EventFilter>,
+        #[graphql(desc = "In which order.")] order_by: Option<Vec<EventOrder>>,
+    ) -> Result<Connection<Event>> {
+        let reader = reader(cx)?;
+        let all = Event::in_org(reader.viewer().organization);
+        let order = order_by.unwrap_or_else(newest_first);
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, Some(order)).await?)
+    }
+}
+
+fn newest_first() -> Vec<EventOrder> {
+    vec![EventOrder { field: EventOrderField::Position, direction: OrderDirection::Desc }]
+}
+
+#[Subscription]
+impl LiveSubscription {
+    /// Any query, kept true: its answer now, and its whole answer again after each change that makes it another one.
+    /// Nothing is sent while it stays the same, and a burst of changes gives one answer. Each answer says in
+    /// `extensions.position` what it has seen; after a reconnection, ask for an answer that is at least as fresh with
+    /// the request extension `atLeast`.
+    ///
+    /// `live` has to be the only field of the subscription. For everyone; what is inside needs what it always needs.
+    async fn live(&self) -> impl Stream<Item = Query> {
+        // The endpoint executes `live` itself, again and again. Here it is a query with one answer.
+        futures::stream::iter([Query::default()])
+    }
+}
+
+#[Subscription]
+impl EventSubscription {
+    /// The log of your organization as a stream: first what happened after a position, then what happens from now on,
+    /// in order and without a gap. Keep the `position` of the last event that you dealt with, and give it as `after`
+    /// when you connect again. Without a filter, `sequence` counts up by one, so that you can check.
+    ///
+    /// A position that the log does not know (it was restored from an older backup) is refused with the code
+    /// `POSITION_UNKNOWN`. The stream ends with `UNAUTHENTICATED` when the session ends, and with `FORBIDDEN` when the
+    /// permission is withdrawn.
+    ///
+    /// Requires the permission `events:view`.
+    async fn events(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "Only what happened after this position; without it, only what happens from now on. `\"0\"` \
+                          is the beginning.")]
+        after: Option<Position>,
+        #[graphql(desc = "Only those for which this holds.")] filter: Option<EventFilter>,
+    ) -> async_graphql::Result<impl Stream<Item = async_graphql::Result<Happened>>> {
+        authorize(cx, "events", Access::Permission(VIEW))?;
+        let services = Arc::clone(Services::of(cx)?);
+        let session = Meta::of(cx)?.session.ok_or(Refusal::Unauthenticated)?;
+        let at = match after {
+            Some(after) => known(&services, after).await?,
+            None => services.engine.feed().head(),
+        };
+        let organization = reader(cx).map_err(|_| Refusal::Unauthenticated)?.viewer().organization;
+        let mut follower = Follower { services, session, organization, filter, at, viewer: None };
+        Ok(async_stream::stream! {
+            loop {
+                match follower.next_page().await {
+                    Ok((events, reader)) => {
+                        for event in events {
+                            yield Ok(Happened { event, reader: reader.clone() });
+                        }
+                    }
+                    Err(error) => {
+                        yield Err(error);
+                        return;
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// The position, once this node has seen it.
+async fn known(services: &Services, position: Position) -> async_graphql::Result<Position> {
+    let engine = &services.engine;
+    if position <= engine.feed().head() {
+        return Ok(position);
+    }
+    let (head, _) = engine.log().head().await.map_err(unavailable)?;
+    if position > head {
+        let message = format!("The log knows no position {position}; it ends at {head}. Was it restored from a backup?");
+        return Err(error("POSITION_UNKNOWN", message));
+    }
+    let wait = services.policy.at_least_wait;
+    tokio::time::timeout(wait, engine.feed().reached(position)).await.map_err(|_| {
+        error("BEHIND", format!("This server has not seen position {position} within {wait:?}. Try again."))
+    })?;
+    Ok(position)
+}
+
+/// Where a stream of events stands.
+struct Follower {
+    services: Arc<Services>,
+    session: SessionId,
+    organization: OrganizationId,
+    filter: Option<EventFilter>,
+    /// Everything up to here was sent, or does not fit the filter.
+    at: Position,
+    /// Who follows, and since when that is known.
+    viewer: Option<(Tick, Arc<ViewerRow>)>,
+}
+
+/// Events of one page.
+const PAGE: i32 = 100;
+
+impl Follower {
+    /// The next events, at least one, with a reader of this moment for what belongs to them.
+    async fn next_page(&mut self) -> async_graphql::Result<(Vec<Event>, Reader)> {
+        loop {
+            let engine = Arc::clone(&self.services.engine);
+            // Noted before the head is read: what is committed in between wakes the watch below.
+            let tick = engine.tracker().tick();
+            let head = engine.feed().head();
+            let viewer = self.viewer().await?;
+            let all = Event::in_org(self.organization);
+            if self.at < head {
+                let connection = engine.database().reader().clone();
+                let reader = Reader::new(connection, Arc::clone(&viewer.viewer), Arc::new(Recorder::default()));
+                let new = all.and(Column::Position.gt(self.at.number())).and(Column::Position.lte(head.number()));
+                let page = PageArgs { first: Some(PAGE), ..PageArgs::default() };
+                let page = reader.page(new, page, self.filter.clone(), Some(by_position())).await?;
+                let whole = !page.page_info()?.has_next_page;
+                let events = page.into_rows();
+                match events.last() {
+                    Some(last) if !whole => self.at = last.place(),
+                    _ => self.at = head,
+                }
+                if !events.is_empty() {
+                    return Ok((events, reader));
+                }
+                continue;
+            }
+            let mut dependencies = viewer.dependencies.clone();
+            dependencies.push(all.dependency());
+            let mut watch = engine.tracker().watch(tick, dependencies);
+            let left = (viewer.expires_at - engine.now()).to_std().unwrap_or_default();
+            // At its end the session is asked anew: it may have been prolonged.
+            let _ = tokio::time::timeout(left, watch.changed()).await;
+        }
+    }
+
+    /// Who follows, while they may.
+    async fn viewer(&mut self) -> async_graphql::Result<Arc<ViewerRow>> {
+        let engine = &self.services.engine;
+        let now = engine.now();
+        if let Some((tick, row)) = &self.viewer
+            && row.expires_at > now
+            && engine.tracker().valid(*tick, &row.dependencies)
+        {
+            return Ok(Arc::clone(row));
+        }
+        let tick = engine.tracker().tick();
+        let row = resolve(engine.database().reader(), self.session, now).await.map_err(unavailable)?;
+        let row = row.map(Arc::new).ok_or_else(|| error("UNAUTHENTICATED", "This session has ended. Sign in again."))?;
+        if row.viewer.organization != self.organization {
+            return Err(error("UNAUTHENTICATED", "This session is in another organization now. Connect again."));
+        }
+        if row.viewer.grant(VIEW).is_none() {
+            return Err(Refusal::Forbidden(VIEW).into());
+        }
+        self.viewer = Some((tick, Arc::clone(&row)));
+        Ok(row)
+    }
+}
+
+/// An event of the stream, resolved by a reader of its own moment: one that lives as long as the stream would show
+/// what once was, and grow.
+struct Happened {
+    event: Event,
+    reader: Reader,
+}
+
+impl OutputType for Happened {
+    fn type_name() -> Cow<'static, str> {
+        Event::type_name()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        Event::create_type_info(registry)
+    }
+
+    async fn resolve(&self, cx: &ContextSelectionSet<'_>, field: &Positioned<Field>) -> ServerResult<Value> {
+        let mut data = Data::default();
+        data.insert(Readers::of(self.reader.clone()));
+        let mut cx = cx.clone();
+        cx.execute_data = Some(&data);
+        self.event.resolve(&cx, field).await
+    }
+}
