@@ -77,7 +77,7 @@ impl Installation {
     /// # Errors
     /// See [`InstallationError`]; each says what to do.
     pub async fn open(settings: &Settings) -> Result<Self, InstallationError> {
-        for (key, url) in [("redis_url", &settings.redis_url), ("mail_url", &settings.mail_url), ("scanner_url", &settings.scanner_url)] {
+        for (key, url) in [("mail_url", &settings.mail_url), ("scanner_url", &settings.scanner_url)] {
             if url.is_some() {
                 return Err(InstallationError::NotHere(format!("{key} is set, but this release has no such backend yet; unset it")));
             }

@@ -4,6 +4,13 @@
 
 pub mod cli;
 pub mod client;
+pub mod demo;
+pub mod doctor;
+pub mod http;
 pub mod import;
+pub mod installation;
+pub mod nodes;
+pub mod read_models;
+pub mod serve;
 pub mod settings;
 pub mod telemetry;

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use oriel_server::cli::{Cli, Command, ConfigArgs};
+use oriel_server::cli::{Cli, Command, ConfigArgs, DoctorArgs, SettingArgs};
 use oriel_server::client::{Client, Patience};
-use oriel_server::{import, settings};
+use oriel_server::settings::Settings;
+use oriel_server::{doctor, import, installation, read_models, serve, settings, telemetry};
 
 fn main() -> ExitCode {
     // The child that reads a document takes its limits before any thread exists.
@@ -24,9 +25,41 @@ async fn run(command: Command) -> ExitCode {
     match command {
         Command::Config(args) => config(&args),
         Command::Import(args) => import::run(&args).await,
-        Command::Doctor(args) if args.url.is_some() => ready(&args.url.unwrap_or_default()).await,
-        other => fail(&format!("{other:?} is not part of this build")),
+        Command::Doctor(DoctorArgs { url: Some(url), .. }) => ready(&url).await,
+        Command::Doctor(args) => with_settings(&args.settings, |settings| async move { doctor::run(&settings).await }).await,
+        Command::Serve(args) => {
+            with_settings(&args.settings, |settings| async move { serve::run(settings, args.demo).await }).await
+        }
+        Command::Migrate(args) => with_settings(&args, |settings| async move { migrate(&settings).await }).await,
+        Command::ReadModels(args) => read_models::run(&args).await,
+        Command::Schema => {
+            print!("{}", oriel_schema::sdl());
+            ExitCode::SUCCESS
+        }
+        // Taken before there is a runtime, see `main`.
+        Command::Extract { .. } => fail("`extract` is started by the server"),
     }
+}
+
+async fn with_settings<F: Future<Output = ExitCode>>(args: &SettingArgs, then: impl FnOnce(Settings) -> F) -> ExitCode {
+    let loaded = match settings::load(&args.sources(std::env::vars_os())) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error.to_string()),
+    };
+    if let Err(error) = telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log_level) {
+        return fail(&error.to_string());
+    }
+    loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    then(loaded.settings).await
+}
+
+async fn migrate(settings: &Settings) -> ExitCode {
+    match installation::migrate(settings).await {
+        Ok(0) => println!("The database is up to date."),
+        Ok(applied) => println!("{applied} migrations were applied."),
+        Err(error) => return fail(&error.to_string()),
+    }
+    ExitCode::SUCCESS
 }
 
 fn config(args: &ConfigArgs) -> ExitCode {

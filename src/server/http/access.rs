@@ -1,0 +1,179 @@
+//! What belongs to one HTTP request, and its one line in the access log.
+//!
+//! A line has the request's id, route, status, time, the names of the operations and who is signed in; never a
+//! variable, a query's text, a URL's parameters or an address.
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use futures::FutureExt;
+use metrics::{counter, histogram};
+use oriel_kernel::Viewer;
+use uuid::Uuid;
+
+use super::HttpState;
+use super::answer::Refusal;
+
+/// The header in which a request's id comes and goes.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Characters of operation names in a line of the log.
+const MOST_NAMED: usize = 200;
+
+/// One HTTP request. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Exchange(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: Uuid,
+    trace: String,
+    address: Option<IpAddr>,
+    noted: Mutex<Noted>,
+}
+
+#[derive(Default, Debug)]
+struct Noted {
+    operations: String,
+    viewer: Option<Arc<Viewer>>,
+}
+
+impl Exchange {
+    fn of(request: &Request) -> Self {
+        let (id, trace) = request_id(request.headers());
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+        let address = client_address(peer, request.headers());
+        Self(Arc::new(Inner { id, trace, address, noted: Mutex::default() }))
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> Uuid {
+        self.0.id
+    }
+
+    /// The request's id as its client knows it.
+    pub fn trace(&self) -> &str {
+        &self.0.trace
+    }
+
+    /// Where the request comes from.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.address
+    }
+
+    /// Notes the name of an operation.
+    pub fn note_operation(&self, name: &str) {
+        let operations = &mut self.0.noted.lock().unwrap_or_else(PoisonError::into_inner).operations;
+        if operations.len() + name.len() < MOST_NAMED {
+            let comma = if operations.is_empty() { "" } else { "," };
+            operations.push_str(comma);
+            operations.push_str(name);
+        }
+    }
+
+    /// Notes who is signed in.
+    pub fn note_viewer(&self, viewer: &Arc<Viewer>) {
+        self.0.noted.lock().unwrap_or_else(PoisonError::into_inner).viewer = Some(Arc::clone(viewer));
+    }
+}
+
+/// The client's own id where it is a UUID (32 digits will do), else a new one.
+fn request_id(headers: &HeaderMap) -> (Uuid, String) {
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    match given.and_then(|text| Some((Uuid::try_parse(text).ok().filter(|id| !id.is_nil())?, text.to_owned()))) {
+        Some(given) => given,
+        None => {
+            let id = Uuid::now_v7();
+            (id, id.to_string())
+        }
+    }
+}
+
+/// The peer, or, behind a proxy on this machine, whom that proxy saw: the last one in its list. What stands before
+/// that was written by anybody.
+fn client_address(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    if !peer?.to_canonical().is_loopback() {
+        return peer;
+    }
+    let lists = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let last = lists.flat_map(|list| list.split(',')).next_back();
+    last.and_then(|text| text.trim().parse().ok()).or(peer)
+}
+
+/// Gives the request its [`Exchange`], and writes its line. A panic becomes an answer.
+pub async fn record(State(_): State<HttpState>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let exchange = Exchange::of(&request);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().into());
+    request.extensions_mut().insert(exchange.clone());
+
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answered.unwrap_or_else(|_| {
+        // What it was is in the log already, through the panic hook.
+        let message = format!("Something went wrong on our side. Error id {}.", exchange.id());
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message).response(exchange.trace())
+    });
+    if let Ok(value) = HeaderValue::from_str(exchange.trace()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+
+    let (status, elapsed) = (response.status().as_u16(), began.elapsed());
+    counter!("oriel_http_requests_total", "route" => route.clone(), "status" => status.to_string()).increment(1);
+    histogram!("oriel_http_request_seconds", "route" => route.clone()).record(elapsed.as_secs_f64());
+    let noted = exchange.0.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    let user = noted.viewer.as_ref().map(|viewer| viewer.user.to_string());
+    let organization = noted.viewer.as_ref().map(|viewer| viewer.organization.to_string());
+    tracing::info!(
+        target: "oriel::access",
+        request_id = exchange.trace(),
+        %method,
+        route,
+        status,
+        ms = elapsed.as_secs_f64() * 1e3,
+        operation = (!noted.operations.is_empty()).then_some(noted.operations.as_str()),
+        user,
+        organization,
+        "request"
+    );
+    drop(noted);
+    response
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| ((*name).clone(), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_uuid_is_kept_as_it_was_written_and_all_else_replaced() {
+        for given in ["0199c2d1-7a5e-7c11-8000-0123456789ab", "0199c2d17a5e7c1180000123456789ab"] {
+            let (id, trace) = request_id(&headers(&[(&REQUEST_ID, given)]));
+            assert_eq!((id.to_string().as_str(), trace.as_str()), ("0199c2d1-7a5e-7c11-8000-0123456789ab", given));
+        }
+        for wrong in ["", "x", "00000000-0000-0000-0000-000000000000", "a b"] {
+            let (id, trace) = request_id(&headers(&[(&REQUEST_ID, wrong)]));
+            assert_eq!((id.get_version_num(), trace), (7, id.to_string()));
+        }
+    }
+
+    #[test]
+    fn only_a_proxy_on_this_machine_is_believed_and_only_its_own_word() {
+        let ip = |text: &str| -> Option<IpAddr> { Some(text.parse().unwrap()) };
+        let told = headers(&[(&FORWARDED_FOR, "198.51.100.7, 203.0.113.9")]);
+        assert_eq!(client_address(ip("127.0.0.1"), &told), ip("203.0.113.9"));
+        assert_eq!(client_address(ip("192.0.2.1"), &told), ip("192.0.2.1"));
+        assert_eq!(client_address(ip("::1"), &headers(&[(&FORWARDED_FOR, "nobody")])), ip("::1"));
+        assert_eq!(client_address(None, &told), None);
+    }
+}

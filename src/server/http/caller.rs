@@ -1,0 +1,158 @@
+//! Who calls: token, address, the position that the client has seen, and what the rate limit says.
+//!
+//! Invariant: a token that is not good, or whose session has ended, refuses the request.
+
+use std::time::Instant;
+
+use async_graphql::{Extensions, Value};
+use axum::http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use oriel_kernel::{Position, SessionId};
+use oriel_schema::endpoint::Caller;
+use uuid::Uuid;
+
+use super::HttpState;
+use super::access::Exchange;
+use super::answer::{Refusal, refuse_with};
+use super::rate::{Left, Payer};
+
+/// The header that asks for an answer at least this fresh.
+pub const AT_LEAST: HeaderName = HeaderName::from_static("oriel-at-least");
+/// The cookie that does the same by itself: the position of the browser's last change.
+const AT_LEAST_COOKIE: &str = "oriel_at_least";
+/// How long a browser sends it. Every node is far beyond it by then.
+const COOKIE_SECONDS: u32 = 30;
+/// Characters of a user agent that are kept.
+const USER_AGENT_LENGTH: usize = 300;
+
+/// Who calls.
+#[derive(Clone)]
+pub struct Who {
+    caller: Caller,
+    payer: Payer,
+}
+
+/// The token in `Authorization`, if there is one.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let token = value.to_str().ok().and_then(token_of).filter(|_| values.next().is_none());
+    token.map(Some).ok_or_else(|| Refusal::unauthenticated("Send one header `Authorization: Bearer <access token>`."))
+}
+
+/// The token in `Bearer <token>`.
+pub fn token_of(text: &str) -> Option<&str> {
+    let (scheme, token) = text.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+impl HttpState {
+    /// Who calls with this token and these headers.
+    pub async fn identify(
+        &self,
+        exchange: &Exchange,
+        headers: &HeaderMap,
+        token: Option<&str>,
+    ) -> Result<Who, Refusal> {
+        let address = exchange.address();
+        let mut who = Who {
+            caller: Caller {
+                request: exchange.id(),
+                session: None,
+                ip: address.map(|address| address.to_canonical().to_string()),
+                user_agent: user_agent(headers),
+                at_least: at_least(headers)?,
+                ..Caller::default()
+            },
+            payer: Payer::at(address),
+        };
+        if let Some(token) = token {
+            match self.session(exchange, token).await {
+                Ok((session, person)) => {
+                    who.caller.session = Some(session);
+                    who.payer = Payer::Person(person);
+                }
+                Err(refusal) => {
+                    // Guessing costs as much as asking.
+                    if refusal.status == StatusCode::UNAUTHORIZED {
+                        self.charge(&who, 1)?;
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+        Ok(who)
+    }
+
+    async fn session(&self, exchange: &Exchange, token: &str) -> Result<(SessionId, Uuid), Refusal> {
+        let ended = || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
+        let session = self.endpoint.authenticate(token).map_err(|_| ended())?;
+        let row = self.endpoint.viewer(session).await;
+        let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?.ok_or_else(ended)?;
+        exchange.note_viewer(&row.viewer);
+        Ok((session, row.viewer.user.uuid()))
+    }
+
+    /// Takes so many operations from the caller's rate limit.
+    pub fn charge(&self, who: &Who, operations: usize) -> Result<Option<Left>, Refusal> {
+        self.rates.take(who.payer, operations, Instant::now()).map_err(|wait| {
+            let message = format!("Too many requests. Try again after {} s.", wait.as_secs() + 1);
+            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).after(wait)
+        })
+    }
+}
+
+impl Who {
+    /// Whether somebody is signed in.
+    pub fn is_signed_in(&self) -> bool {
+        self.caller.session.is_some()
+    }
+
+    /// The same one, with these files.
+    pub fn with_uploads(mut self, uploads: oriel_schema::uploads::Uploads) -> Self {
+        self.caller.uploads = uploads;
+        self
+    }
+
+    /// The caller of one operation: its own `atLeast` counts where it is further.
+    pub fn caller(&self, extensions: &Extensions) -> Result<Caller, Refusal> {
+        let mut caller = self.caller.clone();
+        let own = match extensions.0.get("atLeast") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(position(text)?),
+            Some(_) => return Err(no_position()),
+        };
+        caller.at_least = caller.at_least.max(own);
+        Ok(caller)
+    }
+}
+
+fn position(text: &str) -> Result<Position, Refusal> {
+    text.trim().parse().map_err(|_| no_position())
+}
+
+fn no_position() -> Refusal {
+    Refusal::bad_request("atLeast is not a position: send the text that an earlier answer gave as `position`.")
+}
+
+/// What the header asks for, or the cookie, which nobody chose to send and which is never wrong enough to refuse.
+fn at_least(headers: &HeaderMap) -> Result<Option<Position>, Refusal> {
+    let asked = headers.get(AT_LEAST).map(|value| position(value.to_str().map_err(|_| no_position())?)).transpose()?;
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(';'));
+    let known = cookies.filter_map(|cookie| cookie.trim().strip_prefix(AT_LEAST_COOKIE)?.strip_prefix('='));
+    Ok(asked.max(known.filter_map(|text| text.parse().ok()).max()))
+}
+
+/// The cookie with the position of a change.
+pub fn at_least_cookie(position: &str, https: bool) -> Option<HeaderValue> {
+    let secure = if https { "; Secure" } else { "" };
+    let value = format!(
+        "{AT_LEAST_COOKIE}={position}; Path=/graphql; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Strict{secure}"
+    );
+    HeaderValue::from_str(&value).ok()
+}
+
+fn user_agent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(USER_AGENT)?.to_str().ok()?;
+    Some(text.chars().take(USER_AGENT_LENGTH).collect())
+}

@@ -1,0 +1,275 @@
+//! `POST /graphql` and `GET /graphql`: one operation or a batch, answered as JSON or, where there are many answers, as
+//! events. Follows the GraphQL-over-HTTP specification; a browser form can send none of this.
+
+use std::time::Duration;
+
+use async_graphql::{Request as GraphqlRequest, Response as Answer, Value};
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::response::Response;
+use futures::StreamExt;
+use serde::Deserialize;
+
+use super::HttpState;
+use super::access::Exchange;
+use super::answer::{Accepts, Format, Refusal, View, json, status};
+use super::caller::{Who, at_least_cookie, bearer};
+use super::operation::{Kind, Operation, dress};
+use super::rate::Left;
+use super::{multipart, sse, websocket};
+
+/// What a request holds.
+pub enum Incoming {
+    /// One operation.
+    Single(Box<GraphqlRequest>),
+    /// Several.
+    Batch(Vec<GraphqlRequest>),
+}
+
+/// A query in the URL, a subscription as a stream of events, or the beginning of a WebSocket.
+pub async fn get(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>, request: Request) -> Response {
+    if websocket::is_asked_for(request.headers()) {
+        return websocket::open(state, exchange, request).await;
+    }
+    let answered = async {
+        let accepts = Accepts::of(request.headers())?;
+        let who = state.identify(&exchange, request.headers(), bearer(request.headers())?).await?;
+        let incoming = Incoming::Single(Box::new(of_uri(request.uri())?));
+        state.answer(&exchange, &who, incoming, accepts, request.method()).await
+    };
+    answered.await.unwrap_or_else(|refusal: Refusal| refusal.response(exchange.trace()))
+}
+
+/// Operations in the body.
+pub async fn post(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>, request: Request) -> Response {
+    let answered = async {
+        let (parts, body) = request.into_parts();
+        let accepts = Accepts::of(&parts.headers)?;
+        let who = state.identify(&exchange, &parts.headers, bearer(&parts.headers)?).await?;
+        match media_type(&parts.headers).as_str() {
+            "application/json" => {
+                let body = state.body(body).await?;
+                state.answer(&exchange, &who, parse(&body)?, accepts, &Method::POST).await
+            }
+            "multipart/form-data" => {
+                let (incoming, files) = multipart::receive(&state, &exchange, &who, &parts.headers, body).await?;
+                let who = who.with_uploads(files.uploads().clone());
+                let response = state.answer(&exchange, &who, incoming, accepts, &Method::POST).await;
+                files.clear().await;
+                response
+            }
+            _ => Err(Refusal::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "BAD_REQUEST",
+                "Send application/json, or multipart/form-data with files (the GraphQL multipart request specification).",
+            )),
+        }
+    };
+    answered.await.unwrap_or_else(|refusal: Refusal| refusal.response(exchange.trace()))
+}
+
+impl HttpState {
+    /// Executes what came in.
+    async fn answer(
+        &self,
+        exchange: &Exchange,
+        who: &Who,
+        incoming: Incoming,
+        accepts: Accepts,
+        method: &Method,
+    ) -> Result<Response, Refusal> {
+        match incoming {
+            Incoming::Single(request) => {
+                let left = self.charge(who, 1)?;
+                self.single(exchange, who, *request, accepts, method, left).await
+            }
+            Incoming::Batch(requests) => {
+                let most = self.limits.batch;
+                if requests.len() > most {
+                    let message = format!("A batch may hold max_batch = {most} operations; this one has {}. Send several.", requests.len());
+                    return Err(Refusal::limit(StatusCode::BAD_REQUEST, "max_batch", most as u64, message));
+                }
+                let left = self.charge(who, requests.len())?;
+                Ok(self.batch(exchange, who, requests, accepts, left).await)
+            }
+        }
+    }
+
+    async fn single(
+        &self,
+        exchange: &Exchange,
+        who: &Who,
+        request: GraphqlRequest,
+        accepts: Accepts,
+        method: &Method,
+        left: Option<Left>,
+    ) -> Result<Response, Refusal> {
+        let operation = match self.read(exchange, request) {
+            Ok(operation) => operation,
+            Err(mut answer) => {
+                dress(&mut answer, exchange.trace(), left);
+                return Ok(json(status(&answer, accepts.best), accepts.best, &View::of(&answer)));
+            }
+        };
+        if method != Method::POST && operation.kind == Kind::Mutation {
+            let message = "A mutation has to be sent with POST.";
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message);
+            let mut response = refusal.response(exchange.trace());
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+            return Ok(response);
+        }
+        if accepts.best == Format::EventStream || (operation.kind == Kind::Subscription && accepts.events) {
+            return sse::stream(self, exchange, who, operation, left);
+        }
+        if operation.kind == Kind::Subscription {
+            return Err(no_single_answer());
+        }
+        let is_mutation = operation.kind == Kind::Mutation;
+        let answer = self.run(exchange, who, operation, left).await;
+        let mut response = json(status(&answer, accepts.best), accepts.best, &View::of(&answer));
+        if is_mutation {
+            self.remember_position(&mut response, &answer);
+        }
+        Ok(response)
+    }
+
+    /// Executes a batch: queries side by side, anything with a mutation in the order in which it was written.
+    async fn batch(
+        &self,
+        exchange: &Exchange,
+        who: &Who,
+        requests: Vec<GraphqlRequest>,
+        accepts: Accepts,
+        left: Option<Left>,
+    ) -> Response {
+        let operations: Vec<Result<Operation, Box<Answer>>> = requests.into_iter().map(|r| self.read(exchange, r)).collect();
+        let changes = operations.iter().flatten().any(|operation| operation.kind == Kind::Mutation);
+        let work = operations.into_iter().map(|operation| async move {
+            let mut refused = match operation {
+                Ok(operation) if operation.kind != Kind::Subscription => {
+                    return self.run(exchange, who, operation, left).await;
+                }
+                Ok(_) => no_single_answer().answer(),
+                Err(answer) => *answer,
+            };
+            dress(&mut refused, exchange.trace(), left);
+            refused
+        });
+        let answers = if changes {
+            let mut answers = Vec::with_capacity(work.len());
+            for operation in work {
+                answers.push(operation.await);
+            }
+            answers
+        } else {
+            futures::future::join_all(work).await
+        };
+        let views: Vec<View<'_>> = answers.iter().map(View::of).collect();
+        let format = if accepts.best == Format::EventStream { Format::Json } else { accepts.best };
+        let mut response = json(StatusCode::OK, format, &views);
+        if changes && let Some(last) = answers.last() {
+            self.remember_position(&mut response, last);
+        }
+        response
+    }
+
+    /// A browser sends the position of its change back by itself.
+    fn remember_position(&self, response: &mut Response, answer: &Answer) {
+        if let Some(Value::String(position)) = answer.extensions.get("position")
+            && let Some(cookie) = at_least_cookie(position, self.https)
+        {
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
+    }
+
+    /// The body, if it is small enough and comes soon enough.
+    async fn body(&self, body: Body) -> Result<Bytes, Refusal> {
+        let most = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
+        collect(body, most, self.limits.request_timeout).await
+    }
+}
+
+fn no_single_answer() -> Refusal {
+    Refusal::bad_request(
+        "A subscription has many answers: open a WebSocket (graphql-transport-ws), or accept text/event-stream.",
+    )
+}
+
+/// The media type without its parameters.
+fn media_type(headers: &HeaderMap) -> String {
+    let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// One operation or a batch, as JSON.
+pub fn parse(body: &[u8]) -> Result<Incoming, Refusal> {
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
+    let parsed = match first {
+        Some(b'[') => serde_json::from_slice(body).map(Incoming::Batch),
+        _ => serde_json::from_slice(body).map(|request| Incoming::Single(Box::new(request))),
+    };
+    match parsed {
+        Ok(Incoming::Batch(requests)) if requests.is_empty() => Err(Refusal::bad_request("The batch is empty.")),
+        Ok(incoming) => Ok(incoming),
+        Err(error) => Err(Refusal::bad_request(format!("The body is not a GraphQL request in JSON: {error}."))),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parameters {
+    #[serde(default)]
+    query: String,
+    operation_name: Option<String>,
+    variables: Option<String>,
+    extensions: Option<String>,
+}
+
+fn of_uri(uri: &Uri) -> Result<GraphqlRequest, Refusal> {
+    let Query(parameters) = Query::<Parameters>::try_from_uri(uri)
+        .map_err(|_| Refusal::bad_request("The parameters of the URL cannot be read; each may come once."))?;
+    if parameters.query.trim().is_empty() {
+        return Err(Refusal::bad_request("This is the GraphQL endpoint: send a POST, or a GET with the parameter `query`."));
+    }
+    let mut request = GraphqlRequest::new(parameters.query);
+    request.operation_name = parameters.operation_name;
+    if let Some(text) = parameters.variables {
+        request.variables = inside(&text, "variables")?;
+    }
+    if let Some(text) = parameters.extensions {
+        request.extensions = inside(&text, "extensions")?;
+    }
+    Ok(request)
+}
+
+fn inside<T: serde::de::DeserializeOwned + Default>(text: &str, name: &str) -> Result<T, Refusal> {
+    let parsed: Result<Option<T>, _> = serde_json::from_str(text);
+    parsed.map(Option::unwrap_or_default).map_err(|error| Refusal::bad_request(format!("`{name}` is not a JSON object: {error}.")))
+}
+
+/// At most `most` bytes, within `time`.
+async fn collect(body: Body, most: usize, time: Duration) -> Result<Bytes, Refusal> {
+    let reading = async {
+        let mut whole = Vec::new();
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Refusal::bad_request("The body broke off."))?;
+            if whole.len() + chunk.len() > most {
+                let message = format!(
+                    "The body is over max_body_bytes: {most} bytes are allowed. Send fewer operations, or files as multipart/form-data."
+                );
+                return Err(Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, "max_body_bytes", most as u64, message));
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        Ok(whole.into())
+    };
+    tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
+        let message = format!("The body took longer than request_timeout = {time:?}.");
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Err(Refusal::limit(StatusCode::REQUEST_TIMEOUT, "request_timeout", millis, message))
+    })
+}

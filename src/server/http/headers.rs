@@ -1,0 +1,59 @@
+//! The headers of every answer, and which other origins may call.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ACCEPT, ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::HttpState;
+use super::access::REQUEST_ID;
+use super::caller::AT_LEAST;
+use super::multipart::PREFLIGHT;
+
+/// How long a browser remembers what it may send.
+const CORS_AGE: Duration = Duration::from_secs(3_600);
+
+/// What browsers are told with every answer. A handler that needs another policy sets it first.
+pub async fn secure(State(state): State<HttpState>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    let mut tell = |name: HeaderName, value: &'static str| {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    tell(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    tell(X_FRAME_OPTIONS, "DENY");
+    tell(CONTENT_SECURITY_POLICY, "default-src 'self'");
+    tell(REFERRER_POLICY, "no-referrer");
+    if state.https {
+        tell(STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains");
+    }
+    response
+}
+
+/// Lets browser applications of these origins call. Tokens are sent by hand, so that credentials are not needed.
+pub fn cors(origins: &[String]) -> CorsLayer {
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+    let ours = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE, REQUEST_ID, AT_LEAST];
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT])
+        .allow_headers(ours.into_iter().chain(PREFLIGHT).collect::<Vec<_>>())
+        .expose_headers([
+            REQUEST_ID,
+            RETRY_AFTER,
+            ETAG,
+            ACCEPT_RANGES,
+            CONTENT_RANGE,
+            CONTENT_LENGTH,
+            CONTENT_DISPOSITION,
+        ])
+        .max_age(CORS_AGE)
+}

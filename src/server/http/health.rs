@@ -1,0 +1,126 @@
+//! What operators ask: whether this process lives, whether it can work, its numbers, its schema.
+
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use sea_orm::ConnectionTrait;
+use serde::Serialize;
+use tokio::sync::Mutex;
+
+use super::HttpState;
+use super::access::Exchange;
+use super::answer::{Format, Refusal, json};
+
+/// How long the database may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer holds: many who ask cost one question a second.
+const HOLDS: Duration = Duration::from_secs(1);
+
+/// The last answer of the database.
+#[derive(Default)]
+pub struct Readiness(Mutex<Option<(Instant, bool)>>);
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    position: String,
+    components: Vec<Component>,
+}
+
+#[derive(Serialize)]
+struct Component {
+    name: String,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+}
+
+/// This process lives.
+pub async fn live() -> Response {
+    json(StatusCode::OK, Format::Json, &serde_json::json!({ "status": "live" }))
+}
+
+/// This process can work: the database answers, and it is not stopping. A backend that the product can do without
+/// makes it degraded.
+pub async fn ready(State(state): State<HttpState>) -> Response {
+    let word = |up: bool| if up { "up" } else { "down" };
+    let database = state.database_answers().await;
+    let services = state.endpoint.services();
+    let room = services.engine.has_room();
+    let mut components = vec![
+        Component { name: "database".to_owned(), status: word(database), kind: None },
+        Component { name: "commands".to_owned(), status: if room { "up" } else { "overloaded" }, kind: None },
+    ];
+    let backends = services.operations.backends();
+    let healthy = backends.iter().all(|backend| backend.healthy);
+    components.extend(backends.into_iter().map(|backend| Component {
+        status: word(backend.healthy),
+        name: backend.name,
+        kind: Some(backend.kind),
+    }));
+    let (code, status) = match (database, state.stop.is_cancelled()) {
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        (true, false) if healthy && room => (StatusCode::OK, "ready"),
+        (true, false) => (StatusCode::OK, "degraded"),
+    };
+    let position = services.engine.feed().head().to_string();
+    json(code, Format::Json, &Health { status, position, components })
+}
+
+impl HttpState {
+    async fn database_answers(&self) -> bool {
+        let mut last = self.readiness.0.lock().await;
+        if let Some((at, answered)) = *last
+            && at.elapsed() < HOLDS
+        {
+            return answered;
+        }
+        let asking = self.endpoint.services().engine.database().reader().execute_unprepared("SELECT 1");
+        let answered = match tokio::time::timeout(PATIENCE, asking).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the database does not answer");
+                false
+            }
+            Err(_) => {
+                tracing::warn!(patience = ?PATIENCE, "the database does not answer in time");
+                false
+            }
+        };
+        *last = Some((Instant::now(), answered));
+        answered
+    }
+}
+
+/// The numbers of this process, for Prometheus.
+pub async fn metrics(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>) -> Response {
+    match &state.metrics {
+        Some(metrics) => {
+            let headers = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")];
+            (headers, metrics.render()).into_response()
+        }
+        None => nothing_here(Extension(exchange)).await,
+    }
+}
+
+/// The contract, as SDL.
+pub async fn schema(State(state): State<HttpState>) -> Response {
+    let text = state.sdl.get_or_init(oriel_schema::sdl).clone();
+    ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))], text).into_response()
+}
+
+/// What this is.
+pub async fn index() -> Html<&'static str> {
+    Html(include_str!("index.html"))
+}
+
+/// No route leads here.
+pub async fn nothing_here(Extension(exchange): Extension<Exchange>) -> Response {
+    Refusal::new(StatusCode::NOT_FOUND, "BAD_REQUEST", "There is nothing here. The GraphQL endpoint is /graphql.")
+        .response(exchange.trace())
+}

@@ -1,0 +1,382 @@
+//! The limits of a GraphQL document, checked on the raw text and on the parsed document, before any work.
+//!
+//! Invariants: the text is scanned in one pass before it is parsed, so that the parser never sees a document that is
+//! too large or too deeply nested for its recursion; fragments count wherever they are spread, in linear time; what
+//! is refused is told which limit, its value, what was found, and how to ask for less.
+
+use std::collections::HashMap;
+
+use async_graphql::parser::types::{ExecutableDocument, OperationType, Selection, SelectionSet};
+
+use crate::settings::Settings;
+
+/// Brackets within brackets, and fragments within fragments. What the parser and the executor recurse over.
+const MAX_NESTING: usize = 128;
+/// Directives in one document. A client needs a few.
+const MAX_DIRECTIVES: u64 = 200;
+
+/// What one document may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct DocumentLimits {
+    /// The text.
+    pub bytes: u64,
+    /// Names, numbers, texts and signs.
+    pub tokens: usize,
+    /// Fields inside fields.
+    pub depth: usize,
+    /// Fields under another name.
+    pub aliases: usize,
+    /// Fields of the root.
+    pub root_fields: usize,
+    /// Fields, each one wherever its fragment is spread.
+    pub fields: usize,
+}
+
+impl DocumentLimits {
+    /// Those of the settings.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            bytes: settings.max_query_bytes,
+            tokens: settings.max_query_tokens,
+            depth: settings.max_depth,
+            aliases: settings.max_aliases,
+            root_fields: settings.max_root_fields,
+            fields: settings.max_complexity,
+        }
+    }
+}
+
+/// Why a document is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Excess {
+    /// More than is allowed.
+    Limit {
+        /// The limit, as the setting is named.
+        name: &'static str,
+        /// Its value.
+        allowed: u64,
+        /// What the document has; with `at_least`, or more.
+        found: u64,
+        /// Counting ended there.
+        at_least: bool,
+        /// How to ask for less.
+        advice: &'static str,
+    },
+    /// A fragment that contains itself.
+    Circle,
+}
+
+fn excess(name: &'static str, allowed: impl TryInto<u64>, found: u64, at_least: bool, advice: &'static str) -> Excess {
+    Excess::Limit { name, allowed: allowed.try_into().unwrap_or(u64::MAX), found, at_least, advice }
+}
+
+/// Looks at the text: its bytes, its tokens, its brackets.
+pub fn check_text(text: &str, limits: &DocumentLimits) -> Result<(), Excess> {
+    if text.len() as u64 > limits.bytes {
+        let advice = "Send a shorter document: move values into variables, and repeated fields into fragments.";
+        return Err(excess("max_query_bytes", limits.bytes, text.len() as u64, false, advice));
+    }
+    let (mut tokens, mut nesting) = (0usize, 0usize);
+    let mut rest = text.as_bytes();
+    while let Some((kind, after)) = token(rest) {
+        rest = after;
+        match kind {
+            Token::Ignored => continue,
+            Token::Open => nesting += 1,
+            Token::Close => nesting = nesting.saturating_sub(1),
+            Token::Other => {}
+        }
+        tokens += 1;
+        if tokens > limits.tokens {
+            let advice = "Ask for fewer fields at once, or move values into variables.";
+            return Err(excess("max_query_tokens", limits.tokens, tokens as u64, true, advice));
+        }
+        if nesting > MAX_NESTING {
+            let advice = "Nest fewer brackets.";
+            return Err(excess("nesting", MAX_NESTING, nesting as u64, true, advice));
+        }
+    }
+    Ok(())
+}
+
+enum Token {
+    Ignored,
+    Open,
+    Close,
+    Other,
+}
+
+/// The first token, and what follows it. Lenient: a wrong text has its tokens too, and the parser says what is wrong.
+fn token(text: &[u8]) -> Option<(Token, &[u8])> {
+    let (&first, after) = text.split_first()?;
+    let skip = |matches: fn(u8) -> bool| {
+        let end = text.iter().position(|byte| !matches(*byte)).unwrap_or(text.len());
+        &text[end.max(1)..]
+    };
+    Some(match first {
+        b' ' | b'\t' | b'\r' | b'\n' | b',' => (Token::Ignored, after),
+        0xEF if text.starts_with(b"\xEF\xBB\xBF") => (Token::Ignored, &text[3..]),
+        b'#' => (Token::Ignored, skip(|byte| !matches!(byte, b'\r' | b'\n'))),
+        b'{' | b'[' | b'(' => (Token::Open, after),
+        b'}' | b']' | b')' => (Token::Close, after),
+        b'"' if text.starts_with(b"\"\"\"") => (Token::Other, after_block(&text[3..])),
+        b'"' => (Token::Other, after_string(after)),
+        b'.' if text.starts_with(b"...") => (Token::Other, &text[3..]),
+        b'0'..=b'9' | b'-' => {
+            (Token::Other, skip(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.' | b'_')))
+        }
+        b'_' | b'a'..=b'z' | b'A'..=b'Z' => (Token::Other, skip(|byte| byte == b'_' || byte.is_ascii_alphanumeric())),
+        _ => (Token::Other, after),
+    })
+}
+
+fn after_string(text: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'\\' => at += 2,
+            b'"' => return &text[at + 1..],
+            // A string ends with its line: what follows is counted again, not skipped.
+            b'\r' | b'\n' => return &text[at..],
+            _ => at += 1,
+        }
+    }
+    &[]
+}
+
+fn after_block(text: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while at < text.len() {
+        if text[at..].starts_with(b"\\\"\"\"") {
+            at += 4;
+        } else if text[at..].starts_with(b"\"\"\"") {
+            return &text[at + 3..];
+        } else {
+            at += 1;
+        }
+    }
+    &[]
+}
+
+/// Looks at the parsed document.
+pub fn check_document(document: &ExecutableDocument, limits: &DocumentLimits) -> Result<(), Excess> {
+    let mut measuring = Measuring { document, fragments: HashMap::new() };
+    let (mut fields, mut aliases, mut directives) = (0u64, 0u64, 0u64);
+    for (_, operation) in document.operations.iter() {
+        let operation = &operation.node;
+        let size = measuring.set(&operation.selection_set.node, 0)?;
+        // `live` opens a second root.
+        let (roots, extra) = match operation.ty {
+            OperationType::Subscription => (size.roots.max(size.second), 1),
+            OperationType::Query | OperationType::Mutation => (size.roots, 0),
+        };
+        if size.depth > (limits.depth + extra) as u64 {
+            let advice = "Ask for the inner objects in a request of their own, by id.";
+            return Err(excess("max_depth", limits.depth, size.depth, false, advice));
+        }
+        if roots > limits.root_fields as u64 {
+            let advice = "Ask for fewer fields of the root in one operation.";
+            return Err(excess("max_root_fields", limits.root_fields, roots, false, advice));
+        }
+        fields = fields.saturating_add(size.fields);
+        aliases = aliases.saturating_add(size.aliases);
+        let own = operation.directives.len() + operation.variable_definitions.iter().map(|v| v.node.directives.len()).sum::<usize>();
+        directives = directives.saturating_add(size.directives).saturating_add(own as u64);
+    }
+    if aliases > limits.aliases as u64 {
+        let advice = "Ask for the same field fewer times; a list with a filter may do it in one.";
+        return Err(excess("max_aliases", limits.aliases, aliases, false, advice));
+    }
+    if directives > MAX_DIRECTIVES {
+        return Err(excess("directives", MAX_DIRECTIVES, directives, false, "Use fewer directives."));
+    }
+    if fields > limits.fields as u64 {
+        return Err(excess("max_complexity", limits.fields, fields, false, "Ask for fewer fields at once."));
+    }
+    Ok(())
+}
+
+/// What a set of selections holds, fragments included.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    depth: u64,
+    fields: u64,
+    aliases: u64,
+    directives: u64,
+    /// Fields of this level.
+    roots: u64,
+    /// Fields of the level below.
+    second: u64,
+}
+
+impl Size {
+    fn add(&mut self, other: Self) {
+        self.depth = self.depth.max(other.depth);
+        self.fields = self.fields.saturating_add(other.fields);
+        self.aliases = self.aliases.saturating_add(other.aliases);
+        self.directives = self.directives.saturating_add(other.directives);
+        self.roots = self.roots.saturating_add(other.roots);
+        self.second = self.second.saturating_add(other.second);
+    }
+}
+
+struct Measuring<'a> {
+    document: &'a ExecutableDocument,
+    /// Each fragment is measured once. `None`: it is being measured.
+    fragments: HashMap<&'a str, Option<Size>>,
+}
+
+impl<'a> Measuring<'a> {
+    fn set(&mut self, set: &'a SelectionSet, level: usize) -> Result<Size, Excess> {
+        if level > MAX_NESTING {
+            return Err(excess("nesting", MAX_NESTING, level as u64, true, "Nest fewer fragments."));
+        }
+        let mut size = Size::default();
+        for selection in &set.items {
+            let directives = selection.node.directives().len() as u64;
+            size.directives = size.directives.saturating_add(directives);
+            match &selection.node {
+                Selection::Field(field) => {
+                    let below = self.set(&field.node.selection_set.node, level + 1)?;
+                    size.add(Size {
+                        depth: below.depth + 1,
+                        fields: below.fields.saturating_add(1),
+                        aliases: below.aliases.saturating_add(u64::from(field.node.alias.is_some())),
+                        directives: below.directives,
+                        roots: 1,
+                        second: below.roots,
+                    });
+                }
+                Selection::InlineFragment(fragment) => {
+                    let inside = self.set(&fragment.node.selection_set.node, level + 1)?;
+                    size.add(inside);
+                }
+                Selection::FragmentSpread(spread) => {
+                    let inside = self.fragment(&spread.node.fragment_name.node, level + 1)?;
+                    size.add(inside);
+                }
+            }
+        }
+        Ok(size)
+    }
+
+    fn fragment(&mut self, name: &'a str, level: usize) -> Result<Size, Excess> {
+        match self.fragments.get(name) {
+            Some(Some(size)) => return Ok(*size),
+            Some(None) => return Err(Excess::Circle),
+            None => {}
+        }
+        // One that is not there: validation says so.
+        let Some(fragment) = self.document.fragments.get(name) else { return Ok(Size::default()) };
+        self.fragments.insert(name, None);
+        let mut size = self.set(&fragment.node.selection_set.node, level)?;
+        size.directives = size.directives.saturating_add(fragment.node.directives.len() as u64);
+        self.fragments.insert(name, Some(size));
+        Ok(size)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use async_graphql::parser::parse_query;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: DocumentLimits =
+        DocumentLimits { bytes: 100_000, tokens: 50_000, depth: 4, aliases: 3, root_fields: 3, fields: 1_000 };
+
+    fn tokens(text: &str) -> usize {
+        let (mut rest, mut count) = (text.as_bytes(), 0);
+        while let Some((kind, after)) = token(rest) {
+            assert!(after.len() < rest.len());
+            rest = after;
+            count += usize::from(!matches!(kind, Token::Ignored));
+        }
+        count
+    }
+
+    fn refused(text: &str) -> Option<&'static str> {
+        let checked = check_text(text, &LIMITS).and_then(|()| check_document(&parse_query(text).unwrap(), &LIMITS));
+        match checked {
+            Ok(()) => None,
+            Err(Excess::Limit { name, .. }) => Some(name),
+            Err(Excess::Circle) => Some("circle"),
+        }
+    }
+
+    #[test]
+    fn tokens_are_counted_as_graphql_counts_them() {
+        assert_eq!(tokens("{ a(b: 1.5e+3, c: \"x \\\" y\") ...F @d } # {{{ not these"), 18);
+        assert_eq!(tokens("\u{feff}\"\"\"a \\\"\"\" \n { b\"\"\" [$v!]"), 6);
+        assert_eq!(tokens("\"never ends"), 1);
+        assert_eq!(tokens("\"\"\"never ends"), 1);
+        assert_eq!(tokens("\"\\"), 1);
+    }
+
+    #[test]
+    fn brackets_in_texts_and_comments_do_not_nest() {
+        let text = format!("{{ a(b: \"{0}\") # {0}\n }}", "{".repeat(500));
+        assert_eq!(check_text(&text, &LIMITS), Ok(()));
+    }
+
+    #[test]
+    fn each_limit_holds_and_is_named() {
+        assert_eq!(refused("{ a { b { c { d } } } }"), None);
+        assert_eq!(refused("{ a { b { c { d { e } } } } }"), Some("max_depth"));
+        assert_eq!(refused("{ a { ... { ...F } } } fragment F on X { b { c { d { e } } } }"), Some("max_depth"));
+        assert_eq!(refused("{ r { x: a y: a z: a } }"), None);
+        assert_eq!(refused("{ r { w: a x: a y: a z: a } }"), Some("max_aliases"));
+        assert_eq!(refused("{ r { ...F } s { ...F } } fragment F on X { x: a y: a }"), Some("max_aliases"));
+        assert_eq!(refused("{ a b c }"), None);
+        assert_eq!(refused("{ a ... { b c } d }"), Some("max_root_fields"));
+        assert_eq!(refused("subscription { live { a b c d } }"), Some("max_root_fields"));
+        assert_eq!(refused("subscription { live { a { b { c { d } } } } }"), None);
+        assert_eq!(refused(&format!("{{ r {{ {} }} }}", "a ".repeat(1_001))), Some("max_complexity"));
+        assert_eq!(refused(&format!("{{ r {{ a {} }} }}", "@d ".repeat(201))), Some("directives"));
+        assert_eq!(refused(&format!("{{ r {{ {} }} }}", "a ".repeat(50_000))), Some("max_query_tokens"));
+        assert_eq!(refused(&" ".repeat(100_001)), Some("max_query_bytes"));
+    }
+
+    #[test]
+    fn a_bomb_of_fragments_is_measured_in_linear_time_and_refused() {
+        let mut text = "{ r { ...F0 } }".to_owned();
+        for n in 0..60 {
+            text.push_str(&format!(" fragment F{n} on X {{ ...F{0} ...F{0} }}", n + 1));
+        }
+        text.push_str(" fragment F60 on X { a }");
+        assert_eq!(refused(&text), Some("max_complexity"));
+    }
+
+    #[test]
+    fn fragments_in_a_circle_and_in_a_long_chain_are_refused() {
+        assert_eq!(refused("{ ...A } fragment A on X { ...B } fragment B on X { a { ...A } }"), Some("circle"));
+        let mut text = "{ ...F0 }".to_owned();
+        for n in 0..1_000 {
+            text.push_str(&format!(" fragment F{n} on X {{ ...F{} }}", n + 1));
+        }
+        assert_eq!(refused(&text), Some("nesting"));
+    }
+
+    #[test]
+    fn what_is_nested_as_deep_as_allowed_does_not_exhaust_a_thread_of_the_runtime() {
+        let inside = MAX_NESTING - 2;
+        for (open, close) in [("[", "]"), ("{a:", "}")] {
+            let text = format!("{{ f(x: {}1{}) }}", open.repeat(inside), close.repeat(inside));
+            assert_eq!(check_text(&text, &LIMITS), Ok(()));
+            let parsing = std::thread::Builder::new().stack_size(2 << 20).spawn(move || parse_query(&text).is_ok());
+            assert!(parsing.unwrap().join().unwrap());
+        }
+        let text = format!("{}{}", "{a".repeat(MAX_NESTING), "}".repeat(MAX_NESTING));
+        let parsing = std::thread::Builder::new().stack_size(2 << 20).spawn(move || parse_query(&text).is_err());
+        assert!(parsing.unwrap().join().unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_scanned_to_its_end(text in "\\PC*|[{}\\[\\]()\"\\\\#.a0 \n]{0,60}") {
+            tokens(&text);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The transport: HTTP, WebSocket and server-sent events around the one GraphQL endpoint.
+//!
+//! Invariants
+//! - What is over a limit is refused before the work, with an error that names the limit.
+//! - A token that is not good refuses the request; it never makes it anonymous.
+//! - A client that reads slowly costs only itself: every queue is bounded, and nobody waits for it.
+//! - Neither variables nor query texts nor tokens reach the log.
+//!
+//! Nothing here knows a type or a field of the schema, but for the name of the root field `live`.
+
+mod access;
+mod answer;
+mod blobs;
+mod caller;
+mod graphql;
+mod headers;
+mod health;
+mod limits;
+mod multipart;
+mod operation;
+mod rate;
+mod sse;
+mod websocket;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::get;
+use oriel_schema::endpoint::Endpoint;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::compression::{CompressionLayer, CompressionLevel};
+
+use crate::settings::Settings;
+use crate::telemetry::Metrics;
+
+pub use multipart::FILES;
+
+/// Answers from this size on are compressed.
+const COMPRESS_ABOVE: u64 = 2 << 10;
+
+/// What every handler shares. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpState(Arc<Shared>);
+
+/// See [`HttpState`].
+struct Shared {
+    endpoint: Endpoint,
+    limits: Limits,
+    rates: rate::Rates,
+    sockets: Arc<Semaphore>,
+    readiness: health::Readiness,
+    metrics: Option<Metrics>,
+    stop: CancellationToken,
+    sdl: OnceLock<String>,
+    https: bool,
+    origins: Vec<String>,
+}
+
+/// What the settings say about requests, and the transport's own clocks.
+#[derive(Clone, Debug)]
+struct Limits {
+    document: limits::DocumentLimits,
+    body_bytes: u64,
+    file_bytes: u64,
+    batch: usize,
+    sockets: usize,
+    operations_per_socket: usize,
+    /// How long an operation with one answer may take, and how long a client may pause within a body.
+    request_timeout: Duration,
+    clocks: Clocks,
+}
+
+/// How long the two ends of an open connection wait for each other.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    /// For `connection_init`.
+    init: Duration,
+    /// Between two signs of life that we send.
+    beat: Duration,
+    /// For a client to take a message that we send.
+    write: Duration,
+}
+
+impl Clocks {
+    const USUAL: Self =
+        Self { init: Duration::from_secs(10), beat: Duration::from_secs(20), write: Duration::from_secs(30) };
+}
+
+impl HttpState {
+    /// The transport of this endpoint. When `stop` is cancelled, open sockets and streams are closed, and the server
+    /// says that it is not ready.
+    pub fn new(endpoint: Endpoint, settings: &Settings, metrics: Option<Metrics>, stop: CancellationToken) -> Self {
+        Self::with_clocks(endpoint, settings, metrics, stop, Clocks::USUAL)
+    }
+
+    fn with_clocks(
+        endpoint: Endpoint,
+        settings: &Settings,
+        metrics: Option<Metrics>,
+        stop: CancellationToken,
+        clocks: Clocks,
+    ) -> Self {
+        let limits = Limits {
+            document: limits::DocumentLimits::of(settings),
+            body_bytes: settings.max_body_bytes,
+            file_bytes: settings.upload_max_size,
+            batch: settings.max_batch,
+            sockets: settings.max_sockets,
+            operations_per_socket: settings.max_operations_per_socket,
+            request_timeout: settings.request_timeout,
+            clocks,
+        };
+        Self(Arc::new(Shared {
+            endpoint,
+            rates: rate::Rates::new(settings.requests_per_minute()),
+            sockets: Arc::new(Semaphore::new(settings.max_sockets.min(Semaphore::MAX_PERMITS))),
+            limits,
+            readiness: health::Readiness::default(),
+            metrics,
+            stop,
+            sdl: OnceLock::new(),
+            https: settings.public_url().starts_with("https://"),
+            origins: settings.cors_origins.clone(),
+        }))
+    }
+}
+
+impl Deref for HttpState {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// Everything that the server answers. Serve it with the peers' addresses
+/// (`into_make_service_with_connect_info::<SocketAddr>()`): they stand in sessions and share out the rate limit.
+pub fn router(state: HttpState) -> Router {
+    let large = SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE);
+    let compressed = Router::new()
+        .route("/graphql", get(graphql::get).post(graphql::post))
+        .route("/graphql.schema", get(health::schema))
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large));
+    Router::new()
+        .merge(compressed)
+        .route("/blobs/{*key}", get(blobs::download).put(blobs::upload))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/", get(health::index))
+        .fallback(health::nothing_here)
+        .layer(headers::cors(&state.origins))
+        .layer(from_fn_with_state(state.clone(), headers::secure))
+        .layer(from_fn_with_state(state.clone(), access::record))
+        .with_state(state)
+}

@@ -1,0 +1,176 @@
+//! The rate limit: one bucket of tokens for each person or address, in this process.
+//!
+//! Invariants: a bucket holds a minute's worth and fills evenly; the number of buckets is bounded. One that was not
+//! used for a minute is full, so that forgetting it changes nothing: two generations of a minute each are kept. A
+//! flood of addresses ends a generation early, which forgives, and never costs more memory.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+/// Buckets of one generation.
+const MOST: usize = 50_000;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Whose bucket it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Payer {
+    /// Somebody who is signed in.
+    Person(Uuid),
+    /// Somebody who is not.
+    Address(IpAddr),
+    /// All whose address is not known.
+    Unknown,
+}
+
+impl Payer {
+    /// The one behind an address. IPv6 gives everybody a network of 64 bits.
+    pub fn at(address: Option<IpAddr>) -> Self {
+        match address.map(|address| address.to_canonical()) {
+            Some(IpAddr::V6(address)) => Self::Address(IpAddr::V6((address.to_bits() >> 64 << 64).into())),
+            Some(address) => Self::Address(address),
+            None => Self::Unknown,
+        }
+    }
+}
+
+/// What is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Requests a minute.
+    pub limit: u32,
+    /// Requests that may follow at once.
+    pub remaining: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Generations {
+    began: Option<Instant>,
+    current: HashMap<Payer, Bucket>,
+    before: HashMap<Payer, Bucket>,
+}
+
+/// See the module.
+pub struct Rates {
+    per_minute: Option<u32>,
+    most: usize,
+    buckets: Mutex<Generations>,
+}
+
+impl Rates {
+    /// So many requests a minute for each; `None`: no limit.
+    pub fn new(per_minute: Option<u32>) -> Self {
+        Self { per_minute, most: MOST, buckets: Mutex::default() }
+    }
+
+    /// Takes `cost` requests from a bucket. `Ok(None)`: there is no limit. `Err`: how long to wait.
+    pub fn take(&self, payer: Payer, cost: usize, now: Instant) -> Result<Option<Left>, Duration> {
+        let Some(limit) = self.per_minute else { return Ok(None) };
+        let full = f64::from(limit.max(1));
+        let per_second = full / MINUTE.as_secs_f64();
+        // What costs more than a full bucket would never be served.
+        let cost = (cost as f64).min(full);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.turn(now, self.most);
+        let known = buckets.current.get(&payer).or_else(|| buckets.before.get(&payer)).copied();
+        let Bucket { tokens, at } = known.unwrap_or(Bucket { tokens: full, at: now });
+        let tokens = (tokens + now.saturating_duration_since(at).as_secs_f64() * per_second).min(full);
+        let left = if tokens >= cost { tokens - cost } else { tokens };
+        buckets.current.insert(payer, Bucket { tokens: left, at: now });
+        if tokens >= cost {
+            Ok(Some(Left { limit, remaining: left as u32 }))
+        } else {
+            Err(Duration::from_secs_f64((cost - tokens) / per_second))
+        }
+    }
+}
+
+impl Generations {
+    fn turn(&mut self, now: Instant, most: usize) {
+        let began = *self.began.get_or_insert(now);
+        if now.saturating_duration_since(began) >= MINUTE || self.current.len() >= most {
+            self.before = std::mem::take(&mut self.current);
+            self.began = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn person(number: u128) -> Payer {
+        Payer::Person(Uuid::from_u128(number))
+    }
+
+    #[test]
+    fn a_bucket_empties_fills_again_and_is_one_persons_own() {
+        let (rates, start) = (Rates::new(Some(60)), Instant::now());
+        for n in 0..60 {
+            let left = rates.take(person(1), 1, start).unwrap().unwrap();
+            assert_eq!(left, Left { limit: 60, remaining: 59 - n });
+        }
+        assert_eq!(rates.take(person(1), 1, start), Err(Duration::from_secs(1)));
+        assert!(rates.take(person(2), 1, start).is_ok());
+        assert!(rates.take(person(1), 1, start + Duration::from_secs(1)).is_ok());
+        assert!(rates.take(person(1), 1, start + Duration::from_secs(1)).is_err());
+        assert!(rates.take(person(1), 1_000, start + Duration::from_secs(200)).is_ok(), "a full bucket serves anything");
+    }
+
+    #[test]
+    fn without_a_limit_nobody_is_counted() {
+        let rates = Rates::new(None);
+        assert_eq!(rates.take(Payer::Unknown, 1_000_000, Instant::now()), Ok(None));
+        assert!(rates.buckets.lock().unwrap().current.is_empty());
+    }
+
+    #[test]
+    fn addresses_of_one_network_share_a_bucket() {
+        let at = |text: &str| Payer::at(Some(text.parse().unwrap()));
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_is_bounded() {
+        let rates = Rates { most: 100, ..Rates::new(Some(5)) };
+        let now = Instant::now();
+        for n in 0..10_000 {
+            rates.take(person(n), 1, now).unwrap();
+        }
+        let buckets = rates.buckets.lock().unwrap();
+        assert!(buckets.current.len() + buckets.before.len() <= 200);
+    }
+
+    proptest! {
+        #[test]
+        fn within_any_minute_no_more_than_two_buckets_are_served(pauses in prop::collection::vec(0u64..3_000, 1..400)) {
+            let (rates, start) = (Rates::new(Some(30)), Instant::now());
+            let (mut at, mut served) = (0, Vec::new());
+            for pause in pauses {
+                at += pause;
+                if rates.take(person(1), 1, start + Duration::from_millis(at)).is_ok() {
+                    served.push(at);
+                }
+            }
+            for from in &served {
+                let within = served.iter().filter(|at| (*from..from + 60_000).contains(at)).count();
+                prop_assert!(within <= 60, "{within}");
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! `oriel serve`: everything composed, and ended in order.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oriel_backends::blobs::Blobs;
+use oriel_backends::bus::Bus;
+use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
+use oriel_engine::Engine;
+use oriel_kernel::Position;
+use oriel_reactors::{Limits as ReactorLimits, Parts as ReactorParts, Reactors};
+use oriel_schema::endpoint::Endpoint;
+use oriel_schema::passwords::Passwords;
+use oriel_schema::services::{BackendState, ConsumerState, Operations, Policy, QueueState, Services};
+use oriel_schema::tokens::Tokens;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{HttpState, router};
+use crate::installation::Installation;
+use crate::settings::Settings;
+use crate::telemetry::Metrics;
+use crate::{demo, nodes};
+
+/// Why the server does not run.
+pub type ServeError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs until it is told to stop.
+pub async fn run(mut settings: Settings, with_demo: bool) -> ExitCode {
+    match serve(&mut settings, with_demo).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the server does not run");
+            eprintln!("oriel: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeError> {
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}; choose another with --listen", settings.listen))?;
+    // Port 0 means any: from here on it is the one that was given.
+    settings.listen = listener.local_addr()?;
+    let metrics = Metrics::install()?;
+    let stop = CancellationToken::new();
+    let house = House::open(settings, &stop).await?;
+    let upkeep = tokio::spawn(metrics.clone().upkeep());
+    let state = HttpState::new(house.endpoint.clone(), settings, Some(metrics), stop.clone());
+    let made = if with_demo { Some(demo::make(&house.endpoint).await?) } else { None };
+
+    tokio::spawn(told_to_stop(stop.clone()));
+    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
+    tracing::info!(url = %settings.public_url(), listen = %settings.listen, data = %settings.data.display(),
+        position = %house.installation.engine.feed().head(), "serving");
+    println!("Oriel serves {}", settings.public_url());
+    if let Some(made) = made {
+        say_how_to_sign_in(&settings.public_url(), made.as_ref());
+    }
+    let ending = stop.clone();
+    let serving = tokio::spawn(async move {
+        axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned()).await
+    });
+    stop.cancelled().await;
+    tracing::info!("stopping: running requests are finished, nothing new is taken");
+    match tokio::time::timeout(settings.shutdown_grace, serving).await {
+        Ok(ended) => ended??,
+        Err(_) => tracing::warn!(grace = ?settings.shutdown_grace, "some requests were still running and are ended"),
+    }
+    upkeep.abort();
+    house.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Everything that works, beside the transport.
+struct House {
+    installation: Installation,
+    endpoint: Endpoint,
+    reactors: Arc<Reactors>,
+}
+
+impl House {
+    async fn open(settings: &Settings, stop: &CancellationToken) -> Result<Self, ServeError> {
+        let installation = Installation::open(settings).await?;
+        let engine = Arc::clone(&installation.engine);
+        let limits = ReactorLimits {
+            extraction: ExtractionLimits {
+                wall: settings.extraction_timeout,
+                cpu: settings.extraction_timeout,
+                memory_bytes: settings.extraction_memory,
+                ..ExtractionLimits::default()
+            },
+            extractions: settings.extraction_workers,
+            ..ReactorLimits::default()
+        };
+        let reactors = Arc::new(Reactors::start(ReactorParts {
+            engine: Arc::clone(&engine),
+            blobs: installation.blobs.clone(),
+            search: installation.search.clone(),
+            program: Program::this()?,
+            limits,
+        }));
+        let seed = engine.keyring().secret("signing", engine.now()).await?;
+        let policy = policy(settings);
+        let services = Services {
+            tokens: Tokens::new(&seed)?,
+            passwords: Passwords::new(policy.password_memory_kib),
+            operations: Arc::new(Watched { engine: Arc::clone(&engine), reactors: Arc::clone(&reactors), blobs: installation.blobs.clone(), search: installation.search.name() }),
+            blobs: installation.blobs.clone(),
+            search: installation.search.clone(),
+            engine: Arc::clone(&engine),
+            policy,
+        };
+        if let Some(bus) = bus(settings, &engine)? {
+            tokio::spawn(nodes::follow(Arc::clone(&engine), bus, stop.clone()));
+        }
+        tokio::spawn(forget_old_commands(Arc::clone(&engine), settings.idempotency_retention, stop.clone()));
+        Ok(Self { installation, endpoint: Endpoint::new(Arc::new(services)), reactors })
+    }
+
+    async fn close(self) {
+        self.reactors.stop().await;
+        self.installation.engine.stop().await;
+        self.installation.engine.database().clone().close().await;
+    }
+}
+
+fn policy(settings: &Settings) -> Policy {
+    Policy {
+        open_registration: settings.registration_is_open(),
+        access_token_ttl: settings.access_token_ttl,
+        refresh_token_ttl: settings.refresh_token_ttl,
+        password_memory_kib: Passwords::MEMORY_KIB,
+        url_ttl: settings.download_url_ttl,
+        max_file_size: settings.upload_max_size,
+        scanner: settings.scanner_url.is_some(),
+        live_pace: settings.live_pace,
+        at_least_wait: Duration::from_secs(5),
+        base_url: settings.public_url(),
+    }
+}
+
+/// The bus between nodes; none where one process owns the log.
+fn bus(settings: &Settings, engine: &Engine) -> Result<Option<Bus>, ServeError> {
+    if settings.redis_url.is_none() && !settings.is_postgres() {
+        return Ok(None);
+    }
+    // Another installation, or the same after a restore, must not be heard.
+    let namespace = format!("oriel:{}", engine.incarnation());
+    Ok(Some(Bus::open(settings.redis_url.as_ref().map(|url| url.expose()), &namespace)?))
+}
+
+async fn forget_old_commands(engine: Arc<Engine>, retention: Duration, stop: CancellationToken) {
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+    while stop.run_until_cancelled(hourly.tick()).await.is_some() {
+        // A bounded number at a time, so that nobody waits for it.
+        loop {
+            match engine.forget_commands(engine.now() - retention).await {
+                Ok(1000) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "old commands cannot be forgotten at the moment");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// For `system`.
+struct Watched {
+    engine: Arc<Engine>,
+    reactors: Arc<Reactors>,
+    blobs: Blobs,
+    search: &'static str,
+}
+
+impl Operations for Watched {
+    fn consumers(&self) -> Vec<ConsumerState> {
+        let states = self.reactors.states().consumers.into_iter();
+        let shown = states.map(|consumer| ConsumerState {
+            name: consumer.name.to_owned(),
+            position: consumer.position,
+            state: format!("{:?}", consumer.state).to_lowercase(),
+            last_error: consumer.last_error,
+            set_aside: consumer.set_aside,
+            lag: consumer.lag,
+        });
+        shown.collect()
+    }
+
+    fn queues(&self) -> Vec<QueueState> {
+        let now = self.engine.now();
+        let states = self.reactors.states().queues.into_iter();
+        let shown = states.map(|queue| QueueState {
+            name: queue.name,
+            depth: queue.depth,
+            running: queue.running,
+            failed: queue.failed,
+            oldest: queue.oldest.map(|since| (now - since).to_std().unwrap_or_default()),
+        });
+        shown.collect()
+    }
+
+    fn backends(&self) -> Vec<BackendState> {
+        let blobs = match &self.blobs {
+            Blobs::Local(_) => "folder",
+            Blobs::S3(_) => "s3",
+        };
+        let index = self.reactors.states().consumers.into_iter().find(|consumer| consumer.name.contains("search"));
+        let error = index.and_then(|index| index.last_error);
+        vec![
+            BackendState { name: "search".to_owned(), kind: self.search.to_owned(), healthy: error.is_none(), last_error: error },
+            BackendState { name: "blobs".to_owned(), kind: blobs.to_owned(), healthy: true, last_error: None },
+        ]
+    }
+
+    fn index_position(&self) -> Position {
+        self.reactors.index_position()
+    }
+}
+
+fn say_how_to_sign_in(url: &str, made: Option<&demo::SignIn>) {
+    match made {
+        Some(demo::SignIn { email, password, access_token }) => println!(
+            "\nThe demonstration is made. Sign in at {url}/graphql:\n\n  \
+             mutation {{ login(input: {{email: \"{email}\", password: \"{password}\"}}) {{ accessToken refreshToken }} }}\n\n\
+             or use this access token for the first minutes:\n\n  authorization: Bearer {access_token}\n"
+        ),
+        None => println!("There is something in this installation already: no demonstration is made."),
+    }
+}
+
+/// SIGTERM of an operator, or Ctrl-C.
+async fn told_to_stop(stop: CancellationToken) {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = tokio::signal::ctrl_c() => {}
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM cannot be caught");
+                let _ = tokio::signal::ctrl_c().await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = tokio::signal::ctrl_c().await;
+    stop.cancel();
+}
