@@ -34,12 +34,14 @@ pub struct Feed {
     tracker: Tracker,
     head: watch::Sender<Position>,
     batches: broadcast::Sender<Arc<Applied>>,
+    /// Batches are announced one after the other, whoever brings them.
+    order: tokio::sync::Mutex<()>,
 }
 
 impl Feed {
     /// A feed that begins at `head`.
     pub fn new(database: Database, tracker: Tracker, head: Position) -> Self {
-        Self { database, tracker, head: watch::Sender::new(head), batches: broadcast::Sender::new(1024) }
+        Self { database, tracker, head: watch::Sender::new(head), batches: broadcast::Sender::new(1024), order: tokio::sync::Mutex::default() }
     }
 
     /// What this node has applied.
@@ -66,8 +68,12 @@ impl Feed {
 
     /// Announces a batch of this node's own, after what other nodes wrote before it.
     pub(crate) async fn announce(&self, batch: Applied) {
+        let _turn = self.order.lock().await;
+        if batch.last <= self.head() {
+            return; // catching up was faster
+        }
         if batch.first > self.head().next() {
-            if let Err(error) = self.catch_up(Some(batch.first)).await {
+            if let Err(error) = self.read_changes(Some(batch.first)).await {
                 // Nothing may be served as current that we do not know to be: the floor rises.
                 tracing::warn!(%error, "the changes of other nodes cannot be read; caches are dropped");
                 self.tracker.raise_floor();
@@ -76,8 +82,17 @@ impl Feed {
         self.send(batch);
     }
 
-    /// Reads from the changes table what other nodes committed.
-    pub(crate) async fn catch_up(&self, before: Option<Position>) -> Result<(), DbErr> {
+    /// Reads from the changes table what other nodes committed. Called when one of them says so, and now and then,
+    /// because such a message can be lost.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn catch_up(&self) -> Result<(), DbErr> {
+        let _turn = self.order.lock().await;
+        self.read_changes(None).await
+    }
+
+    async fn read_changes(&self, before: Option<Position>) -> Result<(), DbErr> {
         let sql = "SELECT first_position, position, touched FROM changes WHERE position > $1 ORDER BY position LIMIT 1000";
         loop {
             let rows = self.database.query(sql, vec![self.head().number().into()]).await?;
