@@ -254,15 +254,25 @@ impl Engine {
         if !self.committer.has_room(0) {
             return Err(CommandError::Overloaded);
         }
-        if context.may_repeat
-            && let Some(committed) = self.repeated(context).await?
-        {
+        let _turns = self.turns(transaction.steps.iter().map(|step| step.subject())).await;
+        // Only now: a repetition that came at the same time has been carried out while this one waited for its turn.
+        if let Some(committed) = self.repeated(context).await? {
             return Ok(committed);
         }
-        let _turns = self.turns(transaction.steps.iter().map(|step| step.subject())).await;
         let mut conflicts = 0;
         loop {
-            match self.attempt(context, &transaction.steps, subject).await? {
+            let attempt = self.attempt(context, &transaction.steps, subject).await;
+            // It may have been carried out since that look (by another node, or for a client that went away). Then
+            // this decision is about what it did itself, and the first answer is the answer.
+            let about_itself = match &attempt {
+                Ok(Attempt::Done(committed)) => committed.events.is_empty() && !committed.repeated,
+                Ok(Attempt::Conflict) | Err(CommandError::Rejected(_)) => true,
+                Err(_) => false,
+            };
+            if about_itself && let Some(committed) = self.repeated(context).await? {
+                return Ok(committed);
+            }
+            match attempt? {
                 Attempt::Done(committed) => return Ok(committed),
                 Attempt::Conflict if conflicts < ATTEMPTS => {
                     conflicts += 1;
@@ -414,7 +424,11 @@ impl Engine {
         Ok(i32::try_from(version).unwrap_or(i32::MAX))
     }
 
+    /// The answer to a command that was carried out before.
     async fn repeated(&self, context: &CommandContext) -> Result<Option<Committed>, CommandError> {
+        if !context.may_repeat {
+            return Ok(None);
+        }
         let sql = "SELECT position, subject_id, input_hash FROM commands WHERE id = $1";
         let rows = self.database.query(sql, vec![context.command.uuid().into()]).await.map_err(LogError::from)?;
         let Some(row) = rows.first() else { return Ok(None) };

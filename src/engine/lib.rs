@@ -22,6 +22,8 @@ pub mod queue;
 pub mod read;
 pub mod rebuild;
 #[cfg(test)]
+mod suite;
+#[cfg(test)]
 mod testing;
 mod workers;
 

@@ -1,0 +1,304 @@
+//! Consumers: nothing skipped, nothing set aside without a word, and nothing set aside in an outage.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use oriel_kernel::{EventId, Position};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::things::ThingEvent;
+use super::*;
+use crate::consumers::{Behind, Checkpoint, Consumer, ConsumerError, ConsumerLimits, Consumers, Following, Reactor};
+use crate::jobs::NewJob;
+
+/// An index in memory that outlives its consumer, and fails as it is told to.
+struct Sink {
+    held: Mutex<Held>,
+    /// Each application takes a permit.
+    gate: Semaphore,
+    entered: mpsc::UnboundedSender<()>,
+}
+
+#[derive(Default)]
+struct Held {
+    checkpoint: Option<Checkpoint>,
+    applied: Vec<i64>,
+    poison: BTreeSet<i64>,
+    panics: BTreeSet<i64>,
+    outages: u32,
+    failures: u32,
+    resets: u32,
+}
+
+struct SinkConsumer(Arc<Sink>);
+
+impl Sink {
+    fn new(permits: usize, held: Held) -> (Arc<Self>, mpsc::UnboundedReceiver<()>) {
+        let (entered, receiver) = mpsc::unbounded_channel();
+        (Arc::new(Self { held: Mutex::new(held), gate: Semaphore::new(permits), entered }), receiver)
+    }
+
+    fn open(held: Held) -> Arc<Self> {
+        Self::new(1_000_000, held).0
+    }
+
+    fn consumer(self: &Arc<Self>) -> Vec<Arc<dyn Consumer>> {
+        vec![Arc::new(SinkConsumer(Arc::clone(self)))]
+    }
+
+    fn applied(&self) -> Vec<i64> {
+        self.held.lock().unwrap().applied.clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Consumer for SinkConsumer {
+    fn name(&self) -> &'static str {
+        "sink"
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        Ok(self.0.held.lock().unwrap().checkpoint)
+    }
+
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+        let _ = self.0.entered.send(());
+        self.0.gate.acquire().await.unwrap().forget();
+        let mut held = self.0.held.lock().unwrap();
+        if held.outages > 0 {
+            held.outages -= 1;
+            return Err(ConsumerError::Unavailable("the index is not there".to_owned()));
+        }
+        if held.failures > 0 {
+            held.failures -= 1;
+            return Err(ConsumerError::Failed("for a moment".to_owned()));
+        }
+        if let Some(event) = events.iter().find(|event| held.poison.contains(&event.position.number())) {
+            return Err(ConsumerError::Failed(format!("cannot bear\0 {}", event.position)));
+        }
+        let panics = events.iter().any(|event| held.panics.contains(&event.position.number()));
+        if panics {
+            drop(held);
+            panic!("as these tests want it");
+        }
+        held.applied.extend(events.iter().map(|event| event.position.number()));
+        held.checkpoint = Some(to);
+        Ok(())
+    }
+
+    async fn reset(&self) -> Result<(), ConsumerError> {
+        let mut held = self.0.held.lock().unwrap();
+        held.checkpoint = None;
+        held.applied.clear();
+        held.resets += 1;
+        Ok(())
+    }
+}
+
+/// Without waits between attempts.
+fn limits(batch: u64) -> ConsumerLimits {
+    ConsumerLimits { batch, attempts: 3, backoff: Duration::ZERO, longest_backoff: Duration::ZERO, ..ConsumerLimits::default() }
+}
+
+fn follow(engine: &Arc<Engine>, sink: &Arc<Sink>, batch: u64) -> Consumers {
+    Consumers::start(engine, sink.consumer(), vec![], limits(batch))
+}
+
+/// A log of this many events.
+async fn grown(place: &Place, events: usize) -> (Arc<Engine>, ThingId) {
+    let engine = place.engine().await;
+    let id = make(&engine, org(1), "a").await;
+    for _ in 1..events {
+        count(&engine, org(1), id).await.unwrap();
+    }
+    (engine, id)
+}
+
+async fn reached(consumers: &Consumers, position: i64) {
+    consumers.wait_for("sink", Position::new(position), Duration::from_secs(60)).await.unwrap();
+}
+
+fn all(range: std::ops::RangeInclusive<i64>) -> Vec<i64> {
+    range.collect()
+}
+
+/// Everything once and in order, but for these.
+fn all_but(range: std::ops::RangeInclusive<i64>, not: &[i64]) -> Vec<i64> {
+    range.filter(|n| !not.contains(n)).collect()
+}
+
+/// Says that each counted thing has to be counted elsewhere too.
+struct Counting;
+
+impl Reactor for Counting {
+    fn name(&self) -> &'static str {
+        "counting"
+    }
+
+    fn react(&self, event: &Recorded) -> Vec<NewJob> {
+        match event.event_as::<ThingEvent>() {
+            Some(ThingEvent::Counted { by }) => {
+                let job = |which: &str| NewJob::new("count", event).payload(serde_json::json!({ "by": by, "which": which }));
+                vec![job("first"), job("second")]
+            }
+            _ => vec![],
+        }
+    }
+}
+
+async fn react(engine: &Arc<Engine>, position: i64) -> Consumers {
+    let consumers = Consumers::start(engine, vec![], vec![Arc::new(Counting)], limits(7));
+    consumers.wait_for("counting", Position::new(position), Duration::from_secs(60)).await.unwrap();
+    consumers
+}
+
+const JOBS: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM jobs";
+
+on_both! {
+    async fn follows_what_is_written(place) {
+        let (engine, id) = grown(&place, 25).await;
+        let sink = Sink::open(Held::default());
+        let consumers = follow(&engine, &sink, 10);
+        reached(&consumers, 25).await;
+        for _ in 0..5 {
+            let committed = count(&engine, org(1), id).await.unwrap();
+            reached(&consumers, committed.position.number()).await;
+        }
+        assert_eq!(sink.applied(), all(1..=30));
+        until(|| async { consumers.states()[0].state == Following::Running && consumers.states()[0].lag == Duration::ZERO }).await;
+        let state = consumers.states().remove(0);
+        assert_eq!((state.name, state.position, state.lag_events, state.set_aside), ("sink", Position::new(30), 0, 0));
+        let behind = consumers.wait_for("sink", Position::new(31), Duration::from_millis(1)).await;
+        assert_eq!(behind, Err(Behind::At(Position::new(30))));
+        assert_eq!(consumers.wait_for("nobody", Position::START, Duration::ZERO).await, Err(Behind::Unknown));
+        consumers.stop().await;
+        assert_eq!(consumers.states()[0].state, Following::Stopped);
+    }
+
+    async fn goes_on_where_it_was_dropped(place) {
+        let (engine, _) = grown(&place, 30).await;
+        let (sink, mut entered) = Sink::new(1, Held::default());
+        let consumers = follow(&engine, &sink, 10);
+        // The first batch is through, the second has begun and hangs.
+        in_time(entered.recv()).await.unwrap();
+        in_time(entered.recv()).await.unwrap();
+        assert_eq!(sink.applied(), all(1..=10));
+        drop(consumers);
+        sink.gate.add_permits(1_000);
+        let consumers = follow(&place.engine().await, &sink, 10);
+        reached(&consumers, 30).await;
+        assert_eq!(sink.applied(), all(1..=30));
+    }
+
+    async fn stops_at_a_batch(place) {
+        let (engine, _) = grown(&place, 30).await;
+        let (sink, mut entered) = Sink::new(0, Held::default());
+        let consumers = follow(&engine, &sink, 10);
+        in_time(entered.recv()).await.unwrap();
+        // The batch that is on its way is brought to its end, and no other is begun.
+        let (_, ()) = tokio::join!(in_time(consumers.stop()), async { sink.gate.add_permits(1_000) });
+        assert_eq!(sink.applied(), all(1..=10));
+        let consumers = follow(&engine, &sink, 10);
+        reached(&consumers, 30).await;
+        assert_eq!(sink.applied(), all(1..=30));
+    }
+
+    async fn sets_a_poisoned_event_aside(place) {
+        let (engine, id) = grown(&place, 40).await;
+        let (poison, panics) = (BTreeSet::from([7, 8, 33]), BTreeSet::from([20]));
+        let sink = Sink::open(Held { poison, panics, ..Held::default() });
+        let consumers = follow(&engine, &sink, 16);
+        reached(&consumers, 40).await;
+        assert_eq!(sink.applied(), all_but(1..=40, &[7, 8, 20, 33]));
+        let aside = consumers.set_aside("sink", 10).await.unwrap();
+        let aside: Vec<_> = aside.iter().map(|one| (one.position.number(), one.attempts, one.error.as_str())).collect();
+        let expected = [(33, 3, "cannot bear 33"), (20, 3, "the consumer panicked"), (8, 3, "cannot bear 8"), (7, 3, "cannot bear 7")];
+        assert_eq!(aside, expected);
+        assert_eq!(consumers.states()[0].set_aside, 4);
+        // It goes on, and remembers after a restart.
+        let committed = count(&engine, org(1), id).await.unwrap();
+        reached(&consumers, committed.position.number()).await;
+        consumers.stop().await;
+        let consumers = follow(&engine, &sink, 16);
+        reached(&consumers, 41).await;
+        assert_eq!(consumers.states()[0].set_aside, 4);
+        assert_eq!(sink.applied().last(), Some(&41));
+    }
+
+    async fn a_poisoned_last_event_is_not_tried_for_ever(place) {
+        let (engine, _) = grown(&place, 3).await;
+        let sink = Sink::open(Held { poison: BTreeSet::from([1, 2, 3]), ..Held::default() });
+        let consumers = follow(&engine, &sink, 10);
+        reached(&consumers, 3).await;
+        assert_eq!(sink.applied(), Vec::<i64>::new());
+        assert_eq!(sink.held.lock().unwrap().checkpoint.map(|(position, _)| position), Some(Position::new(3)));
+        assert_eq!(consumers.states()[0].set_aside, 3);
+    }
+
+    async fn a_passing_failure_sets_nothing_aside(place) {
+        let (engine, _) = grown(&place, 20).await;
+        let sink = Sink::open(Held { failures: 2, ..Held::default() });
+        let consumers = follow(&engine, &sink, 10);
+        reached(&consumers, 20).await;
+        assert_eq!((sink.applied(), consumers.states()[0].set_aside), (all(1..=20), 0));
+    }
+
+    async fn an_outage_is_waited_out(place) {
+        let (engine, _) = grown(&place, 20).await;
+        let sink = Sink::open(Held { outages: 50, ..Held::default() });
+        let consumers = follow(&engine, &sink, 10);
+        reached(&consumers, 20).await;
+        assert_eq!((sink.applied(), consumers.states()[0].set_aside), (all(1..=20), 0));
+        assert_eq!(consumers.states()[0].last_error.as_deref(), Some("not available: the index is not there"));
+        assert!(consumers.set_aside("sink", 10).await.unwrap().is_empty());
+    }
+
+    async fn another_history_begins_anew(place) {
+        let (engine, _) = grown(&place, 12).await;
+        let strange = EventId::from_uuid(Uuid::from_u128(1));
+        // Another event at that place, and a place beyond the end.
+        for checkpoint in [(Position::new(5), strange), (Position::new(500), strange)] {
+            let sink = Sink::open(Held { checkpoint: Some(checkpoint), applied: vec![77], ..Held::default() });
+            let consumers = follow(&engine, &sink, 10);
+            until(|| async { sink.applied() == all(1..=12) }).await;
+            assert_eq!(sink.held.lock().unwrap().resets, 1);
+            consumers.stop().await;
+        }
+    }
+
+    async fn a_reactor_makes_its_jobs_once(place) {
+        let (engine, id) = grown(&place, 21).await;
+        let consumers = react(&engine, 21).await;
+        assert_eq!(number(&engine, JOBS).await, 40);
+        consumers.stop().await;
+        count(&engine, org(1), id).await.unwrap();
+        // After a restart it goes on.
+        let consumers = react(&engine, 22).await;
+        assert_eq!(number(&engine, JOBS).await, 42);
+        consumers.stop().await;
+        // Even from the beginning it makes no job twice.
+        engine.database().writer().execute_unprepared("DELETE FROM consumers").await.unwrap();
+        let consumers = react(&engine, 22).await;
+        assert_eq!(number(&engine, JOBS).await, 42);
+        consumers.stop().await;
+        // In another history it does nothing but say so.
+        let sql = "UPDATE consumers SET position = 3";
+        engine.database().writer().execute_unprepared(sql).await.unwrap();
+        let consumers = Consumers::start(&engine, vec![], vec![Arc::new(Counting)], limits(7));
+        until(|| async { consumers.states()[0].state == Following::OtherHistory }).await;
+        assert_eq!(number(&engine, "SELECT position FROM consumers").await, 3);
+        in_time(consumers.stop()).await;
+    }
+
+    async fn two_processes_make_them_once(place) {
+        let (engine, _) = grown(&place, 60).await;
+        let nodes = if engine.shared_with_other_nodes() { [place.engine().await, place.engine().await] } else { [engine.clone(), engine.clone()] };
+        let consumers = [&nodes[0], &nodes[1]].map(|node| Consumers::start(node, vec![], vec![Arc::new(Counting)], limits(3)));
+        for consumers in &consumers {
+            consumers.wait_for("counting", Position::new(60), Duration::from_secs(60)).await.unwrap();
+        }
+        assert_eq!(number(&engine, JOBS).await, 118);
+        assert_eq!(number(&engine, "SELECT position FROM consumers").await, 60);
+        assert!(consumers.iter().all(|consumers| consumers.states()[0].set_aside == 0));
+    }
+}

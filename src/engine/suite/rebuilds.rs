@@ -1,0 +1,174 @@
+//! Rebuilt equals grown.
+
+use std::sync::atomic::AtomicBool;
+
+use futures::future::{Either, join_all, poll_fn, select};
+use oriel_kernel::Position;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+
+use super::things::{Count, Label, Make, Remove};
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Make { thing: u8, label: u8 },
+    Label { thing: u8, label: u8 },
+    Count { thing: u8, times: usize },
+    Remove { thing: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (thing, label) = (0..12u8, 0..20u8);
+    prop_oneof![
+        4 => (thing.clone(), label.clone()).prop_map(|(thing, label)| Step::Make { thing, label }),
+        3 => (thing.clone(), label).prop_map(|(thing, label)| Step::Label { thing, label }),
+        4 => (thing.clone(), 1..200usize).prop_map(|(thing, times)| Step::Count { thing, times }),
+        1 => thing.prop_map(|thing| Step::Remove { thing }),
+    ]
+}
+
+/// Carries out a step; a refusal is as good as a success.
+async fn carry_out(engine: &Engine, step: &Step) {
+    let id = |thing: u8| ThingId::from_uuid(Uuid::from_u128(0xe000 + u128::from(thing)));
+    let context = context(engine, org(1));
+    let result = match step {
+        Step::Make { thing, label } => {
+            let make = Make { label: label.to_string(), owner: person(u128::from(*thing)), name: "Ada Lovelace" };
+            engine.execute(&context, id(*thing), make).await
+        }
+        Step::Label { thing, label } => engine.execute(&context, id(*thing), Label(label.to_string())).await,
+        Step::Count { thing, times } => {
+            engine.execute(&context, id(*thing), Count { by: 3, times: *times, beside: None }).await
+        }
+        Step::Remove { thing } => engine.execute(&context, id(*thing), Remove).await,
+    };
+    if let Err(error) = result {
+        assert!(matches!(error, CommandError::Rejected(_)), "{error}");
+    }
+}
+
+async fn history(engine: &Engine, seed: &mut TestRunner, length: usize) -> Vec<Step> {
+    let steps = prop::collection::vec(step(), length).new_tree(seed).unwrap().current();
+    for step in &steps {
+        carry_out(engine, step).await;
+    }
+    steps
+}
+
+async fn same_after_rebuild(engine: &Engine) {
+    let grown = rows(engine).await;
+    engine.rebuild("toys", &|_, _| {}).await.unwrap();
+    assert_eq!(rows(engine).await, grown);
+    let verified = engine.verify("toys").await.unwrap();
+    assert_eq!((verified.rows, verified.only_running, verified.only_replayed), (grown.len() as i64, 0, 0));
+}
+
+on_both! {
+    async fn after_random_histories(place) {
+        let mut seed = TestRunner::new_with_rng(Config::default(), proptest::test_runner::TestRng::deterministic_rng(Default::default()));
+        let engine = place.engine().await;
+        for _ in 0..6 {
+            let steps = history(&engine, &mut seed, 25).await;
+            place.sources.advance(Duration::from_secs(1));
+            assert!(!steps.is_empty());
+            same_after_rebuild(&engine).await;
+        }
+        assert!(whole_log(&engine).await.len() > 1_000, "long enough for several chunks");
+    }
+
+    async fn a_damaged_row_is_found_and_mended(place) {
+        let engine = place.engine().await;
+        make(&engine, org(1), "a").await;
+        make(&engine, org(1), "b").await;
+        engine.database().writer().execute_unprepared("UPDATE toys SET total = 77 WHERE label = 'a'").await.unwrap();
+        let verified = engine.verify("toys").await.unwrap();
+        assert_eq!((verified.rows, verified.only_running, verified.only_replayed), (2, 1, 1));
+        engine.rebuild("toys", &|_, _| {}).await.unwrap();
+        assert_eq!(engine.verify("toys").await.unwrap().only_running, 0);
+        assert!(rows(&engine).await.iter().all(|row| row.total == 0));
+    }
+
+    async fn while_others_write(place) {
+        let engine = place.engine().await;
+        let mut things = Vec::new();
+        for n in 0..4 {
+            let id = make(&engine, org(n), &format!("{n}")).await;
+            engine.execute(&context(&engine, org(n)), id, Count { by: 1, times: 400, beside: None }).await.unwrap();
+            things.push((org(n), id));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let writers = things.iter().map(|(organization, id)| {
+            let (engine, stop, organization, id) = (Arc::clone(&engine), Arc::clone(&stop), *organization, *id);
+            tokio::spawn(async move {
+                let mut written = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    count(&engine, organization, id).await.unwrap();
+                    written += 1;
+                }
+                written
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        for _ in 0..3 {
+            let before = engine.feed().head();
+            engine.rebuild("toys", &|_, _| {}).await.unwrap();
+            // The writers go on, in the new table.
+            in_time(engine.feed().reached(Position::new(before.number() + 20))).await;
+        }
+        stop.store(true, Ordering::SeqCst);
+        let written: i64 = join_all(writers).await.into_iter().map(|count| count.unwrap()).sum();
+        assert_eq!(rows(&engine).await.iter().map(|row| row.total).sum::<i64>(), 4 * 400 + written);
+        let verified = engine.verify("toys").await.unwrap();
+        assert_eq!((verified.only_running, verified.only_replayed), (0, 0));
+    }
+
+    async fn killed_halfway(place) {
+        let engine = place.engine().await;
+        let id = make(&engine, org(1), "a").await;
+        for _ in 0..3 {
+            engine.execute(&context(&engine, org(1)), id, Count { by: 1, times: 900, beside: None }).await.unwrap();
+        }
+        let grown = rows(&engine).await;
+        for chunks in [1, 3] {
+            let halfway = AtomicBool::new(false);
+            let progress = |reached: Position, _: Position| halfway.store(reached.number() >= chunks * 500, Ordering::SeqCst);
+            let ended = {
+                let rebuild = std::pin::pin!(engine.rebuild("toys", &progress));
+                let killed = poll_fn(|_| match halfway.load(Ordering::SeqCst) {
+                    true => std::task::Poll::Ready(()),
+                    false => std::task::Poll::Pending,
+                });
+                matches!(select(rebuild, killed).await, Either::Left(_))
+            };
+            assert!(!ended, "it was to be killed");
+            // Nobody sees it, writing goes on.
+            assert_eq!(rows(&engine).await, grown);
+        }
+        let state = engine.read_model_states().await.unwrap();
+        assert!(state.iter().any(|state| state.state == "catching_up" && state.position.number() >= 1_000), "{state:?}");
+        count(&engine, org(1), id).await.unwrap();
+        // What is there is gone on with, by another process.
+        engine.stop().await;
+        let engine = place.engine().await;
+        let first = std::sync::Mutex::new(None);
+        let progress = |reached: Position, _: Position| {
+            first.lock().unwrap().get_or_insert(reached.number());
+        };
+        engine.rebuild("toys", &progress).await.unwrap();
+        assert!(first.lock().unwrap().is_some_and(|first| first >= 1_000));
+        assert_eq!(rows(&engine).await[0].total, 2_701);
+        let verified = engine.verify("toys").await.unwrap();
+        assert_eq!((verified.only_running, verified.only_replayed), (0, 0));
+    }
+
+    async fn nobody_serves_an_answer_of_the_old_table(place) {
+        let engine = place.engine().await;
+        make(&engine, org(1), "a").await;
+        let t0 = engine.tracker().tick();
+        assert!(engine.tracker().valid(t0, []));
+        engine.rebuild("toys", &|_, _| {}).await.unwrap();
+        assert!(!engine.tracker().valid(t0, []));
+    }
+}
