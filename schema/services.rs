@@ -10,6 +10,7 @@ use oriel_engine::Engine;
 use oriel_kernel::{Position, SessionId, Viewer};
 use uuid::Uuid;
 
+use crate::passwords::Passwords;
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
 
@@ -23,6 +24,8 @@ pub struct Services {
     pub search: Search,
     /// Access tokens and refresh tokens.
     pub tokens: Tokens,
+    /// Hashes and checks passwords: `Passwords::new(policy.password_memory_kib)`.
+    pub passwords: Passwords,
     /// What operators see of the parts that the schema does not know.
     pub operations: Arc<dyn Operations>,
     /// What the settings say.
@@ -38,6 +41,8 @@ pub struct Policy {
     pub access_token_ttl: Duration,
     /// How long a session lives without a refresh.
     pub refresh_token_ttl: Duration,
+    /// How much memory hashing a password takes, in KiB; [`Passwords::MEMORY_KIB`] unless there is a reason.
+    pub password_memory_kib: u32,
     /// How long a download or upload URL is valid.
     pub url_ttl: Duration,
     /// The largest file, in bytes.
