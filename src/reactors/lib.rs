@@ -1,1 +1,187 @@
-//! oriel-reactors
+//! What events cause outside the log: text is extracted, the search index follows, files that nobody needs go.
+//!
+//! A reactor only says which jobs an event leads to; a worker does them and reports by commands with derived ids, so
+//! that doing one again writes nothing twice. What is kept in step with the log itself (the search index) is a
+//! consumer with a checkpoint of its own. Whatever is killed at whatever moment goes on where it was.
+//!
+//! A new side effect is a file here and a line in [`reactors`] and [`workers`]. Nothing here knows a transport, GraphQL
+//! or a viewer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use oriel_backends::blobs::{BlobPrefix, Blobs};
+use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
+use oriel_backends::search::Search;
+use oriel_engine::Engine;
+use oriel_engine::consumers::{Behind, Consumer, ConsumerLimits, ConsumerState, Consumers, Reactor};
+use oriel_engine::jobs::{QueueState, Worker, WorkerLimits, Workers};
+use oriel_kernel::Position;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+mod extraction;
+mod index_stage;
+mod purge;
+mod search_index;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod suite;
+mod sweep;
+
+pub use search_index::{IndexError, RebuildProgress, open_index, search_dependency};
+pub use sweep::{SweepError, Swept};
+
+/// Where the files of documents are kept.
+pub const FILES: BlobPrefix = BlobPrefix::new("files");
+/// Where the texts of files are kept.
+pub const TEXTS: BlobPrefix = BlobPrefix::new("texts");
+/// Where clients upload to by a signed URL. What stays there is removed after a day.
+pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
+
+/// What the side effects work with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The log, and how commands get into it.
+    pub engine: Arc<Engine>,
+    /// Where files are kept.
+    pub blobs: Blobs,
+    /// The index; see [`open_index`].
+    pub search: Search,
+    /// Which program reads documents as a child.
+    pub program: Program,
+    /// How far everything may go.
+    pub limits: Limits,
+}
+
+/// How far the side effects may go.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// What one extraction may use.
+    pub extraction: ExtractionLimits,
+    /// How many documents are read beside each other.
+    pub extractions: usize,
+    /// How the log is followed.
+    pub consumers: ConsumerLimits,
+    /// How jobs are done.
+    pub workers: WorkerLimits,
+    /// How often files that nobody needs are looked for.
+    pub sweep_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            extraction: ExtractionLimits::default(),
+            extractions: std::thread::available_parallelism().map_or(2, usize::from).min(8),
+            consumers: ConsumerLimits::default(),
+            workers: WorkerLimits::default(),
+            sweep_every: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Every reactor: the one list of what events lead to.
+fn reactors() -> Vec<Arc<dyn Reactor>> {
+    vec![Arc::new(extraction::Extract), Arc::new(purge::Purge)]
+}
+
+/// Every worker: the one list of who does the jobs.
+fn workers(parts: &Parts) -> Vec<Arc<dyn Worker>> {
+    vec![
+        Arc::new(extraction::Extraction::new(parts)),
+        Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
+    ]
+}
+
+/// The side effects of this process. Dropped, they end at once; see [`Reactors::stop`].
+pub struct Reactors {
+    engine: Arc<Engine>,
+    index: Arc<search_index::SearchIndex>,
+    consumers: Consumers,
+    workers: Workers,
+    sweep: Arc<sweep::Sweep>,
+    stopping: watch::Sender<bool>,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+/// What the side effects are doing, for operators.
+#[derive(Clone, Debug)]
+pub struct States {
+    /// Who follows the log.
+    pub consumers: Vec<ConsumerState>,
+    /// What waits to be done.
+    pub queues: Vec<QueueState>,
+}
+
+impl Reactors {
+    /// Starts everything.
+    pub fn start(parts: Parts) -> Self {
+        let (stopping, stopped) = watch::channel(false);
+        let engine = Arc::clone(&parts.engine);
+        let index = Arc::new(search_index::SearchIndex::new(&parts));
+        let stage = index_stage::IndexStage::new(Arc::clone(&engine), Arc::clone(&index), stopped.clone());
+        let followers: Vec<Arc<dyn Consumer>> = vec![Arc::clone(&index) as _, Arc::new(stage)];
+        let consumers = Consumers::start(&engine, followers, reactors(), parts.limits.consumers);
+        let workers = Workers::start(&engine, workers(&parts), parts.limits.workers);
+        let sweep = Arc::new(sweep::Sweep::new(Arc::clone(&engine), parts.blobs));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped));
+        Self { engine, index, consumers, workers, sweep, stopping, tasks: tokio::sync::Mutex::new(tasks) }
+    }
+
+    /// Ends everything in order: batches and jobs that run are finished, within the workers' grace.
+    pub async fn stop(&self) {
+        self.stopping.send_replace(true);
+        tokio::join!(self.consumers.stop(), self.workers.stop());
+        let mut tasks = self.tasks.lock().await;
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the sweep ended badly");
+            }
+        }
+    }
+
+    /// What everything is doing.
+    pub fn states(&self) -> States {
+        States { consumers: self.consumers.states(), queues: self.workers.states() }
+    }
+
+    /// The consumers: how far each is, and what each set aside.
+    pub fn consumers(&self) -> &Consumers {
+        &self.consumers
+    }
+
+    /// How far the search index is: a search that begins now sees everything up to here.
+    pub fn index_position(&self) -> Position {
+        self.index.position()
+    }
+
+    /// Waits until a search sees everything up to `position`.
+    ///
+    /// # Errors
+    /// When it does not after `timeout`.
+    pub async fn index_reached(&self, position: Position, timeout: Duration) -> Result<(), Behind> {
+        let reached = tokio::time::timeout(timeout, self.index.reached(position)).await;
+        reached.map_err(|_| Behind::At(self.index.position()))
+    }
+
+    /// Builds the search index anew from the log beside the running one, and switches. May be dropped at any moment:
+    /// then nothing happened.
+    ///
+    /// # Errors
+    /// When a rebuild runs already, or the log, the read models, the blobs or the index are not there.
+    pub async fn rebuild_index(&self, progress: &(dyn Fn(RebuildProgress) + Send + Sync)) -> Result<Position, IndexError> {
+        let position = self.index.rebuild(progress).await?;
+        tracing::info!(%position, head = %self.engine.feed().head(), "the search index was rebuilt");
+        Ok(position)
+    }
+
+    /// Removes files that nobody needs, a bounded number of them. Also happens by itself now and then.
+    ///
+    /// # Errors
+    /// When the blobs or the read models cannot be read.
+    pub async fn sweep(&self) -> Result<Swept, SweepError> {
+        self.sweep.run().await
+    }
+}

@@ -1,0 +1,139 @@
+//! INDEX: a document whose text is settled is ready as soon as the search index has it.
+//!
+//! Follows the log *behind* the index: an event that makes INDEX due is reported when the index has applied it. The
+//! command's id is derived from the event, and a stage that is settled changes nothing, so events may come again; that
+//! is why the checkpoint (a row in `consumers`) needs to be written only now and then, and may go back to the beginning.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use futures::{StreamExt, TryStreamExt};
+use oriel_domain::documents::pipeline::CompleteStage;
+use oriel_domain::documents::{Awaited, DocumentEvent, DocumentId, Stage};
+use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError};
+use oriel_engine::{CommandContext, CommandError, Engine};
+use oriel_kernel::{CommandId, EventId, Position, Recorded};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::search_index::SearchIndex;
+
+/// The consumer's name, and its row's.
+pub(crate) const NAME: &str = "index_stage";
+/// Commands that wait to be committed together.
+const AT_ONCE: usize = 64;
+/// How far the row may stay behind.
+const LAZY: i64 = 500;
+/// Makes a command's id of an event's: another reactor's command for the same event has another one.
+const COMMAND: u128 = 0x6f72_6965_6c2d_696e_6465_782d_7374_6167;
+
+/// See the module.
+pub(crate) struct IndexStage {
+    engine: Arc<Engine>,
+    index: Arc<SearchIndex>,
+    stopping: watch::Receiver<bool>,
+    /// What the row says.
+    written: AtomicI64,
+}
+
+impl IndexStage {
+    pub(crate) fn new(engine: Arc<Engine>, index: Arc<SearchIndex>, stopping: watch::Receiver<bool>) -> Self {
+        Self { engine, index, stopping, written: AtomicI64::new(0) }
+    }
+
+    async fn complete(&self, event: &Recorded, due: Awaited, revision: i32) -> Result<(), ConsumerError> {
+        let id = CommandId::from_uuid(Uuid::from_u128(event.id.uuid().as_u128() ^ COMMAND));
+        let system = CommandContext::system(id, event.organization, self.engine.now()).caused_by(event);
+        // A repetition decides to do nothing: looking it up first would cost a query each.
+        let context = CommandContext { may_repeat: false, ..system };
+        let command = CompleteStage { revision, stage: due.stage, attempt: due.attempt };
+        match self.engine.execute(&context, DocumentId::from_uuid(event.subject), command).await {
+            Ok(_) => Ok(()),
+            Err(error @ (CommandError::Rejected(_) | CommandError::Internal(_))) => {
+                Err(ConsumerError::Failed(error.to_string()))
+            }
+            Err(error) => Err(ConsumerError::Unavailable(error.to_string())),
+        }
+    }
+
+    async fn row(&self, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>, DbErr> {
+        let database = self.engine.database();
+        database.writer().query_one_raw(Statement::from_sql_and_values(database.backend(), sql, values)).await
+    }
+}
+
+/// The attempt at INDEX that is due, and of which revision.
+fn due(event: &DocumentEvent) -> Option<(Awaited, i32)> {
+    use DocumentEvent as E;
+    let first = Awaited { stage: Stage::Index, attempt: 1 };
+    match event {
+        E::StageCompleted { revision, stage: Stage::Extract, .. }
+        | E::StageSkipped { revision, stage: Stage::Extract, .. } => Some((first, *revision)),
+        E::Retried { revision, stage: Stage::Index, attempt } => {
+            Some((Awaited { stage: Stage::Index, attempt: *attempt }, *revision))
+        }
+        E::Restored { revision, awaits: Some(awaited @ Awaited { stage: Stage::Index, .. }), .. } => {
+            Some((*awaited, *revision))
+        }
+        E::StageCompleted { .. }
+        | E::StageSkipped { .. }
+        | E::Retried { .. }
+        | E::Restored { .. }
+        | E::Uploaded { .. }
+        | E::RevisionAdded { .. }
+        | E::Renamed { .. }
+        | E::Tagged { .. }
+        | E::Moved { .. }
+        | E::StageStarted { .. }
+        | E::StageFailed { .. }
+        | E::TextExtracted { .. }
+        | E::Trashed { .. }
+        | E::Purged { .. } => None,
+    }
+}
+
+#[async_trait::async_trait]
+impl Consumer for IndexStage {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        let row = self.row("SELECT position, event_id FROM consumers WHERE name = $1", vec![NAME.into()]).await?;
+        let Some(row) = row else { return Ok(None) };
+        let (position, id): (i64, Option<Uuid>) = (row.try_get("", "position")?, row.try_get("", "event_id")?);
+        self.written.store(position, Ordering::Relaxed);
+        Ok(id.map(|id| (Position::new(position), EventId::from_uuid(id))))
+    }
+
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+        let due: Vec<_> = events.iter().filter_map(|event| Some((event, event.event_as().and_then(due)?))).collect();
+        if let Some((last, _)) = due.last() {
+            let mut stopping = self.stopping.clone();
+            tokio::select! {
+                () = self.index.reached(last.position) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(ConsumerError::Elsewhere),
+            }
+        }
+        let commands: Vec<_> = due.into_iter().map(|(event, (due, revision))| self.complete(event, due, revision)).collect();
+        futures::stream::iter(commands).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let (position, id) = (to.0.number(), to.1.uuid());
+        if !events.is_empty() && position - self.written.load(Ordering::Relaxed) < LAZY {
+            return Ok(());
+        }
+        // Two nodes may both do this work: the one that is ahead stays ahead.
+        let sql = "INSERT INTO consumers (name, position, event_id, attempts, updated_at) VALUES ($1, $2, $3, 0, $4) \
+                   ON CONFLICT (name) DO UPDATE SET position = excluded.position, event_id = excluded.event_id, \
+                   updated_at = excluded.updated_at WHERE consumers.position < excluded.position RETURNING position";
+        self.row(sql, vec![NAME.into(), position.into(), id.into(), self.engine.now().into()]).await?;
+        self.written.store(position, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn reset(&self) -> Result<(), ConsumerError> {
+        self.row("DELETE FROM consumers WHERE name = $1 RETURNING position", vec![NAME.into()]).await?;
+        self.written.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+}

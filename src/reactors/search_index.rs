@@ -1,0 +1,450 @@
+//! The search index follows the log.
+//!
+//! Invariants
+//! - An entry is made of the *current* rows of the read models and the time of the last event that changed it. An
+//!   event says only whose entry is to be made again; so an index that is built anew equals one that grew.
+//! - The index's checkpoint moves with its entries. It may stay behind events that change no entry, which would cost a
+//!   commit each; [`SearchIndex::position`] counts them.
+//! - Whoever waited for a position finds caches dropped and live searches told already.
+//! - Memory is bounded by [`CHUNK_BYTES`] of text and a few texts in flight, however large a batch is.
+//!
+//! Rows are read without a viewer: this is a projection of everything, and every *search* takes a scope. Documents in
+//! the trash are not in the index; archived projects are.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
+use oriel_backends::search::{self as index, Change, Entry, MAX_BODY_BYTES, Search, SearchError, Tantivy};
+use oriel_domain::documents::{DocumentEvent, DocumentId};
+use oriel_domain::projects::{ProjectEvent, ProjectId};
+use oriel_engine::Engine;
+use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError};
+use oriel_engine::log::LogError;
+use oriel_engine::read::{Dependency, ReadModel};
+use oriel_kernel::{EventId, OrganizationId, Position, Recorded, Timestamp};
+use oriel_read_models::{documents, projects};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
+use tokio::sync::{Mutex, watch};
+use uuid::Uuid;
+
+use crate::Parts;
+
+mod rebuild;
+
+pub use rebuild::RebuildProgress;
+
+/// The consumer's name.
+pub(crate) const NAME: &str = "search_index";
+/// Text that is gathered before it is handed to the index.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Changes that are gathered before they are handed to the index.
+const CHUNK_CHANGES: usize = 1_000;
+/// Texts that are fetched beside each other.
+const FETCHES: usize = 8;
+/// Ids in one statement.
+const IDS: usize = 1_000;
+/// How far the index's own checkpoint may stay behind events that change no entry.
+const LAZY: i64 = 1_000;
+
+/// Why the index does not follow.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The read models.
+    #[error("the read models cannot be read: {0}")]
+    Database(#[from] DbErr),
+    /// The texts.
+    #[error("a text cannot be fetched: {0}")]
+    Blob(#[from] BlobError),
+    /// The index.
+    #[error("{0}")]
+    Search(#[from] SearchError),
+    /// A row is older than the event that asks for it: a replica that lags.
+    #[error("the row of {0} is behind its events")]
+    Behind(Uuid),
+}
+
+impl From<IndexError> for ConsumerError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            // Somebody else was faster, which is as good.
+            IndexError::Search(SearchError::Backwards { .. }) => Self::Elsewhere,
+            IndexError::Search(error @ (SearchError::Limit { .. } | SearchError::Cursor)) => Self::Failed(error.to_string()),
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+/// What an answer of `search` in this organisation depends on.
+pub fn search_dependency(organization: OrganizationId) -> Dependency {
+    Dependency::collection("search", "org", organization.uuid())
+}
+
+/// Opens the index in a folder. One that is damaged, or of an older format, begins anew: it fills itself from the log.
+///
+/// # Errors
+/// When the folder cannot be used.
+pub async fn open_index(folder: &Path) -> Result<Search, SearchError> {
+    match Tantivy::open(folder).await {
+        Ok(index) => Ok(Search::Tantivy(index)),
+        Err(error) if error.needs_rebuild() => {
+            tracing::error!(%error, folder = %folder.display(), "the search index begins anew");
+            Ok(Search::Tantivy(Tantivy::recreate(folder).await?))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// See the module.
+pub(crate) struct SearchIndex {
+    engine: Arc<Engine>,
+    blobs: Blobs,
+    search: Search,
+    /// Held by whoever changes the running index: the consumer, and a rebuild while it switches.
+    applying: Mutex<()>,
+    reached: watch::Sender<Position>,
+}
+
+/// Where changes go.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Running(&'a Search),
+    Next(&'a index::Rebuild),
+}
+
+impl Target<'_> {
+    async fn apply(&self, changes: Vec<Change>, (position, id): Checkpoint) -> Result<(), SearchError> {
+        let to = index::Checkpoint { position: position.number(), event_id: id.uuid() };
+        match self {
+            Self::Running(search) => search.apply(changes, to).await,
+            Self::Next(rebuild) => rebuild.apply(changes, to).await,
+        }
+    }
+}
+
+impl SearchIndex {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            engine: Arc::clone(&parts.engine),
+            blobs: parts.blobs.clone(),
+            search: parts.search.clone(),
+            applying: Mutex::new(()),
+            reached: watch::Sender::new(Position::START),
+        }
+    }
+
+    /// A search that begins now sees everything up to here.
+    pub(crate) fn position(&self) -> Position {
+        *self.reached.borrow()
+    }
+
+    /// Waits until a search sees everything up to `position`.
+    pub(crate) async fn reached(&self, position: Position) {
+        // The sender lives as long as `self`: this ends only by the condition.
+        let _ = self.reached.subscribe().wait_for(|reached| *reached >= position).await;
+    }
+
+    fn advance(&self, to: Position) {
+        self.reached.send_if_modified(|reached| {
+            let moved = to > *reached;
+            *reached = to.max(*reached);
+            moved
+        });
+    }
+
+    fn touch(&self, organizations: &BTreeSet<OrganizationId>) {
+        let touched: Vec<Dependency> = organizations.iter().copied().map(search_dependency).collect();
+        if !touched.is_empty() {
+            self.engine.feed().touch(&touched);
+        }
+    }
+
+    /// Makes the entries that these events change anew, and moves the checkpoint to `to`. `from` is where it is.
+    async fn put(
+        &self,
+        target: Target<'_>,
+        events: &[Arc<Recorded>],
+        from: i64,
+        to: Checkpoint,
+    ) -> Result<BTreeSet<OrganizationId>, IndexError> {
+        let changed = changed(events);
+        let rows = self.rows(&changed).await?;
+        let changes: Vec<_> = changed.iter().map(|one| self.change(one, &rows)).collect();
+        let mut changes = futures::stream::iter(changes).buffered(FETCHES);
+        let (mut gathered, mut bytes) = (Vec::new(), 0);
+        // In the order of the events: all entries that were last changed up to the checkpoint of a chunk are in it or
+        // in an earlier one, the others come again if this ends in between.
+        while let Some((change, at)) = changes.try_next().await? {
+            bytes += size(&change);
+            gathered.push(change);
+            if bytes >= CHUNK_BYTES || gathered.len() >= CHUNK_CHANGES {
+                target.apply(std::mem::take(&mut gathered), at).await?;
+                bytes = 0;
+            }
+        }
+        // Without events it is one that was set aside that is passed by.
+        if !gathered.is_empty() || events.is_empty() || to.0.number() - from >= LAZY {
+            target.apply(gathered, to).await?;
+        }
+        Ok(changed.iter().map(|one| one.organization).collect())
+    }
+
+    /// The current rows: one statement a table.
+    async fn rows(&self, changed: &[Changed]) -> Result<Rows, DbErr> {
+        let (mut document_ids, mut project_ids) = (Vec::new(), Vec::new());
+        for one in changed {
+            match one.what {
+                Findable::Document(id) => document_ids.push(id),
+                Findable::Project(id) => project_ids.push(id),
+            }
+        }
+        let reader = self.engine.database().reader();
+        let mut rows = Rows::default();
+        for ids in document_ids.chunks(IDS) {
+            let found = documents::Entity::find().filter(documents::Column::Id.is_in(ids.iter().copied())).all(reader).await?;
+            rows.documents.extend(found.into_iter().map(|row| (row.id.uuid(), row)));
+        }
+        for ids in project_ids.chunks(IDS) {
+            let found = projects::Entity::find().filter(projects::Column::Id.is_in(ids.iter().copied())).all(reader).await?;
+            rows.projects.extend(found.into_iter().map(|row| (row.id.uuid(), row)));
+        }
+        Ok(rows)
+    }
+
+    async fn change(&self, one: &Changed, rows: &Rows) -> Result<(Change, Checkpoint), IndexError> {
+        let current = |version: i32, id: Uuid| if version < one.version { Err(IndexError::Behind(id)) } else { Ok(()) };
+        let change = match one.what {
+            Findable::Document(id) => match rows.documents.get(&id.uuid()) {
+                Some(row) if row.trashed_at.is_none() => {
+                    current(row.version, id.uuid())?;
+                    let body = match &row.text_blob {
+                        Some(key) => self.text(id, key).await?,
+                        None => String::new(),
+                    };
+                    Change::Put(Box::new(document(row, body, one.moment)))
+                }
+                _ => Change::Remove { id: id.to_string() },
+            },
+            Findable::Project(id) => match rows.projects.get(&id.uuid()) {
+                Some(row) => {
+                    current(row.version, id.uuid())?;
+                    Change::Put(Box::new(project(row, one.moment)))
+                }
+                None => Change::Remove { id: id.to_string() },
+            },
+        };
+        Ok((change, one.at))
+    }
+
+    /// As much of a text as the index takes. One that is gone (the document is being purged) is empty.
+    async fn text(&self, document: DocumentId, key: &str) -> Result<String, BlobError> {
+        let Ok(key) = BlobKey::parse(key) else {
+            tracing::error!(%document, "what is recorded as the place of a text is no key; the text is not found");
+            return Ok(String::new());
+        };
+        let mut body = match self.blobs.get(&key, Some(0..MAX_BODY_BYTES as u64)).await {
+            Ok(body) => body,
+            Err(BlobError::NotFound) => {
+                tracing::warn!(%document, "the text of a document is gone; it is found by its title only");
+                return Ok(String::new());
+            }
+            Err(BlobError::RangeOutside { .. }) => return Ok(String::new()),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.stream.try_next().await.map_err(|error| BlobError::Unavailable(error.into()))? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(whole_characters(bytes))
+    }
+}
+
+#[async_trait::async_trait]
+impl Consumer for SearchIndex {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        let checkpoint = self.search.checkpoint().await.map_err(IndexError::from)?;
+        let checkpoint = checkpoint.map(|at| (Position::new(at.position), EventId::from_uuid(at.event_id)));
+        if let Some((position, _)) = checkpoint {
+            self.advance(position);
+        }
+        Ok(checkpoint)
+    }
+
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+        let applying = self.applying.lock().await;
+        // After a rebuild the index may be ahead of who follows.
+        let from = self.search.checkpoint().await.map_err(IndexError::from)?.map_or(0, |at| at.position);
+        if from >= to.0.number() {
+            self.advance(to.0);
+            return Ok(());
+        }
+        let news = events.iter().position(|event| event.position.number() > from).unwrap_or(events.len());
+        match self.put(Target::Running(&self.search), &events[news..], from, to).await {
+            Ok(touched) => {
+                self.touch(&touched);
+                self.advance(to.0);
+                Ok(())
+            }
+            Err(IndexError::Search(error)) if error.needs_rebuild() => {
+                tracing::error!(%error, "the search index is damaged and begins anew");
+                drop(applying);
+                self.reset().await?;
+                Err(ConsumerError::Elsewhere)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn reset(&self) -> Result<(), ConsumerError> {
+        let _applying = self.applying.lock().await;
+        self.search.reset().await.map_err(IndexError::from)?;
+        self.reached.send_replace(Position::START);
+        Ok(())
+    }
+}
+
+// --- what changed ------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy)]
+enum Findable {
+    Document(DocumentId),
+    Project(ProjectId),
+}
+
+/// Something whose entry has to be made again, and the last event that says so.
+struct Changed {
+    what: Findable,
+    organization: OrganizationId,
+    at: Checkpoint,
+    moment: Timestamp,
+    version: i32,
+}
+
+#[derive(Default)]
+struct Rows {
+    documents: HashMap<Uuid, documents::Model>,
+    projects: HashMap<Uuid, projects::Model>,
+}
+
+/// Each thing once, at its last change, in the order of these.
+fn changed(events: &[Arc<Recorded>]) -> Vec<Changed> {
+    let mut seen = HashSet::new();
+    let mut changed: Vec<Changed> = events
+        .iter()
+        .rev()
+        .filter_map(|event| {
+            let what = findable(event)?;
+            seen.insert(event.subject).then(|| Changed {
+                what,
+                organization: event.organization,
+                at: (event.position, event.id),
+                moment: event.at,
+                version: event.version,
+            })
+        })
+        .collect();
+    changed.reverse();
+    changed
+}
+
+/// Whose entry an event changes.
+fn findable(event: &Recorded) -> Option<Findable> {
+    if let Some(happened) = event.event_as::<DocumentEvent>() {
+        use DocumentEvent as E;
+        return match happened {
+            E::Uploaded { .. }
+            | E::RevisionAdded { .. }
+            | E::Renamed { .. }
+            | E::Tagged { .. }
+            | E::Moved { .. }
+            | E::TextExtracted { .. }
+            | E::Trashed { .. }
+            | E::Restored { .. }
+            | E::Purged { .. } => Some(Findable::Document(DocumentId::from_uuid(event.subject))),
+            E::StageStarted { .. }
+            | E::StageCompleted { .. }
+            | E::StageSkipped { .. }
+            | E::StageFailed { .. }
+            | E::Retried { .. } => None,
+        };
+    }
+    match event.event_as::<ProjectEvent>()? {
+        ProjectEvent::Created { .. } | ProjectEvent::Renamed { .. } | ProjectEvent::Described { .. } => {
+            Some(Findable::Project(ProjectId::from_uuid(event.subject)))
+        }
+        ProjectEvent::Archived
+        | ProjectEvent::Restored
+        | ProjectEvent::MemberAdded { .. }
+        | ProjectEvent::MemberRemoved { .. } => None,
+    }
+}
+
+// --- entries -----------------------------------------------------------------------------------------------------
+
+fn document(row: &documents::Model, body: String, changed: Timestamp) -> Entry {
+    Entry {
+        id: row.id.to_string(),
+        kind: documents::Model::NAME.to_owned(),
+        organization: row.organization_id.uuid(),
+        project: Some(row.project_id.uuid()),
+        title: row.title.clone(),
+        body,
+        tags: row.tags.0.clone(),
+        media_type: Some(row.media_type.clone()),
+        keywords: Some(row.file_name.clone()).filter(|name| !name.is_empty()).into_iter().collect(),
+        updated_at: changed,
+    }
+}
+
+fn project(row: &projects::Model, changed: Timestamp) -> Entry {
+    Entry {
+        id: row.id.to_string(),
+        kind: projects::Model::NAME.to_owned(),
+        organization: row.organization_id.uuid(),
+        project: Some(row.id.uuid()),
+        title: row.name.clone(),
+        body: row.description.clone().unwrap_or_default(),
+        tags: Vec::new(),
+        media_type: None,
+        keywords: vec![row.key.clone()],
+        updated_at: changed,
+    }
+}
+
+fn size(change: &Change) -> usize {
+    match change {
+        Change::Put(entry) => entry.body.len() + entry.title.len(),
+        Change::Remove { .. } | Change::RemoveOrganization(_) => 0,
+    }
+}
+
+/// The text without the part of a character at its end, where it was cut.
+fn whole_characters(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let mut bytes = error.into_bytes();
+        bytes.truncate(valid);
+        String::from_utf8(bytes).unwrap_or_default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(whole_characters(b"plain".to_vec()), "plain");
+        assert_eq!(whole_characters("Größe".as_bytes()[..3].to_vec()), "Gr");
+        assert_eq!(whole_characters(Vec::new()), "");
+    }
+}
