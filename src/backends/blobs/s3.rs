@@ -40,7 +40,9 @@ use super::{
 
 /// The smallest part that S3 takes.
 const PART: usize = 5 * 1024 * 1024;
-const MAX_PARTS: u64 = 10_000;
+/// After so many parts they double in size: 5 GB go up in the smallest ones, and the 10 000 that S3 takes of a blob
+/// are enough for the 5 TB that it takes.
+const PARTS_OF_ONE_SIZE: usize = 1_000;
 const PARTS_IN_FLIGHT: usize = 3;
 /// Above this size S3 does not copy in one request.
 const MAX_COPY: u64 = 5 * 1024 * 1024 * 1024;
@@ -173,7 +175,7 @@ impl S3Blobs {
 
     pub(super) async fn put(&self, key: &BlobKey, mut body: Body<'_>, terms: Terms) -> Result<BlobInfo, BlobError> {
         let mut meter = Meter::new(terms.limit);
-        let mut parts = Parts::new(terms.limit);
+        let mut parts = Parts::default();
         let first = parts.next(&mut body, &mut meter).await?;
         if !parts.ended {
             return self.put_parts(key, first, parts, body, meter, terms).await;
@@ -380,22 +382,18 @@ impl S3Blobs {
 }
 
 /// Cuts a body into parts.
+#[derive(Default)]
 struct Parts {
-    size: usize,
+    cut: usize,
     rest: BytesMut,
     ended: bool,
 }
 
 impl Parts {
-    /// Parts large enough that a body of `limit` bytes has no more of them than S3 takes.
-    fn new(limit: u64) -> Self {
-        let needed = usize::try_from(limit.div_ceil(MAX_PARTS)).unwrap_or(usize::MAX);
-        Self { size: PART.max(needed), rest: BytesMut::new(), ended: false }
-    }
-
     /// The next part, of full size unless the body `ended`.
     async fn next(&mut self, body: &mut Body<'_>, meter: &mut Meter) -> Result<Bytes, BlobError> {
-        while self.rest.len() < self.size {
+        let size = part_size(self.cut);
+        while self.rest.len() < size {
             match meter.next(body).await? {
                 Some(chunk) => self.rest.extend_from_slice(&chunk),
                 None => {
@@ -404,8 +402,13 @@ impl Parts {
                 }
             }
         }
-        Ok(self.rest.split_to(self.size).freeze())
+        self.cut += 1;
+        Ok(self.rest.split_to(size).freeze())
     }
+}
+
+fn part_size(index: usize) -> usize {
+    PART << (index / PARTS_OF_ONE_SIZE)
 }
 
 /// A multipart upload that is aborted unless it was completed.
@@ -648,8 +651,10 @@ mod tests {
     }
 
     #[test]
-    fn parts_grow_with_the_limit() {
-        assert_eq!(Parts::new(1).size, PART);
-        assert_eq!(Parts::new(100 << 30).size as u64, (100_u64 << 30).div_ceil(MAX_PARTS));
+    fn as_many_parts_as_s3_takes_hold_as_much_as_it_takes() {
+        let in_all: u64 = (0..10_000).map(|index| part_size(index) as u64).sum();
+        assert!(in_all >= 5_000_000_000_000);
+        assert_eq!(part_size(999), PART);
+        assert!(part_size(9_999) as u64 <= 5 << 30, "a part is too large");
     }
 }

@@ -87,6 +87,18 @@ fn another_method_key_or_parameter_is_refused() {
 }
 
 #[test]
+fn no_two_grants_have_the_same_signed_text() {
+    let text = |method, key, parameters: &[(&'static str, &'static str)]| {
+        signed_text(&method, &key, parameters.iter().copied())
+    };
+    let one = text(Method::GET, key(1), &[("a", "bc")]);
+    assert_ne!(one, text(Method::PUT, key(1), &[("a", "bc")]));
+    assert_ne!(one, text(Method::GET, key(2), &[("a", "bc")]));
+    assert_ne!(one, text(Method::GET, key(1), &[("ab", "c")]));
+    assert_ne!(one, text(Method::GET, key(1), &[("a", "b"), ("c", "")]));
+}
+
+#[test]
 fn an_older_key_still_opens_and_the_new_one_signs() {
     let rotated = UrlKeys::new("k2", &[8; 32]).and_older("k1", &[7; 32]);
     assert!(rotated.verify(&Method::GET, &get_url("x"), now()).is_ok());

@@ -191,6 +191,9 @@ async fn redis_that_restarts_is_a_gap() {
     publish(&nodes.here, "log", "before");
     assert_eq!(next(&mut subscription).await, message("before"));
     nodes.server().stop();
+    nodes.server().start_again();
+    assert_eq!(next(&mut subscription).await, Notice::Gap, "though nobody published meanwhile");
+    nodes.server().stop();
     let begun = Instant::now();
     for _ in 0..10_000 {
         publish(&nodes.here, "log", "into the void");

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use self::store::{FILES, STAGING, Store, bytes, chunked, fresh, sha256};
+use self::store::{FILES, STAGING, Store, bytes, chunked, fresh, now_here, sha256};
 use super::*;
 
 const MEGABYTE: usize = 1024 * 1024;
@@ -188,7 +188,7 @@ async fn a_copy_is_a_blob_of_its_own(store: Store) {
 }
 
 async fn a_list_holds_each_blob_once(store: Store) {
-    let before = Utc::now() - chrono::TimeDelta::seconds(2);
+    let before = now_here() - chrono::TimeDelta::seconds(2);
     let mut written = std::collections::BTreeMap::new();
     for size in 0..25 {
         let key = fresh(FILES);
@@ -204,7 +204,7 @@ async fn a_list_holds_each_blob_once(store: Store) {
             assert!(page.len() <= limit);
             after = page.last().map(|entry| entry.key.clone());
             for entry in &page {
-                assert!(entry.modified >= before && entry.modified <= Utc::now() + chrono::TimeDelta::seconds(2));
+                assert!(entry.modified >= before && entry.modified <= now_here() + chrono::TimeDelta::seconds(2));
                 assert_eq!(listed.insert(entry.key.clone(), entry.size), None, "{} came twice", entry.key);
             }
             if page.len() < limit {

@@ -1,6 +1,6 @@
 //! What only a bucket can get wrong.
 
-use super::store::{ACCESS, FILES, SECRET, Store, bytes, fresh, s3_server};
+use super::store::{ACCESS, FILES, SECRET, Store, bytes, fresh, now_here, s3_server};
 use super::*;
 
 fn bucket(url: &str, secret: &str) -> Blobs {
@@ -42,7 +42,7 @@ async fn a_store_that_is_down_is_unavailable() {
 async fn clients_get_urls_of_the_public_endpoint() {
     let (_folder, endpoint) = s3_server().await;
     let blobs = bucket(&format!("s3://bucket?endpoint={endpoint}&public_endpoint=https://files.example"), SECRET);
-    let (key, now) = (fresh(FILES), Utc::now());
+    let (key, now) = (fresh(FILES), now_here());
     blobs.write(&key, bytes(3)).await.unwrap();
     let in_an_hour = now + chrono::TimeDelta::hours(1);
     let url = blobs.presign_get(&key, in_an_hour, &Disposition::attachment("x"), None, now).await.unwrap().url;
@@ -53,6 +53,6 @@ async fn clients_get_urls_of_the_public_endpoint() {
 #[tokio::test]
 async fn the_server_answers_no_urls_of_a_bucket() {
     let store = Store::s3().await;
-    let refused = store.blobs.verify(&http::Method::GET, "/blobs/files/x?signature=", Utc::now());
+    let refused = store.blobs.verify(&http::Method::GET, "/blobs/files/x?signature=", now_here());
     assert_eq!(refused, Err(SignatureError::Invalid));
 }

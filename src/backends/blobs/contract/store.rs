@@ -87,7 +87,7 @@ async fn serve(router: axum::Router) -> String {
 /// What the server does with the signed URLs of a local store.
 async fn answer(State(blobs): State<Blobs>, request: Request) -> Response {
     let path = request.uri().path_and_query().unwrap().as_str().to_owned();
-    let grant = match blobs.verify(request.method(), &path, Utc::now()) {
+    let grant = match blobs.verify(request.method(), &path, now_here()) {
         Ok(grant) => grant,
         Err(error) => return (StatusCode::FORBIDDEN, error.to_string()).into_response(),
     };
@@ -109,6 +109,12 @@ async fn answer(State(blobs): State<Blobs>, request: Request) -> Response {
             Err(_) => StatusCode::NOT_FOUND.into_response(),
         },
     }
+}
+
+/// The clock of this machine, by which the S3 server checks its URLs.
+#[allow(clippy::disallowed_methods)]
+pub fn now_here() -> DateTime<Utc> {
+    Utc::now()
 }
 
 pub fn fresh(prefix: BlobPrefix) -> BlobKey {

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use reqwest::StatusCode;
 
-use super::store::{FILES, STAGING, Store, bytes, fresh};
+use super::store::{FILES, STAGING, Store, bytes, fresh, now_here};
 use super::*;
 
 contract!(
@@ -32,7 +32,7 @@ async fn get(store: &Store, url: &str) -> reqwest::Response {
 }
 
 async fn an_upload_and_a_download_without_credentials(store: Store) {
-    let now = Utc::now();
+    let now = now_here();
     for (size, terms) in [(0, PutSize::Exactly(0)), (3_000_000, PutSize::Exactly(3_000_000)), (7, PutSize::AtMost(9))] {
         let (key, content) = (fresh(STAGING), bytes(size));
         let url = store.blobs.presign_put(&key, now + HOUR, terms, Some("text/plain"), now).await.unwrap();
@@ -53,7 +53,7 @@ async fn an_upload_and_a_download_without_credentials(store: Store) {
 }
 
 async fn an_upload_of_another_size_or_type_is_refused(store: Store) {
-    let (key, now) = (fresh(STAGING), Utc::now());
+    let (key, now) = (fresh(STAGING), now_here());
     let url = store.blobs.presign_put(&key, now + HOUR, PutSize::Exactly(10), Some("text/plain"), now).await.unwrap();
     for size in [0, 9, 11, 1_000] {
         assert_eq!(put(&store, &url, &url.headers, &bytes(size)).await, StatusCode::FORBIDDEN, "{size}");
@@ -66,7 +66,7 @@ async fn an_upload_of_another_size_or_type_is_refused(store: Store) {
 }
 
 async fn a_changed_url_is_refused(store: Store) {
-    let (key, other, now) = (fresh(FILES), fresh(FILES), Utc::now());
+    let (key, other, now) = (fresh(FILES), fresh(FILES), now_here());
     store.blobs.write(&key, bytes(3)).await.unwrap();
     store.blobs.write(&other, bytes(3)).await.unwrap();
     let url =
@@ -85,7 +85,7 @@ async fn a_changed_url_is_refused(store: Store) {
 }
 
 async fn an_expired_url_is_refused(store: Store) {
-    let (key, then) = (fresh(FILES), Utc::now() - TimeDelta::hours(2));
+    let (key, then) = (fresh(FILES), now_here() - TimeDelta::hours(2));
     store.blobs.write(&key, bytes(3)).await.unwrap();
     let name = Disposition::attachment("a.txt");
     let url = store.blobs.presign_get(&key, then + HOUR, &name, None, then).await.unwrap();
@@ -103,7 +103,7 @@ async fn an_expired_url_is_refused(store: Store) {
 }
 
 async fn an_upload_may_arrive_again(store: Store) {
-    let (staged, kept, now) = (fresh(STAGING), fresh(FILES), Utc::now());
+    let (staged, kept, now) = (fresh(STAGING), fresh(FILES), now_here());
     let url = store.blobs.presign_put(&staged, now + HOUR, PutSize::AtMost(9), None, now).await.unwrap();
     assert_eq!(put(&store, &url, &url.headers, &bytes(3)).await, StatusCode::OK);
     store.blobs.copy(&staged, &kept).await.unwrap();
