@@ -8,11 +8,16 @@ mod contents;
 pub mod documents;
 pub mod endpoint;
 pub mod events;
+pub mod members;
+pub mod nodes;
+pub mod organizations;
 pub mod passwords;
 mod payload;
 pub mod projects;
+pub mod search;
 pub mod services;
 pub mod sessions;
+pub mod system;
 pub mod tokens;
 pub mod uploads;
 pub mod users;
@@ -46,14 +51,22 @@ macro_rules! modules {
 modules! {
     queries:
         sessions::SessionQuery,
+        organizations::OrganizationQuery,
+        members::MemberQuery,
         projects::ProjectQuery,
         documents::DocumentQuery,
-        events::EventQuery;
+        events::EventQuery,
+        system::SystemQuery,
+        nodes::NodeQuery,
+        search::SearchQuery;
     mutations:
         users::UserMutation,
         sessions::SessionMutation,
+        organizations::OrganizationMutation,
+        members::MemberMutation,
         projects::ProjectMutation,
-        documents::DocumentMutation;
+        documents::DocumentMutation,
+        system::SystemMutation;
     subscriptions:
         events::LiveSubscription,
         events::EventSubscription;
