@@ -31,14 +31,15 @@ pub enum Incoming {
 
 /// A query in the URL, a subscription as a stream of events, or the beginning of a WebSocket.
 pub async fn get(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>, request: Request) -> Response {
-    if websocket::is_asked_for(request.headers()) {
-        return websocket::open(state, exchange, request).await;
+    let (parts, _) = request.into_parts();
+    if websocket::is_asked_for(&parts.headers) {
+        return websocket::open(state, exchange, parts).await;
     }
     let answered = async {
-        let accepts = Accepts::of(request.headers())?;
-        let who = state.identify(&exchange, request.headers(), bearer(request.headers())?).await?;
-        let incoming = Incoming::Single(Box::new(of_uri(request.uri())?));
-        state.answer(&exchange, &who, incoming, accepts, request.method()).await
+        let accepts = Accepts::of(&parts.headers)?;
+        let who = state.identify(&exchange, &parts.headers, bearer(&parts.headers)?).await?;
+        let incoming = Incoming::Single(Box::new(of_uri(&parts.uri)?));
+        state.answer(&exchange, &who, incoming, accepts, &parts.method).await
     };
     answered.await.unwrap_or_else(|refusal: Refusal| refusal.response(exchange.trace()))
 }

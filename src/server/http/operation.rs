@@ -53,13 +53,11 @@ impl HttpState {
         if request.query.trim().is_empty() {
             return Err(refuse(Refusal::bad_request("There is no `query` in the request.")));
         }
-        let kind = {
-            let document = request.parsed_query().map_err(|error| Box::new(Answer::from_errors(vec![error])))?;
-            check_document(document, limits).map_err(|excess| refuse(excess.into()))?;
-            let (name, kind) = chosen(document, request.operation_name.as_deref()).map_err(refuse)?;
-            exchange.note_operation(name.unwrap_or(kind.label()));
-            kind
-        };
+        let wanted = request.operation_name.clone();
+        let document = request.parsed_query().map_err(|error| Box::new(Answer::from_errors(vec![error])))?;
+        check_document(document, limits).map_err(|excess| refuse(excess.into()))?;
+        let (name, kind) = chosen(document, wanted.as_deref()).map_err(refuse)?;
+        exchange.note_operation(name.unwrap_or(kind.label()));
         Ok(Operation { kind, request })
     }
 

@@ -1,0 +1,303 @@
+//! Files: `multipart/form-data` after the GraphQL multipart request specification, streamed into the blob store.
+//!
+//! Invariants
+//! - Before a byte of a file is read: the client has shown that it is no browser form, somebody is signed in, the
+//!   operations are within the limits, and there is room for a change.
+//! - A file passes through in pieces: memory does not grow with its size.
+//! - What no operation took is deleted, also when the upload broke off or the client went away.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_graphql::{Request as GraphqlRequest, Value};
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use futures::{Stream, TryStreamExt};
+use metrics::counter;
+use multer::{Field, Multipart};
+use oriel_backends::blobs::{BlobError, BlobKey, BlobPrefix, Blobs, BoxError};
+use oriel_backends::extraction::SNIFF_BYTES;
+use oriel_schema::uploads::{Received, Uploads};
+use uuid::Uuid;
+
+use super::HttpState;
+use super::access::Exchange;
+use super::answer::{Refusal, refuse_with};
+use super::caller::Who;
+use super::graphql::{Incoming, parse};
+
+/// Where the files of requests are kept. Those that no event names are swept.
+pub const FILES: BlobPrefix = BlobPrefix::new("files");
+
+/// One of them has to be sent with files: no form of another site can.
+pub const PREFLIGHT: [HeaderName; 3] = [
+    HeaderName::from_static("graphql-require-preflight"),
+    HeaderName::from_static("apollo-require-preflight"),
+    HeaderName::from_static("x-requested-with"),
+];
+
+/// Files of one request.
+const MAX_FILES: usize = 100;
+/// Bytes of the part `map`.
+const MAX_MAP: u64 = 256 << 10;
+/// Characters of a file's name that are kept.
+const MAX_NAME: usize = 255;
+/// What a file is called that the client gives no name.
+const NAMELESS: &str = "file";
+
+/// The files of one request; those that no operation took are deleted.
+pub struct Files {
+    uploads: Uploads,
+    blobs: Blobs,
+}
+
+impl Files {
+    /// For the operations.
+    pub fn uploads(&self) -> &Uploads {
+        &self.uploads
+    }
+
+    /// Deletes what was not taken, and waits for it.
+    pub async fn clear(self) {
+        delete(&self.blobs, self.uploads.leftovers()).await;
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let left = self.uploads.leftovers();
+        if !left.is_empty() {
+            let blobs = self.blobs.clone();
+            tokio::spawn(async move { delete(&blobs, left).await });
+        }
+    }
+}
+
+async fn delete(blobs: &Blobs, files: Vec<Received>) {
+    for file in files {
+        if let Err(error) = blobs.delete(&file.blob).await {
+            tracing::warn!(%error, "a file that nobody took could not be deleted; the sweep will");
+        }
+    }
+}
+
+/// Reads the operations and streams their files into the blob store.
+pub async fn receive(
+    state: &HttpState,
+    exchange: &Exchange,
+    who: &Who,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Incoming, Files), Refusal> {
+    if !PREFLIGHT.iter().any(|name| headers.contains_key(name)) {
+        return Err(Refusal::bad_request(
+            "Send the header `GraphQL-Require-Preflight: 1` with multipart/form-data: it shows that the request is not a \
+             form of another site.",
+        ));
+    }
+    if !who.is_signed_in() {
+        return Err(Refusal::unauthenticated("Sign in before you send files: `Authorization: Bearer <access token>`."));
+    }
+    let services = state.endpoint.services();
+    if !services.engine.has_room() {
+        return Err(Refusal::overloaded());
+    }
+    let boundary = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(multer::parse_boundary);
+    let Some(Ok(boundary)) = boundary else {
+        return Err(Refusal::bad_request("The content type multipart/form-data needs a boundary."));
+    };
+
+    let pause = state.limits.request_timeout;
+    let mut parts = Multipart::new(Paced::new(body, pause), boundary);
+    let files = Files { uploads: Uploads::default(), blobs: services.blobs.clone() };
+
+    let operations = part(&mut parts, "operations", state.limits.body_bytes, "max_body_bytes").await?;
+    let mut incoming = parse(&operations)?;
+    for request in incoming.requests() {
+        super::limits::check_text(&request.query, &state.limits.document)?;
+    }
+    let map = part(&mut parts, "map", MAX_MAP, "map").await?;
+    let mut places = read_map(&map)?;
+    exchange.note_operation("upload");
+
+    while let Some(field) = parts.next_field().await.map_err(broken)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        let Some(paths) = places.remove(&name) else {
+            return Err(Refusal::bad_request("There is a part that `map` does not name, or that came twice."));
+        };
+        let received = store(state, &files.blobs, field).await?;
+        let number = files.uploads.add(received);
+        for path in paths {
+            put(&mut incoming, &path, &Uploads::placeholder(number))?;
+        }
+    }
+    if !places.is_empty() {
+        return Err(Refusal::bad_request("`map` names files that are not in the request."));
+    }
+    Ok((incoming, files))
+}
+
+/// Where each file belongs. A place belongs to one file.
+fn read_map(map: &[u8]) -> Result<HashMap<String, Vec<String>>, Refusal> {
+    let places: HashMap<String, Vec<String>> = serde_json::from_slice(map)
+        .map_err(|error| Refusal::bad_request(format!("`map` is not an object of lists of paths: {error}.")))?;
+    if places.len() > MAX_FILES {
+        let message = format!("A request may hold {MAX_FILES} files; `map` names {}. Send several.", places.len());
+        return Err(Refusal::limit(StatusCode::BAD_REQUEST, "files", MAX_FILES as u64, message));
+    }
+    let mut seen = HashSet::new();
+    if !places.values().flatten().all(|path| seen.insert(path)) {
+        return Err(Refusal::bad_request("`map` gives one place two files."));
+    }
+    Ok(places)
+}
+
+/// One file, into the blob store.
+async fn store(state: &HttpState, blobs: &Blobs, field: Field<'static>) -> Result<Received, Refusal> {
+    let file_name = file_name(&field);
+    let blob = BlobKey::fresh(FILES, Uuid::now_v7());
+    let limit = state.limits.file_bytes;
+    let mut head = Vec::new();
+    let body = field.map_err(BoxError::from).inspect_ok(|chunk| {
+        let missing = SNIFF_BYTES - head.len();
+        head.extend_from_slice(&chunk[..chunk.len().min(missing)]);
+    });
+    let stored = blobs.put(&blob, body, limit).await.map_err(|error| not_stored(error, "upload_max_size"))?;
+    counter!("oriel_upload_bytes_total").increment(stored.size);
+    Ok(Received { blob, size: stored.size, sha256: stored.sha256, file_name, head })
+}
+
+/// Why a body was not stored.
+pub fn not_stored(error: BlobError, limit_name: &'static str) -> Refusal {
+    match error {
+        BlobError::TooLarge { limit } => {
+            let message = format!("The file is larger than {limit_name} = {limit} bytes. Nothing of it was kept.");
+            Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, limit_name, limit, message)
+        }
+        BlobError::BrokenOff(_) => Refusal::bad_request("The file broke off before its end. Nothing of it was kept."),
+        error @ (BlobError::Unavailable(_) | BlobError::NotFound) => {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, source, "a file could not be stored");
+            refuse_with(StatusCode::SERVICE_UNAVAILABLE, oriel_schema::access::unavailable(error))
+        }
+        error @ (BlobError::Exists | BlobError::RangeOutside { .. }) => {
+            refuse_with(StatusCode::INTERNAL_SERVER_ERROR, oriel_schema::access::internal(error))
+        }
+    }
+}
+
+/// The last part of the name, without what would not stand in a name.
+fn file_name(field: &Field<'_>) -> String {
+    let given = field.file_name().unwrap_or_default();
+    let last = given.rsplit(['/', '\\']).next().unwrap_or_default();
+    let name: String = last.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+    let name = name.trim();
+    if matches!(name, "" | "." | "..") { NAMELESS.to_owned() } else { name.to_owned() }
+}
+
+/// The part that has to come now, read whole.
+async fn part(parts: &mut Multipart<'static>, name: &str, most: u64, limit: &'static str) -> Result<Vec<u8>, Refusal> {
+    let field = parts.next_field().await.map_err(broken)?.filter(|field| field.name() == Some(name));
+    let Some(mut field) = field else {
+        return Err(Refusal::bad_request(format!(
+            "The part `{name}` is missing. The parts come in this order: `operations`, `map`, then the files."
+        )));
+    };
+    let mut whole = Vec::new();
+    while let Some(chunk) = field.chunk().await.map_err(broken)? {
+        if (whole.len() + chunk.len()) as u64 > most {
+            let message = format!("The part `{name}` is over {limit}: {most} bytes are allowed.");
+            return Err(Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, limit, most, message));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole)
+}
+
+fn broken(error: multer::Error) -> Refusal {
+    match error {
+        multer::Error::StreamReadFailed(_) | multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
+            Refusal::bad_request("The request broke off before its end.")
+        }
+        _ => Refusal::bad_request("The body is not well-formed multipart/form-data."),
+    }
+}
+
+impl Incoming {
+    fn requests(&self) -> &[GraphqlRequest] {
+        match self {
+            Self::Single(request) => std::slice::from_ref(request),
+            Self::Batch(requests) => requests,
+        }
+    }
+}
+
+/// Puts the placeholder of a file where `map` says: `variables.input.file`, in a batch `0.variables.input.file`.
+fn put(incoming: &mut Incoming, path: &str, placeholder: &str) -> Result<(), Refusal> {
+    let wrong = || Refusal::bad_request("`map` has a path that leads to no `null` in the variables of `operations`.");
+    let (request, path) = match incoming {
+        Incoming::Single(request) => (&mut **request, path),
+        Incoming::Batch(requests) => {
+            let (index, path) = path.split_once('.').ok_or_else(wrong)?;
+            let index: usize = index.parse().map_err(|_| wrong())?;
+            (requests.get_mut(index).ok_or_else(wrong)?, path)
+        }
+    };
+    let mut steps = path.strip_prefix("variables.").ok_or_else(wrong)?.split('.');
+    let first = steps.next().ok_or_else(wrong)?;
+    let mut place = request.variables.get_mut(first).ok_or_else(wrong)?;
+    for step in steps {
+        place = match place {
+            Value::List(list) => step.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+            Value::Object(object) => object.get_mut(step),
+            _ => None,
+        }
+        .ok_or_else(wrong)?;
+    }
+    if *place != Value::Null {
+        return Err(wrong());
+    }
+    *place = Value::String(placeholder.to_owned());
+    Ok(())
+}
+
+/// A body in single pieces. The parser of multipart reads on for as long as there is something to read, and keeps it:
+/// a pause after each piece makes it hand on what it has. A client that pauses too long has gone away.
+struct Paced {
+    chunks: Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>,
+    pause: bool,
+}
+
+impl Paced {
+    fn new(body: Body, longest: Duration) -> Self {
+        let chunks = tokio_stream::StreamExt::timeout(body.into_data_stream(), longest);
+        let chunks = tokio_stream::StreamExt::map(chunks, move |chunk| match chunk {
+            Ok(chunk) => chunk.map_err(BoxError::from),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {longest:?}")).into()),
+        });
+        Self { chunks: Box::pin(chunks), pause: false }
+    }
+}
+
+impl Stream for Paced {
+    type Item = Result<Bytes, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if std::mem::take(&mut self.pause) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let next = self.chunks.as_mut().poll_next(context);
+        self.pause = matches!(next, Poll::Ready(Some(_)));
+        next
+    }
+}
+
+/// The body of a signed upload, with the same patience.
+pub fn paced(body: Body, longest: Duration) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
+    Paced::new(body, longest)
+}
