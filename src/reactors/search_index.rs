@@ -108,6 +108,8 @@ pub(crate) struct SearchIndex {
     /// Held by whoever changes the running index: the consumer, and a rebuild while it switches.
     applying: Mutex<()>,
     reached: watch::Sender<Position>,
+    /// See [`CHUNK_BYTES`].
+    chunk_bytes: usize,
 }
 
 /// Where changes go.
@@ -135,7 +137,15 @@ impl SearchIndex {
             search: parts.search.clone(),
             applying: Mutex::new(()),
             reached: watch::Sender::new(Position::START),
+            chunk_bytes: CHUNK_BYTES,
         }
+    }
+
+    /// Gathers less text.
+    #[cfg(test)]
+    pub(crate) fn in_chunks_of(mut self, bytes: usize) -> Self {
+        self.chunk_bytes = bytes;
+        self
     }
 
     /// A search that begins now sees everything up to here.
@@ -182,7 +192,7 @@ impl SearchIndex {
         while let Some((change, at)) = changes.try_next().await? {
             bytes += size(&change);
             gathered.push(change);
-            if bytes >= CHUNK_BYTES || gathered.len() >= CHUNK_CHANGES {
+            if bytes >= self.chunk_bytes || gathered.len() >= CHUNK_CHANGES {
                 target.apply(std::mem::take(&mut gathered), at).await?;
                 bytes = 0;
             }
@@ -220,15 +230,18 @@ impl SearchIndex {
         let current = |version: i32, id: Uuid| if version < one.version { Err(IndexError::Behind(id)) } else { Ok(()) };
         let change = match one.what {
             Findable::Document(id) => match rows.documents.get(&id.uuid()) {
-                Some(row) if row.trashed_at.is_none() => {
+                Some(row) => {
                     current(row.version, id.uuid())?;
+                    if row.trashed_at.is_some() {
+                        return Ok((Change::Remove { id: id.to_string() }, one.at));
+                    }
                     let body = match &row.text_blob {
                         Some(key) => self.text(id, key).await?,
                         None => String::new(),
                     };
                     Change::Put(Box::new(document(row, body, one.moment)))
                 }
-                _ => Change::Remove { id: id.to_string() },
+                None => Change::Remove { id: id.to_string() },
             },
             Findable::Project(id) => match rows.projects.get(&id.uuid()) {
                 Some(row) => {

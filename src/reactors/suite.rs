@@ -126,7 +126,7 @@ impl House {
         let found = FoundMember { organization: self.organization, user: self.user };
         let both = Transaction::new().and(self.organization, create).and(self.member, found);
         self.engine.transact(&self.system(), both).await.unwrap();
-        self.make_project(self.project, "ATLAS", "Atlas of rivers").await;
+        self.make_project(self.project, "ATLAS", "Atlas of mountains").await;
     }
 
     fn system(&self) -> CommandContext {
@@ -141,7 +141,7 @@ impl House {
         let create = CreateProject {
             key: ProjectKey::parse(key).unwrap(),
             name: ProjectName::parse(name).unwrap(),
-            description: Some(Description::parse("Where water goes").unwrap()),
+            description: Some(Description::parse("Where they rise").unwrap()),
             owner: self.member,
         };
         self.run(id, create).await
