@@ -6,6 +6,7 @@
 //! guard beside the read models checks it).
 //! Nothing here knows what the rows mean.
 
+pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
 
 mod m0001_engine;

@@ -98,10 +98,10 @@ async fn upload(
     endpoint: &Endpoint,
     caller: &Caller,
     project: &str,
-    (file_name, title, content, tags): &(&str, &str, &str, &[&str]),
+    (file_name, title, content, tags): &(&str, &str, &'static str, &[&str]),
 ) -> Result<(), DemoError> {
     let services = endpoint.services();
-    let blob = BlobKey::fresh(oriel_backends::blobs::BlobPrefix::parse("files").map_err(wrong)?, uuid::Uuid::now_v7());
+    let blob = BlobKey::fresh(oriel_reactors::FILES, uuid::Uuid::now_v7());
     let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(content.as_bytes()))]);
     let stored = services.blobs.put(&blob, body, 1 << 20).await.map_err(wrong)?;
     let uploads = Uploads::default();
