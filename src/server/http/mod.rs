@@ -50,8 +50,8 @@ const COMPRESS_ABOVE: u64 = 2 << 10;
 #[derive(Clone)]
 pub struct HttpState(Arc<Shared>);
 
-/// See [`HttpState`].
-struct Shared {
+/// What [`HttpState`] shares. Only this room looks inside.
+pub struct Shared {
     endpoint: Endpoint,
     limits: Limits,
     rates: rate::Rates,
