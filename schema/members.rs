@@ -361,3 +361,6 @@ struct MemberTransferOwnershipInput {
     /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
     idempotency_key: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

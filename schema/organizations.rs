@@ -97,3 +97,41 @@ struct OrganizationUpdateInput {
     /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
     idempotency_key: Option<String>,
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use crate::testing::Bed;
+
+    const ORGANIZATION: &str = "organization { id name slug version memberCount } userErrors { code path message }";
+
+    #[tokio::test]
+    async fn founding_and_renaming() {
+        let bed = Bed::new().await;
+        let ada = bed.register("Engines", "ada@example.org").await;
+        let input = json!({ "name": "Looms", "slug": "looms" });
+        let made = bed.mutate(Some(&ada.access), "organizationCreate", input.clone(), ORGANIZATION).await;
+        assert_eq!((&made["organization"]["slug"], &made["organization"]["memberCount"]), (&json!("looms"), &json!(1)));
+        let again = bed.mutate(Some(&ada.access), "organizationCreate", input, ORGANIZATION).await;
+        assert_eq!(Bed::problems(&again), ["TAKEN input.slug"]);
+        let wrong = json!({ "name": "", "slug": "A B" });
+        let refused = bed.mutate(Some(&ada.access), "organizationCreate", wrong, ORGANIZATION).await;
+        assert_eq!(Bed::problems(&refused), ["REQUIRED input.name", "INVALID input.slug"]);
+
+        let input = json!({ "name": "Analytical Engines", "expectedVersion": 1 });
+        let renamed = bed.mutate(Some(&ada.access), "organizationUpdate", input.clone(), ORGANIZATION).await;
+        assert_eq!(renamed["organization"]["id"], ada.organization);
+        assert_eq!((&renamed["organization"]["name"], &renamed["organization"]["version"]), (&json!("Analytical Engines"), &json!(2)));
+        let stale = bed.mutate(Some(&ada.access), "organizationUpdate", input, ORGANIZATION).await;
+        assert_eq!(Bed::problems(&stale), ["CONFLICT input.expectedVersion"]);
+
+        let bob = bed.join(&ada, "bob@example.org", &["member"]).await;
+        let refused = bed.mutate(Some(&bob.access), "organizationUpdate", json!({ "name": "Bob's" }), ORGANIZATION).await;
+        assert_eq!(Bed::problems(&refused), ["FORBIDDEN"]);
+        let seen = bed.ask(Some(&bob.access), "{ organization { name } viewer { organizations { name } } }", json!({})).await;
+        assert_eq!(seen["data"]["organization"]["name"], "Analytical Engines");
+        assert_eq!(seen["data"]["viewer"]["organizations"], json!([{ "name": "Analytical Engines" }]));
+    }
+}

@@ -72,10 +72,11 @@ payloads! {
     }
 }
 
-/// You, as you are signed in: a person, acting as a member of one organization.
+/// Who is signed in; everything about them is asked of the reader.
 #[derive(Clone, Copy, Debug)]
 pub struct Viewer;
 
+/// You, as you are signed in: a person, acting as a member of one organization.
 #[Object]
 impl Viewer {
     /// You as a person.
@@ -459,3 +460,6 @@ struct LogoutInput {
     /// Names this command. A repetition is refused as `UNAUTHENTICATED`: you are signed out.
     idempotency_key: Option<String>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::testing::{Bed, PASSWORD, Person, SIGNED_IN};
+
+const ERRORS: &str = "userErrors { code path message } position";
+const WHO: &str = "{ viewer { user { id } organization { id } sessions { id current } } }";
+
+async fn login(bed: &Bed, input: Value) -> Value {
+    bed.mutate(None, "login", input, SIGNED_IN).await
+}
+
+async fn refresh(bed: &Bed, token: &str) -> Value {
+    bed.mutate(None, "sessionRefresh", json!({ "refreshToken": token }), SIGNED_IN).await
+}
+
+#[tokio::test]
+async fn signing_in_does_not_tell_what_was_wrong() {
+    let bed = Bed::new().await;
+    let input = json!({ "organizationName": "Engines", "email": "ada@example.org", "name": "Ada", "password": PASSWORD, "username": "ada" });
+    let ada = Person::of(&bed.mutate(None, "register", input, SIGNED_IN).await);
+    for right in [json!({ "email": "ADA@example.org" }), json!({ "username": "Ada" })] {
+        let mut input = right.clone();
+        input["password"] = PASSWORD.into();
+        assert_eq!(Person::of(&login(&bed, input).await).user, ada.user);
+    }
+    let mut answers = Vec::new();
+    for wrong in [
+        json!({ "email": "ada@example.org", "password": "violet-otter-93-lamq" }),
+        json!({ "email": "bob@example.org", "password": PASSWORD }),
+        json!({ "email": "not an address", "password": PASSWORD }),
+        json!({ "username": "bob", "password": PASSWORD }),
+        json!({ "username": "ada", "password": "" }),
+    ] {
+        let answer = login(&bed, wrong).await;
+        assert_eq!(Bed::problems(&answer), ["INVALID_CREDENTIALS"]);
+        answers.push(answer);
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    for wrong in [json!({ "password": PASSWORD }), json!({ "email": "a@b.co", "username": "ada", "password": PASSWORD })] {
+        assert_eq!(Bed::problems(&login(&bed, wrong).await), ["INVALID input.email"]);
+    }
+    let elsewhere = json!({ "username": "ada", "password": PASSWORD, "organizationId": ada.member });
+    assert_eq!(Bed::problems(&login(&bed, elsewhere).await), ["INVALID_CREDENTIALS"]);
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_good_once_and_its_reuse_ends_the_session() {
+    let bed = Bed::new().await;
+    let first = bed.register("Engines", "ada@example.org").await;
+    let second = Person::of(&refresh(&bed, &first.refresh).await);
+    assert_ne!(second.refresh, first.refresh);
+    assert_eq!(second.user, first.user);
+    assert_eq!(Bed::problems(&refresh(&bed, &first.refresh).await), ["INVALID_CREDENTIALS input.refreshToken"]);
+    assert_eq!(Bed::problems(&refresh(&bed, &second.refresh).await), ["EXPIRED"]);
+    assert_eq!(Bed::code(&bed.ask(Some(&second.access), WHO, json!({})).await), "UNAUTHENTICATED");
+    for nonsense in ["", "x", "x.y", &format!("{}.y", first.user)] {
+        assert_eq!(Bed::problems(&refresh(&bed, nonsense).await), ["INVALID_CREDENTIALS input.refreshToken"]);
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_with_a_key_can_be_repeated_until_its_token_is_used() {
+    let bed = Bed::new().await;
+    let first = bed.register("Engines", "ada@example.org").await;
+    let exchange = json!({ "refreshToken": first.refresh, "idempotencyKey": "r1" });
+    let second = Person::of(&bed.mutate(None, "sessionRefresh", exchange.clone(), SIGNED_IN).await);
+    let again = Person::of(&bed.mutate(None, "sessionRefresh", exchange.clone(), SIGNED_IN).await);
+    assert_eq!(again.refresh, second.refresh);
+    Person::of(&refresh(&bed, &second.refresh).await);
+    let late = bed.mutate(None, "sessionRefresh", exchange, SIGNED_IN).await;
+    assert_eq!(late["refreshToken"], Value::Null);
+    // Another key is another command: the token was used.
+    let other = json!({ "refreshToken": first.refresh, "idempotencyKey": "r2" });
+    let refused = bed.mutate(None, "sessionRefresh", other, SIGNED_IN).await;
+    assert_eq!(Bed::problems(&refused), ["INVALID_CREDENTIALS input.refreshToken"]);
+}
+
+#[tokio::test]
+async fn time_ends_tokens_and_sessions() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    bed.clock.advance(Duration::from_secs(15 * 60));
+    assert_eq!(Bed::code(&bed.ask(Some(&ada.access), WHO, json!({})).await), "UNAUTHENTICATED");
+    let next = Person::of(&refresh(&bed, &ada.refresh).await);
+    assert_eq!(bed.ask(Some(&next.access), WHO, json!({})).await["data"]["viewer"]["user"]["id"], ada.user);
+    bed.clock.advance(Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(Bed::problems(&refresh(&bed, &next.refresh).await), ["EXPIRED"]);
+}
+
+#[tokio::test]
+async fn sessions_are_ended_by_those_whose_they_are() {
+    let bed = Bed::new().await;
+    let here = bed.register("Engines", "ada@example.org").await;
+    let there = Person::of(&login(&bed, json!({ "email": "ada@example.org", "password": PASSWORD })).await);
+    let eve = bed.register("Elsewhere", "eve@example.org").await;
+    let sessions = bed.ask(Some(&here.access), WHO, json!({})).await["data"]["viewer"]["sessions"].take();
+    let other = sessions.as_array().unwrap().iter().find(|session| session["current"] == false).unwrap()["id"].clone();
+
+    let input = json!({ "id": other });
+    let refused = bed.mutate(Some(&eve.access), "sessionRevoke", input.clone(), ERRORS).await;
+    assert_eq!(Bed::problems(&refused), ["NOT_FOUND input.id"]);
+    assert_eq!(bed.ask(Some(&there.access), WHO, json!({})).await["data"]["viewer"]["user"]["id"], here.user);
+    let revoked = bed.mutate(Some(&here.access), "sessionRevoke", input, "session { id endedAt } userErrors { code }").await;
+    assert_eq!(revoked["session"]["id"], other);
+    assert_ne!(revoked["session"]["endedAt"], Value::Null);
+    assert_eq!(Bed::code(&bed.ask(Some(&there.access), WHO, json!({})).await), "UNAUTHENTICATED");
+    assert_eq!(Bed::problems(&refresh(&bed, &there.refresh).await), ["EXPIRED"]);
+
+    let out = bed.ask(Some(&here.access), "mutation { logout { session { endedAt } userErrors { code } position } }", json!({})).await;
+    assert_ne!(out["data"]["logout"]["session"]["endedAt"], Value::Null, "{out}");
+    assert_eq!(Bed::code(&bed.ask(Some(&here.access), WHO, json!({})).await), "UNAUTHENTICATED");
+    assert_eq!(Bed::problems(&refresh(&bed, &here.refresh).await), ["EXPIRED"]);
+    let nobody = bed.ask(None, "mutation { logout { userErrors { code } } }", json!({})).await;
+    assert_eq!(Bed::code(&nobody), "UNAUTHENTICATED");
+}
+
+#[tokio::test]
+async fn switching_goes_on_in_another_organization_of_mine() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let eve = bed.register("Elsewhere", "eve@example.org").await;
+    let made = bed.mutate(Some(&ada.access), "organizationCreate", json!({ "name": "Looms" }), "organization { id name slug } userErrors { code }").await;
+    let looms = &made["organization"]["id"];
+    let foreign = json!({ "organizationId": eve.organization });
+    let refused = bed.mutate(Some(&ada.access), "sessionSwitch", foreign, SIGNED_IN).await;
+    assert_eq!(Bed::problems(&refused), ["NOT_FOUND input.organizationId"]);
+    let switched = bed.mutate(Some(&ada.access), "sessionSwitch", json!({ "organizationId": looms }), SIGNED_IN).await;
+    assert_eq!(&switched["viewer"]["organization"]["id"], looms);
+    let there = Person::of(&switched);
+    assert_eq!((&there.user == &ada.user, &there.member == &ada.member), (true, false));
+    assert_eq!(Bed::code(&bed.ask(Some(&ada.access), WHO, json!({})).await), "UNAUTHENTICATED");
+    let who = bed.ask(Some(&there.access), WHO, json!({})).await;
+    assert_eq!(&who["data"]["viewer"]["organization"]["id"], looms);
+    assert_eq!(who["data"]["viewer"]["sessions"].as_array().unwrap().len(), 1);
+    let same = bed.mutate(Some(&there.access), "sessionSwitch", json!({ "organizationId": looms }), SIGNED_IN).await;
+    assert_eq!(Bed::problems(&same), ["CONFLICT input.organizationId"]);
+}

@@ -1,0 +1,246 @@
+//! What the tests of the schema stand on: the endpoint over a real engine on SQLite, a folder of blobs and an index in
+//! a temporary folder, with a clock that moves when it is told to. Requests go in as a transport would send them.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_graphql::{Request, Variables};
+use oriel_backends::blobs::{Blobs, UrlKeys};
+use oriel_backends::search::{Search, Tantivy};
+use oriel_engine::db::Location;
+use oriel_engine::keyring::MasterKey;
+use oriel_engine::queue::QueueLimits;
+use oriel_engine::{Database, Engine, Parts, Sources};
+use oriel_kernel::{Position, Timestamp};
+use oriel_read_models::{documents, members, organizations, projects, sessions, users};
+use sea_orm::{ConnectionTrait, EntityTrait, Schema};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::endpoint::{Caller, Endpoint};
+use crate::passwords::Passwords;
+use crate::services::{BackendState, ConsumerState, Operations, Policy, QueueState, Services};
+use crate::tokens::Tokens;
+use crate::uploads::Uploads;
+
+// The engine's tables, from the text of their migration: this room may not use that one either.
+#[path = "../src/engine/suite/tables.rs"]
+mod tables;
+
+/// A password that is good enough for everybody.
+pub const PASSWORD: &str = "violet-otter-93-lamp";
+
+/// A clock that moves when it is told to, and ids that count.
+pub struct Clock {
+    micros: AtomicI64,
+    ids: AtomicU64,
+}
+
+impl Clock {
+    pub fn advance(&self, by: Duration) {
+        self.micros.fetch_add(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Sources for Clock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_timestamp_micros(self.micros.load(Ordering::SeqCst)).unwrap()
+    }
+    fn id(&self) -> Uuid {
+        Uuid::from_u128(0x0199_0000_0000_7000_8000_0000_0000_0000 + u128::from(self.ids.fetch_add(1, Ordering::SeqCst)))
+    }
+}
+
+/// Nothing runs beside the schema.
+struct Idle;
+
+impl Operations for Idle {
+    fn consumers(&self) -> Vec<ConsumerState> {
+        Vec::new()
+    }
+    fn queues(&self) -> Vec<QueueState> {
+        Vec::new()
+    }
+    fn backends(&self) -> Vec<BackendState> {
+        Vec::new()
+    }
+    fn index_position(&self) -> Position {
+        Position::START
+    }
+}
+
+/// A temporary folder, which goes with its owner.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is the system's to clear.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// An installation, empty at first.
+pub struct Bed {
+    pub endpoint: Endpoint,
+    pub clock: Arc<Clock>,
+    _folder: Folder,
+}
+
+/// Somebody who is signed in.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub access: String,
+    pub refresh: String,
+    pub user: String,
+    pub member: String,
+    pub organization: String,
+}
+
+/// What [`Person`] is read from: to be asked of a `SessionPayload`.
+pub const SIGNED_IN: &str = "accessToken refreshToken expiresAt position userErrors { code path message }
+    viewer { user { id name email } member { id roles { name } } organization { id name } session { id current } }";
+
+impl Bed {
+    pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With other settings.
+    pub async fn with(change: impl FnOnce(&mut Policy)) -> Self {
+        let folder = std::env::temp_dir().join(format!("oriel-schema-{}", Uuid::new_v4()));
+        std::fs::create_dir(&folder).unwrap();
+        let database = Database::open(&Location::Sqlite(folder.join("oriel.db")), 4).await.unwrap();
+        tables::create(database.writer()).await.unwrap();
+        table(&database, users::Entity).await;
+        table(&database, organizations::Entity).await;
+        table(&database, members::Entity).await;
+        table(&database, sessions::Entity).await;
+        table(&database, projects::Entity).await;
+        table(&database, projects::members::Entity).await;
+        table(&database, documents::Entity).await;
+        table(&database, documents::revisions::Entity).await;
+        let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
+        let parts = Parts {
+            database,
+            master: MasterKey::new([7; 32]),
+            decoders: oriel_domain::DECODERS,
+            read_models: oriel_read_models::read_models(),
+            sources: Arc::clone(&clock) as Arc<dyn Sources>,
+            limits: QueueLimits::default(),
+            cached_aggregates: 1_000,
+            remembered_changes: 10_000,
+        };
+        let mut policy = Policy {
+            open_registration: true,
+            access_token_ttl: Duration::from_secs(15 * 60),
+            refresh_token_ttl: Duration::from_secs(30 * 24 * 3600),
+            password_memory_kib: 8,
+            url_ttl: Duration::from_secs(300),
+            max_file_size: 1 << 20,
+            scanner: false,
+            live_pace: Duration::from_millis(1),
+            at_least_wait: Duration::from_secs(5),
+            base_url: "http://oriel.test".to_owned(),
+        };
+        change(&mut policy);
+        let services = Services {
+            engine: Engine::start(parts).await.unwrap(),
+            blobs: Blobs::open_folder(&folder.join("blobs"), UrlKeys::new("1", &[9; 32])).await.unwrap(),
+            search: Search::Tantivy(Tantivy::open(folder.join("index")).await.unwrap()),
+            tokens: Tokens::new(&[5; 32]).unwrap(),
+            passwords: Passwords::new(policy.password_memory_kib),
+            operations: Arc::new(Idle),
+            policy,
+        };
+        Self { endpoint: Endpoint::new(Arc::new(services)), clock, _folder: Folder(folder) }
+    }
+
+    /// The caller that a transport makes of this bearer token; `None` when it is refused.
+    pub fn caller(&self, token: Option<&str>) -> Option<Caller> {
+        let session = match token {
+            Some(token) => Some(self.endpoint.authenticate(token).ok()?),
+            None => None,
+        };
+        Some(Caller {
+            request: Uuid::new_v4(),
+            session,
+            ip: Some("192.0.2.7".to_owned()),
+            user_agent: Some("tests".to_owned()),
+            at_least: None,
+            uploads: Uploads::default(),
+        })
+    }
+
+    /// The whole answer to a request.
+    pub async fn ask(&self, token: Option<&str>, query: &str, variables: Value) -> Value {
+        let Some(caller) = self.caller(token) else {
+            return json!({ "data": null, "errors": [{ "message": "refused", "extensions": { "code": "UNAUTHENTICATED" } }] });
+        };
+        let request = Request::new(query).variables(Variables::from_json(variables));
+        serde_json::to_value(self.endpoint.execute(request, caller).await).unwrap()
+    }
+
+    /// What the mutation `field(input: …)` answers, which asks for `selection`. Errors that nobody can mend panic.
+    pub async fn mutate(&self, token: Option<&str>, field: &str, input: Value, selection: &str) -> Value {
+        let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
+        let query = format!("mutation($input: {type_name}!) {{ {field}(input: $input) {{ {selection} }} }}");
+        let mut answer = self.ask(token, &query, json!({ "input": input })).await;
+        assert_eq!(answer.get("errors"), None, "{field}: {answer}");
+        answer["data"][field].take()
+    }
+
+    /// The codes and paths of what has to be mended, such as `TAKEN input.email`.
+    pub fn problems(payload: &Value) -> Vec<String> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let errors = payload["userErrors"].as_array().unwrap().iter();
+        errors
+            .map(|error| {
+                let path = error["path"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(".");
+                format!("{} {path}", text(&error["code"])).trim_end().to_owned()
+            })
+            .collect()
+    }
+
+    /// The code of the one error.
+    pub fn code(answer: &Value) -> &str {
+        answer["errors"][0]["extensions"]["code"].as_str().unwrap_or("none")
+    }
+
+    /// Founds an organisation; its owner.
+    pub async fn register(&self, organization: &str, email: &str) -> Person {
+        let input = json!({ "organizationName": organization, "email": email, "name": "Somebody", "password": PASSWORD });
+        Person::of(&self.mutate(None, "register", input, SIGNED_IN).await)
+    }
+
+    /// Invites somebody with these roles, who accepts.
+    pub async fn join(&self, host: &Person, email: &str, roles: &[&str]) -> Person {
+        let input = json!({ "email": email, "roles": roles });
+        let invited = self.mutate(Some(&host.access), "memberInvite", input, "invitationToken userErrors { code path message }").await;
+        let input = json!({ "token": invited["invitationToken"], "name": "Somebody", "password": PASSWORD });
+        Person::of(&self.mutate(None, "memberAccept", input, SIGNED_IN).await)
+    }
+}
+
+impl Person {
+    /// From a `SessionPayload` that was asked for [`SIGNED_IN`].
+    pub fn of(payload: &Value) -> Self {
+        assert_eq!(payload["userErrors"], json!([]), "{payload}");
+        let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("not a text: {payload}")).to_owned();
+        let viewer = &payload["viewer"];
+        Self {
+            access: text(&payload["accessToken"]),
+            refresh: text(&payload["refreshToken"]),
+            user: text(&viewer["user"]["id"]),
+            member: text(&viewer["member"]["id"]),
+            organization: text(&viewer["organization"]["id"]),
+        }
+    }
+}
+
+async fn table(database: &Database, entity: impl EntityTrait) {
+    let table = Schema::new(database.backend()).create_table_from_entity(entity);
+    database.writer().execute(&table).await.unwrap();
+}
