@@ -54,6 +54,7 @@ struct Scripted {
     began: mpsc::UnboundedSender<Job>,
     answers: Mutex<HashMap<i64, Vec<Answer>>>,
     running: Mutex<HashMap<Uuid, i64>>,
+    slots: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -66,8 +67,16 @@ enum Answer {
 
 impl Scripted {
     fn new(answers: impl IntoIterator<Item = (i64, Vec<Answer>)>) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
+        Self::with_slots(3, answers)
+    }
+
+    fn with_slots(
+        slots: usize,
+        answers: impl IntoIterator<Item = (i64, Vec<Answer>)>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Job>) {
         let (began, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Self { began, answers: Mutex::new(answers.into_iter().collect()), running: Mutex::default() }), receiver)
+        let answers = Mutex::new(answers.into_iter().collect());
+        (Arc::new(Self { began, answers, running: Mutex::default(), slots }), receiver)
     }
 }
 
@@ -102,7 +111,7 @@ impl Worker for Scripted {
     }
 
     fn slots(&self) -> usize {
-        3
+        self.slots
     }
 
     fn backoff(&self, _: u32) -> Duration {
@@ -154,6 +163,19 @@ on_both! {
         }
         let expected = [1, 2, 3, 1, 2, 1, 1, 1, 1, 1, 1].map(org);
         assert_eq!(turns, expected);
+    }
+
+    async fn one_worker_goes_round_the_organisations(place) {
+        let engine = place.engine().await;
+        queue(&engine, &[(1, 1, 1), (1, 2, 2), (1, 3, 3), (1, 4, 4), (2, 5, 5), (3, 6, 6), (3, 7, 7)]).await;
+        let (worker, mut began) = Scripted::with_slots(1, []);
+        let workers = work(&engine, &worker, WorkerLimits::default());
+        let mut turns = Vec::new();
+        for _ in 0..7 {
+            turns.push(in_time(began.recv()).await.unwrap().position.number());
+        }
+        assert_eq!(turns, [1, 5, 6, 2, 7, 3, 4]);
+        in_time(workers.stop()).await;
     }
 
     async fn a_zombie_reports_nothing(place) {
