@@ -1,7 +1,7 @@
 //! Blobs in a bucket of S3 or of a store that speaks its protocol.
 //!
 //! Invariants
-//! - A body goes up in parts, a few at a time: [`PARTS_IN_FLIGHT`] parts and the one being filled are in memory.
+//! - A body goes up in parts, a few at a time: those and the one being filled are in memory.
 //! - An upload that fails or is dropped is aborted, after its parts in flight have ended, so that none is left. Only
 //!   a killed process leaves parts; a lifecycle rule of the bucket (`AbortIncompleteMultipartUpload`) clears them.
 //! - A key that is taken is refused by the store itself (`If-None-Match: *`), not by a look before.
@@ -10,8 +10,10 @@
 //!
 //! Time-outs and retries of one request are the SDK's.
 
+mod settings;
+mod upload;
+
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -23,120 +25,22 @@ use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, Re
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::Method;
-use tokio::task::JoinSet;
-use url::Url;
 
+pub use self::settings::{Credentials, S3Settings};
+use self::upload::{Parts, Upload};
 use super::body::{Body, Meter, Terms, resolve};
 use super::signed::{GetTerms, PutTerms};
-use super::{
-    BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, OpenError, PresignError, Presigned, PutSize,
-};
+use super::{BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, PresignError, Presigned, PutSize};
 
-/// The smallest part that S3 takes.
-const PART: usize = 5 * 1024 * 1024;
-/// After so many parts they double in size: 5 GB go up in the smallest ones, and the 10 000 that S3 takes of a blob
-/// are enough for the 5 TB that it takes.
-const PARTS_OF_ONE_SIZE: usize = 1_000;
-const PARTS_IN_FLIGHT: usize = 3;
 /// Above this size S3 does not copy in one request.
 const MAX_COPY: u64 = 5 * 1024 * 1024 * 1024;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-
-/// Where a bucket is.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct S3Settings {
-    bucket: String,
-    /// What stands before each key: empty, or ending with a slash.
-    base: String,
-    region: String,
-    endpoint: Option<String>,
-    public_endpoint: Option<String>,
-    path_style: bool,
-}
-
-impl S3Settings {
-    /// Reads `s3://bucket[/folder]?endpoint=..&public_endpoint=..&region=..&path_style=..`; what it does not say is
-    /// looked up in the usual variables of the environment. `public_endpoint` is the address under which clients
-    /// reach the store, where that differs. With an endpoint of one's own, path style is the default.
-    pub fn parse(url: &Url, variable: impl Fn(&str) -> Option<String>) -> Result<Self, OpenError> {
-        let wrong = |what: &str| OpenError::Url(what.to_owned());
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("credentials belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
-        }
-        let bucket = url.host_str().filter(|bucket| !bucket.is_empty()).ok_or_else(|| wrong("it names no bucket"))?;
-        let base = url.path().trim_matches('/');
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.' | '=');
-        if !base.chars().all(is_plain) || base.split('/').any(|part| matches!(part, "." | "..")) {
-            return Err(wrong("its folder is written with a-z A-Z 0-9 / - _ . ="));
-        }
-        let mut settings = Self {
-            bucket: bucket.to_owned(),
-            base: if base.is_empty() { String::new() } else { format!("{base}/") },
-            region: ["AWS_REGION", "AWS_DEFAULT_REGION"]
-                .into_iter()
-                .find_map(&variable)
-                .unwrap_or_else(|| "us-east-1".to_owned()),
-            endpoint: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(&variable),
-            public_endpoint: None,
-            path_style: false,
-        };
-        let mut path_style = None;
-        for (name, value) in url.query_pairs() {
-            match (&*name, &*value) {
-                ("endpoint", value) => settings.endpoint = Some(endpoint(value)?),
-                ("public_endpoint", value) => settings.public_endpoint = Some(endpoint(value)?),
-                ("region", value) if !value.is_empty() => settings.region = value.to_owned(),
-                ("path_style", "true") => path_style = Some(true),
-                ("path_style", "false") => path_style = Some(false),
-                ("region" | "path_style", _) => return Err(wrong("`region` is a name, `path_style` true or false")),
-                _ => return Err(wrong("it knows endpoint, public_endpoint, region and path_style")),
-            }
-        }
-        settings.path_style = path_style.unwrap_or(settings.endpoint.is_some());
-        Ok(settings)
-    }
-}
-
-fn endpoint(text: &str) -> Result<String, OpenError> {
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty() => {
-            Ok(text.trim_end_matches('/').to_owned())
-        }
-        _ => Err(OpenError::Url("an endpoint reads http(s)://host:port".to_owned())),
-    }
-}
-
-/// What signs requests to a bucket.
-#[derive(Clone)]
-pub struct Credentials(aws_sdk_s3::config::Credentials);
-
-impl Credentials {
-    /// An access key and its secret; `session` for credentials that expire.
-    pub fn new(access_key: &str, secret: &str, session: Option<String>) -> Self {
-        Self(aws_sdk_s3::config::Credentials::new(access_key, secret, session, None, "oriel"))
-    }
-
-    /// Reads the usual variables of the environment.
-    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, OpenError> {
-        match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
-            (Some(key), Some(secret)) => Ok(Self::new(&key, &secret, variable("AWS_SESSION_TOKEN"))),
-            _ => Err(OpenError::Credentials),
-        }
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(..)")
-    }
-}
 
 /// A bucket of blobs.
 pub struct S3Blobs {
@@ -381,139 +285,6 @@ impl S3Blobs {
     }
 }
 
-/// Cuts a body into parts.
-#[derive(Default)]
-struct Parts {
-    cut: usize,
-    rest: BytesMut,
-    ended: bool,
-}
-
-impl Parts {
-    /// The next part, of full size unless the body `ended`.
-    async fn next(&mut self, body: &mut Body<'_>, meter: &mut Meter) -> Result<Bytes, BlobError> {
-        let size = part_size(self.cut);
-        while self.rest.len() < size {
-            match meter.next(body).await? {
-                Some(chunk) => self.rest.extend_from_slice(&chunk),
-                None => {
-                    self.ended = true;
-                    return Ok(self.rest.split().freeze());
-                }
-            }
-        }
-        self.cut += 1;
-        Ok(self.rest.split_to(size).freeze())
-    }
-}
-
-fn part_size(index: usize) -> usize {
-    PART << (index / PARTS_OF_ONE_SIZE)
-}
-
-/// A multipart upload that is aborted unless it was completed.
-struct Upload {
-    client: Client,
-    bucket: String,
-    name: String,
-    id: Option<String>,
-    sent: i32,
-    in_flight: JoinSet<Result<CompletedPart, BlobError>>,
-    done: Vec<CompletedPart>,
-}
-
-impl Upload {
-    async fn begin(client: &Client, bucket: &str, name: String) -> Result<Self, BlobError> {
-        let begun = client.create_multipart_upload().bucket(bucket).key(&name).send().await.map_err(refused)?;
-        let id = begun.upload_id.ok_or_else(|| BlobError::unavailable("the store began an upload without an id"))?;
-        Ok(Self {
-            client: client.clone(),
-            bucket: bucket.to_owned(),
-            name,
-            id: Some(id),
-            sent: 0,
-            in_flight: JoinSet::new(),
-            done: Vec::new(),
-        })
-    }
-
-    /// Sends a part, once there is room among those in flight.
-    async fn send(&mut self, part: Bytes) -> Result<(), BlobError> {
-        while self.in_flight.len() >= PARTS_IN_FLIGHT {
-            self.settle().await?;
-        }
-        self.sent += 1;
-        let number = self.sent;
-        let request = self
-            .client
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(&self.name)
-            .set_upload_id(self.id.clone())
-            .part_number(number)
-            .body(ByteStream::from(part));
-        self.in_flight.spawn(async move {
-            let answer = request.send().await.map_err(refused)?;
-            Ok(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).build())
-        });
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> Result<(), BlobError> {
-        if let Some(joined) = self.in_flight.join_next().await {
-            self.done.push(joined.map_err(BlobError::unavailable)??);
-        }
-        Ok(())
-    }
-
-    async fn complete(&mut self, replace: bool) -> Result<(), BlobError> {
-        while !self.in_flight.is_empty() {
-            self.settle().await?;
-        }
-        self.done.sort_unstable_by_key(CompletedPart::part_number);
-        let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.done))).build();
-        self.client
-            .complete_multipart_upload()
-            .bucket(&self.bucket)
-            .key(&self.name)
-            .set_upload_id(self.id.clone())
-            .set_if_none_match((!replace).then(|| "*".to_owned()))
-            .multipart_upload(parts)
-            .send()
-            .await
-            .map_err(refused)?;
-        self.id = None;
-        Ok(())
-    }
-
-    async fn abort(&mut self) {
-        if let Some(aborting) = self.aborting() {
-            aborting.await;
-        }
-    }
-
-    /// The work of aborting, once. It waits for the parts in flight: one that arrived later would stay.
-    fn aborting(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
-        let id = self.id.take()?;
-        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.name).upload_id(id);
-        let mut in_flight = std::mem::take(&mut self.in_flight);
-        Some(async move {
-            in_flight.shutdown().await;
-            if let Err(error) = request.send().await.map_err(refused) {
-                tracing::warn!(error = &error as &dyn std::error::Error, "an upload to the bucket was not aborted");
-            }
-        })
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let (Some(aborting), Ok(runtime)) = (self.aborting(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(aborting);
-        }
-    }
-}
-
 fn valid(expires_at: DateTime<Utc>, now: DateTime<Utc>) -> Result<PresigningConfig, PresignError> {
     // From a whole second on, because that is what the URL carries.
     let from = DateTime::from_timestamp(now.timestamp(), 0).ok_or(PresignError::Expiry)?;
@@ -603,58 +374,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn parse(url: &str, environment: &[(&str, &str)]) -> Result<S3Settings, OpenError> {
-        S3Settings::parse(&Url::parse(url).unwrap(), |name| {
-            environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn a_url_says_where_the_bucket_is_and_the_environment_the_rest() {
-        let own =
-            parse("s3://files/a/b?endpoint=http://127.0.0.1:9000/&region=here&public_endpoint=https://s3.example", &[]);
-        let own = own.unwrap();
-        assert_eq!((own.bucket.as_str(), own.base.as_str(), own.region.as_str()), ("files", "a/b/", "here"));
-        assert_eq!(own.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
-        assert_eq!(own.public_endpoint.as_deref(), Some("https://s3.example"));
-        assert!(own.path_style);
-        assert!(!parse("s3://files?endpoint=http://x&path_style=false", &[]).unwrap().path_style);
-
-        let aws = parse("s3://files", &[("AWS_DEFAULT_REGION", "eu-central-1")]).unwrap();
-        assert_eq!((aws.region.as_str(), aws.endpoint.clone(), aws.path_style), ("eu-central-1", None, false));
-    }
-
-    #[test]
-    fn a_wrong_url_is_refused_without_repeating_its_secret() {
-        for url in [
-            "s3://key:hunter2@files",
-            "s3://",
-            "s3://files?endpoint=hunter2",
-            "s3://files?endpoint=ftp://x",
-            "s3://files?hunter2=1",
-            "s3://files?path_style=yes",
-            "s3://files/hunter%202",
-        ] {
-            let error = parse(url, &[]).unwrap_err().to_string();
-            assert!(!error.contains("hunter2"), "{url}: {error}");
-        }
-        let key = Credentials::new("hunter2", "hunter2", Some("hunter2".to_owned()));
-        assert!(!format!("{key:?}").contains("hunter2"));
-        assert!(matches!(Credentials::from_environment(|_| None), Err(OpenError::Credentials)));
-    }
-
     #[test]
     fn a_content_range_is_read() {
         assert_eq!(content_range("bytes 2-4/10"), Some((10, 2..5)));
         assert_eq!(content_range("bytes */10"), None);
         assert_eq!(content_range("bytes 0-18446744073709551615/*"), None);
-    }
-
-    #[test]
-    fn as_many_parts_as_s3_takes_hold_as_much_as_it_takes() {
-        let in_all: u64 = (0..10_000).map(|index| part_size(index) as u64).sum();
-        assert!(in_all >= 5_000_000_000_000);
-        assert_eq!(part_size(999), PART);
-        assert!(part_size(9_999) as u64 <= 5 << 30, "a part is too large");
     }
 }
