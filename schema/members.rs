@@ -10,13 +10,16 @@ use async_graphql::{Context, InputObject};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::TimeDelta;
 use oriel_domain::members::{
-    AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember, TakeOver,
+    AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember,
+    TakeOver,
 };
 use oriel_domain::roles::RoleName;
 use oriel_domain::users::Email;
 use oriel_engine::read::{Connection, PageArgs};
 use oriel_engine::{CommandContext, Committed, Transaction};
-use oriel_kernel::{Actor, Blinder, Command, ErrorCode, MemberId, OrganizationId, Rejection, Timestamp, UserId, operations};
+use oriel_kernel::{
+    Actor, Blinder, Command, ErrorCode, MemberId, OrganizationId, Rejection, Timestamp, UserId, operations,
+};
 use oriel_read_models::members::{MemberFilter, MemberOrder, Model as Member};
 use oriel_read_models::sign_in;
 
@@ -49,7 +52,11 @@ payloads! {
 impl MemberQuery {
     /// The member of your organization with this id; null when there is none.
     #[permission("members:view")]
-    async fn member(&self, cx: &Context<'_>, #[graphql(desc = "Which member.")] id: MemberId) -> Result<Option<Arc<Member>>> {
+    async fn member(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "Which member.")] id: MemberId,
+    ) -> Result<Option<Arc<Member>>> {
         Ok(reader(cx)?.get(id).await?)
     }
 
@@ -114,7 +121,8 @@ impl MemberMutation {
         let member = ticket.member;
         let invitation = Invitation::of(cx, member).await?.ok_or_else(no_invitation)?;
         let organization = invitation.organization;
-        let known = sign_in::user_by_email(engine.database().reader(), &invitation.email_hash).await.map_err(unavailable)?;
+        let known =
+            sign_in::user_by_email(engine.database().reader(), &invitation.email_hash).await.map_err(unavailable)?;
         let mut transaction = Transaction::new();
         let user = match known {
             Some(user) => {

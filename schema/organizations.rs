@@ -43,7 +43,11 @@ impl OrganizationQuery {
 impl OrganizationMutation {
     /// Founds a further organization, which you own. You go on acting where you are: `sessionSwitch` goes there.
     #[signed_in]
-    async fn organization_create(&self, cx: &Context<'_>, input: OrganizationCreateInput) -> Result<OrganizationPayload> {
+    async fn organization_create(
+        &self,
+        cx: &Context<'_>,
+        input: OrganizationCreateInput,
+    ) -> Result<OrganizationPayload> {
         let context = granted.command(cx, &input)?;
         let engine = &Services::of(cx)?.engine;
         let (organization, member): (OrganizationId, MemberId) = (engine.new_id(), engine.new_id());
@@ -61,7 +65,11 @@ impl OrganizationMutation {
 
     /// Changes what the organization in which you act is called. Its slug stays.
     #[permission("organization:edit")]
-    async fn organization_update(&self, cx: &Context<'_>, input: OrganizationUpdateInput) -> Result<OrganizationPayload> {
+    async fn organization_update(
+        &self,
+        cx: &Context<'_>,
+        input: OrganizationUpdateInput,
+    ) -> Result<OrganizationPayload> {
         let context = granted.command(cx, &input)?;
         let name = OrganizationName::parse(&input.name).map_err(|r| r.at("name"))?;
         let organization = granted.viewer()?.organization;
@@ -123,14 +131,19 @@ mod tests {
         let input = json!({ "name": "Analytical Engines", "expectedVersion": 1 });
         let renamed = bed.mutate(Some(&ada.access), "organizationUpdate", input.clone(), ORGANIZATION).await;
         assert_eq!(renamed["organization"]["id"], ada.organization);
-        assert_eq!((&renamed["organization"]["name"], &renamed["organization"]["version"]), (&json!("Analytical Engines"), &json!(2)));
+        assert_eq!(
+            (&renamed["organization"]["name"], &renamed["organization"]["version"]),
+            (&json!("Analytical Engines"), &json!(2))
+        );
         let stale = bed.mutate(Some(&ada.access), "organizationUpdate", input, ORGANIZATION).await;
         assert_eq!(Bed::problems(&stale), ["CONFLICT input.expectedVersion"]);
 
         let bob = bed.join(&ada, "bob@example.org", &["member"]).await;
-        let refused = bed.mutate(Some(&bob.access), "organizationUpdate", json!({ "name": "Bob's" }), ORGANIZATION).await;
+        let refused =
+            bed.mutate(Some(&bob.access), "organizationUpdate", json!({ "name": "Bob's" }), ORGANIZATION).await;
         assert_eq!(Bed::problems(&refused), ["FORBIDDEN"]);
-        let seen = bed.ask(Some(&bob.access), "{ organization { name } viewer { organizations { name } } }", json!({})).await;
+        let seen =
+            bed.ask(Some(&bob.access), "{ organization { name } viewer { organizations { name } } }", json!({})).await;
         assert_eq!(seen["data"]["organization"]["name"], "Analytical Engines");
         assert_eq!(seen["data"]["viewer"]["organizations"], json!([{ "name": "Analytical Engines" }]));
     }

@@ -151,6 +151,9 @@ mod tests {
 
     #[test]
     fn the_recommendation_is_what_it_is() {
-        assert_eq!((Params::DEFAULT_M_COST, Params::DEFAULT_T_COST, Params::DEFAULT_P_COST), (Passwords::MEMORY_KIB, PASSES, LANES));
+        assert_eq!(
+            (Params::DEFAULT_M_COST, Params::DEFAULT_T_COST, Params::DEFAULT_P_COST),
+            (Passwords::MEMORY_KIB, PASSES, LANES)
+        );
     }
 }

@@ -14,13 +14,15 @@ use std::sync::Arc;
 use async_graphql::{Context, InputObject, InputType, Object};
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::HEXLOWER;
-use oriel_domain::sessions::{EndReason, EndSession, RefreshSession, Session as SessionState, SessionEvent, StartSession};
+use oriel_domain::sessions::{
+    EndReason, EndSession, RefreshSession, Session as SessionState, SessionEvent, StartSession,
+};
 use oriel_domain::users::{Email, Username};
 use oriel_engine::read::{ReadModel, Reader};
 use oriel_engine::{CommandContext, Committed, Transaction};
 use oriel_kernel::{
-    Actor, Aggregate, Blinder, ErrorCode, Id, MemberId, OrganizationId, Position, Rejection, SessionId, Timestamp, UserId,
-    operations,
+    Actor, Aggregate, Blinder, ErrorCode, Id, MemberId, OrganizationId, Position, Rejection, SessionId, Timestamp,
+    UserId, operations,
 };
 use oriel_read_models::members::Model as Member;
 use oriel_read_models::organizations::{self, Model as Organization};
@@ -191,14 +193,16 @@ impl SessionMutation {
         let (session, presented_hash) = read_refresh_token(&input.refresh_token).ok_or_else(not_valid)?;
         let state: SessionState = services.engine.state(session).await?;
         context.organization = state.tenant().ok_or_else(not_valid)?;
-        let row = viewer::resolve(services.engine.database().reader(), session, context.now).await.map_err(unavailable)?;
+        let row =
+            viewer::resolve(services.engine.database().reader(), session, context.now).await.map_err(unavailable)?;
         context.actor = row.map_or(Actor::Anonymous, |row| row.viewer.actor());
         let (token, next_hash) = refresh_token(services, &context, session)?;
         let expires_at = context.now + services.policy.refresh_token_ttl;
         let refresh = RefreshSession { presented_hash, next_hash: next_hash.clone(), expires_at };
         let done = services.engine.execute(&context, session, refresh).await?;
         if done.events.iter().any(|event| matches!(event.event_as(), Some(SessionEvent::Ended { .. }))) {
-            let message = "This token was used before, so somebody else may hold it: the session has been ended. Sign in again.";
+            let message =
+                "This token was used before, so somebody else may hold it: the session has been ended. Sign in again.";
             return Err(wrong_credentials(message).at("refreshToken").into());
         }
         // A repetition may come after the token that it gave was used in its turn.
@@ -218,7 +222,9 @@ impl SessionMutation {
         let connection = Services::of(cx)?.engine.database().reader();
         let member = sign_in::active_member(connection, viewer.user, Some(input.organization_id)).await;
         let Some((member, organization)) = member.map_err(unavailable)? else {
-            return Err(Rejection::not_found(oriel_domain::organizations::Organization::NOUN).at("organizationId").into());
+            return Err(Rejection::not_found(oriel_domain::organizations::Organization::NOUN)
+                .at("organizationId")
+                .into());
         };
         let ended = Transaction::new().and(viewer.session, EndSession { reason: EndReason::Switched });
         start(cx, &context, ended, Who { user: viewer.user, member, organization }).await
@@ -334,7 +340,9 @@ pub(crate) async fn start_again(
     let user = sign_in::user(services.engine.database().reader(), user).await.map_err(unavailable)?;
     let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
     if !services.passwords.verify(password, hash).await? {
-        return Err(wrong_credentials("The password has been changed since. Sign in with the new one.").at("password").into());
+        return Err(wrong_credentials("The password has been changed since. Sign in with the new one.")
+            .at("password")
+            .into());
     }
     continued(cx, context, session, done.position).await
 }

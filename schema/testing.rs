@@ -211,14 +211,17 @@ impl Bed {
 
     /// Founds an organisation; its owner.
     pub async fn register(&self, organization: &str, email: &str) -> Person {
-        let input = json!({ "organizationName": organization, "email": email, "name": "Somebody", "password": PASSWORD });
+        let input =
+            json!({ "organizationName": organization, "email": email, "name": "Somebody", "password": PASSWORD });
         Person::of(&self.mutate(None, "register", input, SIGNED_IN).await)
     }
 
     /// Invites somebody with these roles, who accepts.
     pub async fn join(&self, host: &Person, email: &str, roles: &[&str]) -> Person {
         let input = json!({ "email": email, "roles": roles });
-        let invited = self.mutate(Some(&host.access), "memberInvite", input, "invitationToken userErrors { code path message }").await;
+        let invited = self
+            .mutate(Some(&host.access), "memberInvite", input, "invitationToken userErrors { code path message }")
+            .await;
         let input = json!({ "token": invited["invitationToken"], "name": "Somebody", "password": PASSWORD });
         Person::of(&self.mutate(None, "memberAccept", input, SIGNED_IN).await)
     }

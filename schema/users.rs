@@ -13,7 +13,9 @@ use oriel_domain::sessions::{EndReason, EndSession};
 use oriel_domain::users::{ChangePassword, Email, Password, PersonName, RegisterUser, RenameUser, Username};
 use oriel_engine::read::Reader;
 use oriel_engine::{CommandContext, Transaction};
-use oriel_kernel::{Actor, ErrorCode, MemberId, OrganizationId, Position, Rejection, SessionId, UserId, Viewer, operations};
+use oriel_kernel::{
+    Actor, ErrorCode, MemberId, OrganizationId, Position, Rejection, SessionId, UserId, Viewer, operations,
+};
 use oriel_read_models::users::Model as User;
 use oriel_read_models::{sessions, sign_in};
 
@@ -53,7 +55,13 @@ impl UserMutation {
         }
         let mut problems = Problems::default();
         let organization_name = problems.take("organizationName", OrganizationName::parse(&input.organization_name));
-        let person = NewPerson::parse(&mut problems, Some(&input.email), &input.name, &input.password, input.username.as_deref());
+        let person = NewPerson::parse(
+            &mut problems,
+            Some(&input.email),
+            &input.name,
+            &input.password,
+            input.username.as_deref(),
+        );
         let person = match person {
             Some(person) => person.alone(cx, &mut problems).await?,
             None => None,
@@ -61,7 +69,8 @@ impl UserMutation {
         let (Some(name), Some(person)) = (organization_name, person) else {
             return Err(problems.failure());
         };
-        let (user, organization, member): (UserId, OrganizationId, MemberId) = (engine.new_id(), engine.new_id(), engine.new_id());
+        let (user, organization, member): (UserId, OrganizationId, MemberId) =
+            (engine.new_id(), engine.new_id(), engine.new_id());
         (context.actor, context.organization) = (Actor::User(user), organization);
         let slug = Slug::for_name(&name, organization);
         let transaction = Transaction::new()
@@ -92,12 +101,14 @@ impl UserMutation {
         let done = match repetition(cx, &context).await? {
             Some(done) => done,
             None => {
-                let user = sign_in::user(services.engine.database().reader(), viewer.user).await.map_err(unavailable)?;
+                let user =
+                    sign_in::user(services.engine.database().reader(), viewer.user).await.map_err(unavailable)?;
                 let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
                 if !services.passwords.verify(&input.current_password, hash).await? {
                     return Err(wrong_credentials("This is not your current password.").at("currentPassword").into());
                 }
-                let about = user.iter().flat_map(|u| [u.email.as_deref(), Some(u.name.as_str()), u.username.as_deref()]);
+                let about =
+                    user.iter().flat_map(|u| [u.email.as_deref(), Some(u.name.as_str()), u.username.as_deref()]);
                 let about: Vec<&str> = about.flatten().collect();
                 let password = Password::parse(&input.new_password, &about).map_err(|r| r.at("newPassword"))?;
                 let password_hash = services.passwords.hash(password).await?;
@@ -106,7 +117,12 @@ impl UserMutation {
                 end_others(cx, &context, viewer, |there| there != viewer.organization).await?;
                 let change = ChangePassword { by: viewer.user, password_hash };
                 let mut transaction = Transaction::new().and(viewer.user, change);
-                for (_, session) in others(cx, viewer).await?.into_iter().filter(|(there, _)| *there == viewer.organization).take(AT_ONCE) {
+                for (_, session) in others(cx, viewer)
+                    .await?
+                    .into_iter()
+                    .filter(|(there, _)| *there == viewer.organization)
+                    .take(AT_ONCE)
+                {
                     transaction = transaction.and(session, EndSession { reason: EndReason::Revoked });
                 }
                 services.engine.transact(&context, transaction).await?
@@ -140,14 +156,16 @@ async fn end_others(
     there: impl Fn(OrganizationId) -> bool,
 ) -> Result<()> {
     let engine = &Services::of(cx)?.engine;
-    let others: Vec<_> = others(cx, viewer).await?.into_iter().filter(|(organization, _)| there(*organization)).collect();
+    let others: Vec<_> =
+        others(cx, viewer).await?.into_iter().filter(|(organization, _)| there(*organization)).collect();
     for group in others.chunk_by(|a, b| a.0 == b.0).flat_map(|group| group.chunks(AT_ONCE)) {
         let Some((organization, _)) = group.first() else { continue };
         let mut context = context.clone();
         (context.command, context.may_repeat) = (engine.new_id(), false);
         // They are not a member of the other organisation in this session, but the same person.
         (context.actor, context.organization) = (Actor::User(viewer.user), *organization);
-        let end = |transaction: Transaction, session| transaction.and(session, EndSession { reason: EndReason::Revoked });
+        let end =
+            |transaction: Transaction, session| transaction.and(session, EndSession { reason: EndReason::Revoked });
         let transaction = group.iter().map(|(_, session)| *session).fold(Transaction::new(), end);
         engine.transact(&context, transaction).await?;
     }

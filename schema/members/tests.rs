@@ -31,14 +31,24 @@ async fn an_invited_person_joins_with_the_roles_they_were_given() {
     assert_eq!(Bed::problems(&invite(&bed, &ada, "bob@example.org", "viewer").await), ["TAKEN input.email"]);
     let joined = accept(&bed, &invited["invitationToken"], PASSWORD).await;
     let bob = Person::of(&joined);
-    assert_eq!((&bob.organization, joined["viewer"]["member"]["id"].as_str().unwrap()), (&ada.organization, invited["member"]["id"].as_str().unwrap()));
+    assert_eq!(
+        (&bob.organization, joined["viewer"]["member"]["id"].as_str().unwrap()),
+        (&ada.organization, invited["member"]["id"].as_str().unwrap())
+    );
     assert_eq!(joined["viewer"]["member"]["roles"], json!([{ "name": "viewer" }]));
-    let listed = bed.ask(Some(&bob.access), "{ members { totalCount nodes { user { email } } } organization { memberCount } }", json!({})).await;
+    let listed = bed
+        .ask(
+            Some(&bob.access),
+            "{ members { totalCount nodes { user { email } } } organization { memberCount } }",
+            json!({}),
+        )
+        .await;
     assert_eq!(listed["data"]["members"]["totalCount"], 2, "{listed}");
     assert_eq!(listed["data"]["organization"]["memberCount"], 2);
     // A viewer may not invite.
     assert_eq!(Bed::problems(&invite(&bed, &bob, "eve@example.org", "viewer").await), ["FORBIDDEN"]);
-    let signed_in = bed.mutate(None, "login", json!({ "email": "bob@example.org", "password": PASSWORD }), SIGNED_IN).await;
+    let signed_in =
+        bed.mutate(None, "login", json!({ "email": "bob@example.org", "password": PASSWORD }), SIGNED_IN).await;
     assert_eq!(Person::of(&signed_in).user, bob.user);
 }
 
@@ -80,10 +90,14 @@ async fn a_repeated_acceptance_is_the_same_one() {
     let bed = Bed::new().await;
     let ada = bed.register("Engines", "ada@example.org").await;
     let invited = invite(&bed, &ada, "bob@example.org", "member").await;
-    let input = json!({ "token": invited["invitationToken"], "name": "Bob", "password": PASSWORD, "idempotencyKey": "a1" });
+    let input =
+        json!({ "token": invited["invitationToken"], "name": "Bob", "password": PASSWORD, "idempotencyKey": "a1" });
     let first = bed.mutate(None, "memberAccept", input.clone(), SIGNED_IN).await;
     let again = bed.mutate(None, "memberAccept", input, SIGNED_IN).await;
-    assert_eq!((&again["position"], &again["viewer"], &again["refreshToken"]), (&first["position"], &first["viewer"], &first["refreshToken"]));
+    assert_eq!(
+        (&again["position"], &again["viewer"], &again["refreshToken"]),
+        (&first["position"], &first["viewer"], &first["refreshToken"])
+    );
 }
 
 #[tokio::test]
@@ -101,7 +115,10 @@ async fn what_happens_to_a_member_holds_for_their_sessions_at_once() {
     let stale = bed.mutate(Some(&ada.access), "memberUpdate", input, MEMBER).await;
     assert_eq!(Bed::problems(&stale), ["CONFLICT input.expectedVersion"]);
     let unknown = json!({ "id": bob.member, "roles": ["king"] });
-    assert_eq!(Bed::problems(&bed.mutate(Some(&ada.access), "memberUpdate", unknown, MEMBER).await), ["INVALID input.roles"]);
+    assert_eq!(
+        Bed::problems(&bed.mutate(Some(&ada.access), "memberUpdate", unknown, MEMBER).await),
+        ["INVALID input.roles"]
+    );
 
     let login = json!({ "email": "bob@example.org", "password": PASSWORD });
     assert_eq!(change(&bed, &ada, "memberSuspend", &bob.member).await["member"]["status"], "SUSPENDED");
@@ -129,7 +146,10 @@ async fn members_of_other_organizations_look_absent() {
     }
     let query = "query($id: ID!) { member(id: $id) { id } }";
     assert_eq!(bed.ask(Some(&eve.access), query, json!({ "id": ada.member })).await["data"]["member"], Value::Null);
-    assert_eq!(bed.ask(Some(&ada.access), query, json!({ "id": ada.member })).await["data"]["member"]["id"], ada.member);
+    assert_eq!(
+        bed.ask(Some(&ada.access), query, json!({ "id": ada.member })).await["data"]["member"]["id"],
+        ada.member
+    );
 }
 
 #[tokio::test]

@@ -41,7 +41,9 @@ async fn signing_in_does_not_tell_what_was_wrong() {
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");
-    for wrong in [json!({ "password": PASSWORD }), json!({ "email": "a@b.co", "username": "ada", "password": PASSWORD })] {
+    for wrong in
+        [json!({ "password": PASSWORD }), json!({ "email": "a@b.co", "username": "ada", "password": PASSWORD })]
+    {
         assert_eq!(Bed::problems(&login(&bed, wrong).await), ["INVALID input.email"]);
     }
     let elsewhere = json!({ "username": "ada", "password": PASSWORD, "organizationId": ada.member });
@@ -105,13 +107,16 @@ async fn sessions_are_ended_by_those_whose_they_are() {
     let refused = bed.mutate(Some(&eve.access), "sessionRevoke", input.clone(), ERRORS).await;
     assert_eq!(Bed::problems(&refused), ["NOT_FOUND input.id"]);
     assert_eq!(bed.ask(Some(&there.access), WHO, json!({})).await["data"]["viewer"]["user"]["id"], here.user);
-    let revoked = bed.mutate(Some(&here.access), "sessionRevoke", input, "session { id endedAt } userErrors { code }").await;
+    let revoked =
+        bed.mutate(Some(&here.access), "sessionRevoke", input, "session { id endedAt } userErrors { code }").await;
     assert_eq!(revoked["session"]["id"], other);
     assert_ne!(revoked["session"]["endedAt"], Value::Null);
     assert_eq!(Bed::code(&bed.ask(Some(&there.access), WHO, json!({})).await), "UNAUTHENTICATED");
     assert_eq!(Bed::problems(&refresh(&bed, &there.refresh).await), ["EXPIRED"]);
 
-    let out = bed.ask(Some(&here.access), "mutation { logout { session { endedAt } userErrors { code } position } }", json!({})).await;
+    let out = bed
+        .ask(Some(&here.access), "mutation { logout { session { endedAt } userErrors { code } position } }", json!({}))
+        .await;
     assert_ne!(out["data"]["logout"]["session"]["endedAt"], Value::Null, "{out}");
     assert_eq!(Bed::code(&bed.ask(Some(&here.access), WHO, json!({})).await), "UNAUTHENTICATED");
     assert_eq!(Bed::problems(&refresh(&bed, &here.refresh).await), ["EXPIRED"]);
@@ -124,7 +129,14 @@ async fn switching_goes_on_in_another_organization_of_mine() {
     let bed = Bed::new().await;
     let ada = bed.register("Engines", "ada@example.org").await;
     let eve = bed.register("Elsewhere", "eve@example.org").await;
-    let made = bed.mutate(Some(&ada.access), "organizationCreate", json!({ "name": "Looms" }), "organization { id name slug } userErrors { code }").await;
+    let made = bed
+        .mutate(
+            Some(&ada.access),
+            "organizationCreate",
+            json!({ "name": "Looms" }),
+            "organization { id name slug } userErrors { code }",
+        )
+        .await;
     let looms = &made["organization"]["id"];
     let foreign = json!({ "organizationId": eve.organization });
     let refused = bed.mutate(Some(&ada.access), "sessionSwitch", foreign, SIGNED_IN).await;

@@ -23,11 +23,15 @@ async fn whoever_registers_owns_their_organization_and_is_signed_in() {
     assert_eq!(viewer["member"]["roles"][0]["name"], "owner");
     assert_eq!(viewer["session"]["current"], true);
     let person = Person::of(&registered);
-    let query = "{ viewer { user { id } permissions sessions { ip userAgent current } organizations { name memberCount } } }";
+    let query =
+        "{ viewer { user { id } permissions sessions { ip userAgent current } organizations { name memberCount } } }";
     let answer = bed.ask(Some(&person.access), query, json!({})).await;
     assert_eq!(answer["data"]["viewer"]["user"]["id"], person.user, "{answer}");
     assert_eq!(answer["data"]["viewer"]["permissions"], json!(["*", "system:*"]));
-    assert_eq!(answer["data"]["viewer"]["sessions"], json!([{ "ip": "192.0.2.7", "userAgent": "tests", "current": true }]));
+    assert_eq!(
+        answer["data"]["viewer"]["sessions"],
+        json!([{ "ip": "192.0.2.7", "userAgent": "tests", "current": true }])
+    );
     assert_eq!(answer["data"]["viewer"]["organizations"], json!([{ "name": "Analytical Engines", "memberCount": 1 }]));
     assert_eq!(bed.ask(None, "{ viewer { user { id } } }", json!({})).await["data"]["viewer"], Value::Null);
 }
@@ -35,10 +39,16 @@ async fn whoever_registers_owns_their_organization_and_is_signed_in() {
 #[tokio::test]
 async fn everything_that_is_wrong_is_told_at_once() {
     let bed = Bed::new().await;
-    let input = json!({ "organizationName": " ", "email": "nowhere", "name": "", "password": "short", "username": "1" });
+    let input =
+        json!({ "organizationName": " ", "email": "nowhere", "name": "", "password": "short", "username": "1" });
     let refused = bed.mutate(None, "register", input, SIGNED_IN).await;
-    let wanted =
-        ["REQUIRED input.organizationName", "INVALID input.email", "REQUIRED input.name", "WEAK_PASSWORD input.password", "INVALID input.username"];
+    let wanted = [
+        "REQUIRED input.organizationName",
+        "INVALID input.email",
+        "REQUIRED input.name",
+        "WEAK_PASSWORD input.password",
+        "INVALID input.username",
+    ];
     assert_eq!(Bed::problems(&refused), wanted);
     assert_eq!(refused["accessToken"], Value::Null);
     bed.mutate(None, "register", ada(), SIGNED_IN).await;
@@ -124,7 +134,8 @@ fn plain_hash(operation: &str, fields: &[&str], input: &Value) -> Vec<u8> {
 async fn a_person_is_called_otherwise_everywhere() {
     let bed = Bed::new().await;
     let ada = bed.register("Engines", "ada@example.org").await;
-    let renamed = bed.mutate(Some(&ada.access), "userUpdate", json!({ "name": "Ada King" }), "user { name } position").await;
+    let renamed =
+        bed.mutate(Some(&ada.access), "userUpdate", json!({ "name": "Ada King" }), "user { name } position").await;
     assert_eq!(renamed["user"]["name"], "Ada King");
     let refused = bed.mutate(Some(&ada.access), "userUpdate", json!({ "name": " " }), ERRORS).await;
     assert_eq!(Bed::problems(&refused), ["REQUIRED input.name"]);
@@ -134,10 +145,13 @@ async fn a_person_is_called_otherwise_everywhere() {
 async fn a_changed_password_leaves_one_session() {
     let bed = Bed::new().await;
     let here = bed.register("Engines", "ada@example.org").await;
-    let elsewhere = bed.mutate(None, "login", json!({ "email": "ada@example.org", "password": PASSWORD }), SIGNED_IN).await;
+    let elsewhere =
+        bed.mutate(None, "login", json!({ "email": "ada@example.org", "password": PASSWORD }), SIGNED_IN).await;
     let elsewhere = Person::of(&elsewhere);
-    let further = bed.mutate(Some(&here.access), "organizationCreate", json!({ "name": "Looms" }), "organization { id }").await;
-    let login = json!({ "email": "ada@example.org", "password": PASSWORD, "organizationId": further["organization"]["id"] });
+    let further =
+        bed.mutate(Some(&here.access), "organizationCreate", json!({ "name": "Looms" }), "organization { id }").await;
+    let login =
+        json!({ "email": "ada@example.org", "password": PASSWORD, "organizationId": further["organization"]["id"] });
     let there = Person::of(&bed.mutate(None, "login", login.clone(), SIGNED_IN).await);
     assert_eq!(further["organization"]["id"], there.organization);
 
