@@ -106,7 +106,7 @@ async fn a_repeated_registration_is_the_same_one() {
 #[tokio::test]
 async fn what_is_kept_of_an_input_does_not_help_to_guess_its_password() {
     let bed = Bed::new().await;
-    let ada = Person::of(&bed.mutate(None, "register", self::ada(), SIGNED_IN).await);
+    let ada = Person::of(&bed.mutate(None, "register", ada(), SIGNED_IN).await);
     bed.mutate(Some(&ada.access), "userUpdate", json!({ "name": "Ada King" }), ERRORS).await;
     let kept = kept_hashes(&bed).await;
     assert_eq!(kept.len(), 2);
