@@ -18,6 +18,8 @@ pub mod search;
 pub mod services;
 pub mod sessions;
 pub mod system;
+#[cfg(test)]
+mod testing;
 pub mod tokens;
 pub mod uploads;
 pub mod users;
