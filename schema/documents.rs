@@ -16,6 +16,8 @@ use crate::access::{Problems, Result, after_write, reader};
 use crate::payload::payloads;
 use crate::services::Services;
 
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod uploads;
 
 /// What can be asked about documents.

@@ -12,17 +12,23 @@ use async_graphql::parser::types::Field;
 use async_graphql::registry::Registry;
 use async_graphql::{Context, ContextSelectionSet, Data, OutputType, Positioned, ServerResult, Subscription, Value};
 use futures::Stream;
+use oriel_engine::feed::Applied;
 use oriel_engine::live::Tick;
-use oriel_engine::read::{Connection, OrderDirection, PageArgs, Reader, Recorder};
+use oriel_engine::read::{Connection, OrderDirection, PageArgs, Reader};
 use oriel_kernel::{OrganizationId, Position, SessionId, operations};
 use oriel_read_models::Readers;
 use oriel_read_models::events::{Column, EventFilter, EventOrder, EventOrderField, Model as Event, VIEW, by_position};
 use oriel_read_models::viewer::{ViewerRow, resolve};
 use sea_orm::ColumnTrait;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::Query;
 use crate::access::{Access, Refusal, authorize, error, reader, unavailable};
 use crate::services::{Meta, Services};
+
+#[cfg(test)]
+mod tests;
 
 /// What can be asked about events.
 #[derive(Default)]
@@ -98,12 +104,16 @@ impl EventSubscription {
         authorize(cx, "events", Access::Permission(VIEW))?;
         let services = Arc::clone(Services::of(cx)?);
         let session = Meta::of(cx)?.session.ok_or(Refusal::Unauthenticated)?;
+        // Before anything is read: what is committed meanwhile waits in here, or is said to be too much.
+        let batches = services.engine.feed().subscribe();
         let at = match after {
             Some(after) => known(&services, after).await?,
             None => services.engine.feed().head(),
         };
         let organization = reader(cx).map_err(|_| Refusal::Unauthenticated)?.viewer().organization;
-        let mut follower = Follower { services, session, organization, filter, at, viewer: None };
+        let since = services.engine.tracker().tick();
+        let behind = true;
+        let mut follower = Follower { services, batches, session, organization, filter, at, behind, since, viewer: None };
         Ok(async_stream::stream! {
             loop {
                 match follower.next_page().await {
@@ -143,13 +153,18 @@ async fn known(services: &Services, position: Position) -> async_graphql::Result
 /// Where a stream of events stands.
 struct Follower {
     services: Arc<Services>,
+    batches: Receiver<Arc<Applied>>,
     session: SessionId,
     organization: OrganizationId,
     filter: Option<EventFilter>,
     /// Everything up to here was sent, or does not fit the filter.
     at: Position,
-    /// Who follows, and since when that is known.
-    viewer: Option<(Tick, Arc<ViewerRow>)>,
+    /// Whether there may be more in the log.
+    behind: bool,
+    /// Who follows.
+    viewer: Option<Arc<ViewerRow>>,
+    /// Since when that is known.
+    since: Tick,
 }
 
 /// Events of one page.
@@ -159,35 +174,63 @@ impl Follower {
     /// The next events, at least one, with a reader of this moment for what belongs to them.
     async fn next_page(&mut self) -> async_graphql::Result<(Vec<Event>, Reader)> {
         loop {
-            let engine = Arc::clone(&self.services.engine);
-            // Noted before the head is read: what is committed in between wakes the watch below.
-            let tick = engine.tracker().tick();
-            let head = engine.feed().head();
             let viewer = self.viewer().await?;
-            let all = Event::in_org(self.organization);
-            if self.at < head {
-                let connection = engine.database().reader().clone();
-                let reader = Reader::new(connection, Arc::clone(&viewer.viewer), Arc::new(Recorder::default()));
-                let new = all.and(Column::Position.gt(self.at.number())).and(Column::Position.lte(head.number()));
-                let page = PageArgs { first: Some(PAGE), ..PageArgs::default() };
-                let page = reader.page(new, page, self.filter.clone(), Some(by_position())).await?;
-                let whole = !page.page_info()?.has_next_page;
-                let events = page.into_rows();
-                match events.last() {
-                    Some(last) if !whole => self.at = last.place(),
-                    _ => self.at = head,
-                }
+            if self.behind {
+                let (events, reader) = self.read(&viewer).await?;
                 if !events.is_empty() {
                     return Ok((events, reader));
                 }
-                continue;
+            } else {
+                self.wait(&viewer).await?;
             }
-            let mut dependencies = viewer.dependencies.clone();
-            dependencies.push(all.dependency());
-            let mut watch = engine.tracker().watch(tick, dependencies);
-            let left = (viewer.expires_at - engine.now()).to_std().unwrap_or_default();
-            // At its end the session is asked anew: it may have been prolonged.
-            let _ = tokio::time::timeout(left, watch.changed()).await;
+        }
+    }
+
+    /// A page of what is in the log by now.
+    async fn read(&mut self, viewer: &ViewerRow) -> async_graphql::Result<(Vec<Event>, Reader)> {
+        let engine = &self.services.engine;
+        // What is committed after this is announced by a batch that `wait` has not received yet.
+        let head = engine.feed().head();
+        let reader = Reader::new(engine.database().reader().clone(), Arc::clone(&viewer.viewer), Arc::default());
+        let new = Event::in_org(self.organization);
+        let new = new.and(Column::Position.gt(self.at.number())).and(Column::Position.lte(head.number()));
+        let page = PageArgs { first: Some(PAGE), ..PageArgs::default() };
+        let page = reader.page(new, page, self.filter.clone(), Some(by_position())).await?;
+        self.behind = page.page_info()?.has_next_page;
+        let events = page.into_rows();
+        self.at = match events.last() {
+            Some(last) if self.behind => last.place(),
+            _ => head.max(self.at),
+        };
+        Ok((events, reader))
+    }
+
+    /// Until something happened in the organisation, or to the right to follow.
+    async fn wait(&mut self, viewer: &ViewerRow) -> async_graphql::Result<()> {
+        let engine = &self.services.engine;
+        let happened = Event::in_org(self.organization).dependency();
+        let mut withdrawn = engine.tracker().watch(self.since, viewer.dependencies.clone());
+        // At its end the session is asked anew: it may have been prolonged.
+        let left = (viewer.expires_at - engine.now()).to_std().unwrap_or_default();
+        let ended = tokio::time::sleep(left);
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                batch = self.batches.recv() => match batch {
+                    Ok(batch) if batch.last > self.at && batch.touched.contains(&happened) => {
+                        self.behind = true;
+                        return Ok(());
+                    }
+                    Ok(_) => {}
+                    Err(RecvError::Lagged(_)) => {
+                        self.behind = true;
+                        return Ok(());
+                    }
+                    Err(RecvError::Closed) => return Err(unavailable("the feed has ended")),
+                },
+                () = withdrawn.changed() => return Ok(()),
+                () = &mut ended => return Ok(()),
+            }
         }
     }
 
@@ -195,13 +238,13 @@ impl Follower {
     async fn viewer(&mut self) -> async_graphql::Result<Arc<ViewerRow>> {
         let engine = &self.services.engine;
         let now = engine.now();
-        if let Some((tick, row)) = &self.viewer
+        if let Some(row) = &self.viewer
             && row.expires_at > now
-            && engine.tracker().valid(*tick, &row.dependencies)
+            && engine.tracker().valid(self.since, &row.dependencies)
         {
             return Ok(Arc::clone(row));
         }
-        let tick = engine.tracker().tick();
+        let since = engine.tracker().tick();
         let row = resolve(engine.database().reader(), self.session, now).await.map_err(unavailable)?;
         let row = row.map(Arc::new).ok_or_else(|| error("UNAUTHENTICATED", "This session has ended. Sign in again."))?;
         if row.viewer.organization != self.organization {
@@ -210,7 +253,8 @@ impl Follower {
         if row.viewer.grant(VIEW).is_none() {
             return Err(Refusal::Forbidden(VIEW).into());
         }
-        self.viewer = Some((tick, Arc::clone(&row)));
+        self.since = since;
+        self.viewer = Some(Arc::clone(&row));
         Ok(row)
     }
 }

@@ -18,6 +18,9 @@ use uuid::Uuid;
 use crate::access::{Result, error, reader, unavailable};
 use crate::services::Services;
 
+#[cfg(test)]
+mod tests;
+
 /// What can be searched.
 #[derive(Default)]
 pub struct SearchQuery;

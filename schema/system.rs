@@ -17,6 +17,9 @@ use crate::access::{Failure, Payload, Result, internal, reader, unavailable};
 use crate::payload::payloads;
 use crate::services::{self, Services};
 
+#[cfg(test)]
+mod tests;
+
 /// What the operator sees.
 #[derive(Default)]
 pub struct SystemQuery;

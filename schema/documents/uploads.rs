@@ -38,6 +38,9 @@ pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
 /// How long after its URL has expired an upload can still be completed: a large one may have begun at the last moment.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(3600);
 
+/// How long the URL of an upload is good at most: what stays in [`STAGING`] for a day is swept.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(12 * 3600);
+
 /// What [`validated`] accepts, for people who choose files.
 pub(super) const ACCEPTED: &[&str] = &[
     "application/pdf",
@@ -248,7 +251,8 @@ pub(super) async fn begin(
     let now = services.engine.now();
     let staging = BlobKey::fresh(STAGING, services.engine.new_id::<()>().uuid());
     let media_type = input.media_type.as_deref();
-    let signed = services.blobs.presign_put(&staging, now + services.policy.url_ttl, size, media_type, now).await;
+    let expires = now + services.policy.url_ttl.min(LONGEST);
+    let signed = services.blobs.presign_put(&staging, expires, size, media_type, now).await;
     let signed = signed.map_err(|error| match error {
         PresignError::MediaType => Rejection::new(ErrorCode::Invalid, "This is not a media type, such as text/plain.")
             .at("mediaType")
