@@ -41,8 +41,6 @@ use tower_http::compression::{CompressionLayer, CompressionLevel};
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
 
-pub use multipart::FILES;
-
 /// Answers from this size on are compressed.
 const COMPRESS_ABOVE: u64 = 2 << 10;
 

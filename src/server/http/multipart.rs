@@ -19,8 +19,9 @@ use axum::http::{HeaderMap, HeaderName, StatusCode};
 use futures::{Stream, TryStreamExt};
 use metrics::counter;
 use multer::{Field, Multipart};
-use oriel_backends::blobs::{BlobError, BlobKey, BlobPrefix, Blobs, BoxError};
+use oriel_backends::blobs::{BlobError, BlobKey, Blobs, BoxError};
 use oriel_backends::extraction::SNIFF_BYTES;
+use oriel_reactors::FILES;
 use oriel_schema::uploads::{Received, Uploads};
 use uuid::Uuid;
 
@@ -29,9 +30,6 @@ use super::access::Exchange;
 use super::answer::{Refusal, refuse_with};
 use super::caller::Who;
 use super::graphql::{Incoming, parse};
-
-/// Where the files of requests are kept. Those that no event names are swept.
-pub const FILES: BlobPrefix = BlobPrefix::new("files");
 
 /// One of them has to be sent with files: no form of another site can.
 pub const PREFLIGHT: [HeaderName; 3] = [
@@ -300,4 +298,71 @@ impl Stream for Paced {
 /// The body of a signed upload, with the same patience.
 pub fn paced(body: Body, longest: Duration) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
     Paced::new(body, longest)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_large_file_is_read_piece_by_piece_however_fast_it_comes() {
+        const PIECE: usize = 64 << 10;
+        let made = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&made);
+        let begin = "--b\r\ncontent-disposition: form-data; name=\"0\"; filename=\"x\"\r\n\r\n";
+        let pieces = std::iter::once(Bytes::from(begin)).chain((0..1_000).map(move |_| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Bytes::from(vec![b'x'; PIECE])
+        }));
+        let body = Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, io::Error>)));
+        let mut parts = Multipart::new(Paced::new(body, Duration::from_secs(60)), "b");
+        let mut field = parts.next_field().await.unwrap().unwrap();
+        let mut read = 0;
+        for _ in 0..200 {
+            read += field.chunk().await.unwrap().unwrap().len();
+            let ahead = made.load(Ordering::SeqCst) * PIECE - read;
+            assert!(ahead <= 3 * PIECE, "{ahead} bytes are waiting in memory");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_nothing_for_too_long_has_gone() {
+        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, io::Error>>());
+        let error = Paced::new(body, Duration::from_millis(1)).try_next().await.unwrap_err();
+        assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::TimedOut);
+    }
+
+    fn incoming(text: &str) -> Incoming {
+        parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_placeholder_goes_where_a_null_is_and_nowhere_else() {
+        let mut one = incoming(r#"{"query":"{a}","variables":{"input":{"file":null,"files":[null,null]},"set":1}}"#);
+        put(&mut one, "variables.input.file", "upload:0").unwrap();
+        put(&mut one, "variables.input.files.1", "upload:1").unwrap();
+        let variables = serde_json::to_value(&one.requests()[0].variables).unwrap();
+        let wanted = serde_json::json!({"input": {"file": "upload:0", "files": [null, "upload:1"]}, "set": 1});
+        assert_eq!(variables, wanted);
+        for wrong in ["variables.set", "variables.none", "variables.input.file", "variables.input.files.7", "query", "", "0.variables.x"] {
+            assert!(put(&mut one, wrong, "upload:2").is_err(), "{wrong}");
+        }
+        let mut batch = incoming(r#"[{"query":"{a}"},{"query":"{a}","variables":{"f":null}}]"#);
+        put(&mut batch, "1.variables.f", "upload:0").unwrap();
+        assert!(put(&mut batch, "2.variables.f", "upload:0").is_err());
+        assert!(put(&mut batch, "variables.f", "upload:0").is_err());
+    }
+
+    #[test]
+    fn a_map_names_each_place_once_and_not_too_many_files() {
+        assert_eq!(read_map(br#"{"0":["variables.a"],"1":["variables.b","variables.c"]}"#).unwrap().len(), 2);
+        assert!(read_map(br#"{"0":["variables.a"],"1":["variables.a"]}"#).is_err());
+        assert!(read_map(b"[]").is_err());
+        let many: HashMap<String, Vec<String>> = (0..=MAX_FILES).map(|n| (n.to_string(), vec![format!("variables.f{n}")])).collect();
+        assert_eq!(read_map(&serde_json::to_vec(&many).unwrap()).unwrap_err().code, "LIMIT_EXCEEDED");
+    }
 }
