@@ -5,6 +5,8 @@
 
 pub mod access;
 mod contents;
+#[cfg(test)]
+mod contract;
 pub mod documents;
 pub mod endpoint;
 pub mod events;
