@@ -162,6 +162,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("events", &["organization_id", "position"], false),
         index("commands", &["at"], false),
         index("jobs", &["queue", "state", "run_at"], false),
+        index("jobs", &["queue", "state", "organization_id", "position", "id"], false),
         index("jobs", &["subject_id", "state", "position"], false),
     ]
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{Server, Session, databases};
 
 const FILES: usize = 60;
-const KILLS: usize = 10;
+const KILLS: i64 = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_ten_times_during_an_import() {
@@ -19,7 +19,7 @@ async fn killed_ten_times_during_an_import() {
             std::fs::write(folder.join(format!("{n}.txt")), format!("This is document number {n} about wraparound.")).unwrap();
         }
         let folder = folder.display().to_string();
-        let mut acknowledged = 0;
+        let mut acknowledged: i64 = 0;
         for kill in 0..KILLS {
             let mut import = server.spawn_oriel(&["import", &folder, "--project", "DOCS", "--jobs", "4"], &ada.token);
             // A different moment each time: after so many more documents are there.

@@ -23,7 +23,7 @@ pub struct Server {
 pub struct Session {
     pub url: String,
     pub token: String,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -154,10 +154,6 @@ impl Drop for Server {
 }
 
 impl Session {
-    pub fn http(&self) -> &reqwest::Client {
-        &self.http
-    }
-
     /// The whole answer.
     pub async fn raw(&self, query: &str, variables: Value) -> Value {
         let mut request = self.http.post(format!("{}/graphql", self.url)).json(&json!({"query": query, "variables": variables}));
