@@ -106,7 +106,7 @@ enum FromClient {
 /// What an operation has to say.
 enum Said {
     /// One answer, or its refusal.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// There are no more.
     Over,
 }
@@ -292,7 +292,7 @@ impl Connection {
             let mut answers = std::pin::pin!(answers);
             let say = |said| queue.send(FromOperation { id: name.clone(), number, said });
             while let Some(answer) = answers.next().await {
-                if say(Said::Answer(answer)).await.is_err() {
+                if say(Said::Answer(Box::new(answer))).await.is_err() {
                     return; // the socket is gone
                 }
             }

@@ -13,6 +13,10 @@ fn blobs(bed: &Bed) -> &oriel_backends::blobs::Blobs {
     &bed.installation.blobs
 }
 
+fn now(bed: &Bed) -> DateTime<Utc> {
+    bed.installation.engine.now()
+}
+
 async fn stored(bed: &Bed) -> BlobKey {
     let key = BlobKey::fresh(FILES, Uuid::now_v7());
     blobs(bed).write(&key, TEXT.to_vec().into()).await.unwrap();
@@ -28,7 +32,7 @@ async fn link(bed: &Bed, key: &BlobKey, at: DateTime<Utc>) -> String {
 async fn a_download_is_whole_named_and_harmless() {
     let bed = Bed::new().await;
     let key = stored(&bed).await;
-    let url = link(&bed, &key, Utc::now()).await;
+    let url = link(&bed, &key, now(&bed)).await;
     let heard = bed.get(&url, &[]).await;
     assert_eq!((heard.status.as_u16(), &heard.body[..]), (200, TEXT));
     for (name, value) in [
@@ -52,7 +56,7 @@ async fn a_download_is_whole_named_and_harmless() {
 async fn parts_and_copies_are_served_by_their_validators() {
     let bed = Bed::new().await;
     let key = stored(&bed).await;
-    let url = link(&bed, &key, Utc::now()).await;
+    let url = link(&bed, &key, now(&bed)).await;
     let tag = bed.get(&url, &[]).await.header("etag").to_owned();
     let weak = format!("W/{tag}");
     let part = bed.get(&url, &[("range", "bytes=2-4")]).await;
@@ -78,7 +82,7 @@ async fn parts_and_copies_are_served_by_their_validators() {
 async fn a_link_that_was_changed_or_has_expired_is_refused_in_words() {
     let bed = Bed::new().await;
     let key = stored(&bed).await;
-    let url = link(&bed, &key, Utc::now()).await;
+    let url = link(&bed, &key, now(&bed)).await;
     let other = url.replace(key.as_str(), stored(&bed).await.as_str());
     let path = url.split('?').next().unwrap();
     for wrong in [other.as_str(), &url.replace("text%2Fhtml", "text%2Fplain"), path, "/blobs/x", &format!("{url}&a=b")] {
@@ -86,7 +90,7 @@ async fn a_link_that_was_changed_or_has_expired_is_refused_in_words() {
         assert_eq!((heard.status.as_u16(), heard.header("content-type")), (403, "text/plain; charset=utf-8"), "{wrong}");
         assert!(heard.text().contains("not valid"), "{}", heard.text());
     }
-    let expired = bed.get(&link(&bed, &key, Utc::now() - TimeDelta::seconds(3_600)).await, &[]).await;
+    let expired = bed.get(&link(&bed, &key, now(&bed) - TimeDelta::seconds(3_600)).await, &[]).await;
     assert!(expired.status == 403 && expired.text().contains("expired"), "{}", expired.text());
     assert_eq!(bed.send(with(Request::put(&url), &[], Body::from("x"))).await.status, 403);
 }
@@ -95,7 +99,7 @@ async fn a_link_that_was_changed_or_has_expired_is_refused_in_words() {
 async fn an_upload_is_held_to_what_was_signed() {
     let bed = Bed::new().await;
     let key = BlobKey::fresh(FILES, Uuid::now_v7());
-    let now = Utc::now();
+    let now = now(&bed);
     let signed = blobs(&bed).presign_put(&key, now + TimeDelta::seconds(60), PutSize::AtMost(10), Some("text/plain"), now).await;
     let url = signed.unwrap().url;
     let put = async |headers: &[(&str, &str)], body: &'static [u8]| bed.send(with(Request::put(&url), headers, Body::from(body))).await;

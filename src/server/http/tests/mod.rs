@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::request::Builder;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use oriel_kernel::Position;
@@ -196,6 +197,6 @@ impl Bed {
     }
 }
 
-fn with(builder: axum::http::request::Builder, headers: &[(&str, &str)], body: Body) -> Request<Body> {
+fn with(builder: Builder, headers: &[(&str, &str)], body: Body) -> Request<Body> {
     headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value)).body(body).unwrap()
 }

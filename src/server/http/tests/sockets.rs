@@ -205,9 +205,11 @@ async fn a_client_that_does_not_read_costs_only_itself() {
     let token = bed.register("acme").await;
     let address = listen(&bed).await;
     let mut slow = Client::ready(address, Some(&token)).await;
-    // Answers of some megabytes in all, of which nothing is read.
-    for n in 0..60 {
-        slow.subscribe(&n.to_string(), "{ __schema { types { name description fields { name description args { name description } } } } }").await;
+    // Answers of many megabytes in all, more than the two ends of a connection hold, of which nothing is read.
+    let part = |n: u32| format!("a{n}: __schema {{ types {{ name description fields {{ name description }} }} }} ");
+    let large = format!("{{ {} }}", (0..12).map(part).collect::<String>());
+    for n in 0..40 {
+        slow.subscribe(&n.to_string(), &large).await;
     }
     let mut quick = Client::ready(address, Some(&token)).await;
     quick.subscribe("l", LIVE).await;
