@@ -25,6 +25,8 @@ pub enum Node {
     Session(Arc<sessions::Model>),
     /// A project.
     Project(Arc<projects::Model>),
+    /// That somebody is in a project.
+    ProjectMember(Arc<projects::members::Model>),
     /// A document.
     Document(Arc<documents::Model>),
     /// Something that happened.
@@ -37,6 +39,7 @@ impl Node {
     /// # Errors
     /// The database cannot be read.
     pub async fn load(reader: &Reader, id: RawId<'_>) -> Result<Option<Self>, ReadError> {
+        use crate::projects::members::kinds::ProjectMemberId;
         use oriel_domain::{documents::kinds::DocumentId, projects::kinds::ProjectId};
         let may = |wanted: Permission| reader.viewer().grant(wanted).is_some();
         Ok(match id.prefix {
@@ -49,6 +52,7 @@ impl Node {
             kinds::MemberId::PREFIX if may(members::VIEW) => reader.get(id.uuid).await?.map(Self::Member),
             kinds::SessionId::PREFIX => reader.get(id.uuid).await?.map(Self::Session),
             ProjectId::PREFIX if may(projects::VIEW) => reader.get(id.uuid).await?.map(Self::Project),
+            ProjectMemberId::PREFIX if may(projects::VIEW) => reader.get(id.uuid).await?.map(Self::ProjectMember),
             DocumentId::PREFIX if may(documents::VIEW) => reader.get(id.uuid).await?.map(Self::Document),
             kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
             _ => None,

@@ -58,6 +58,7 @@ async fn the_tour_works_word_for_word() {
                 expected.push(None);
             }
             "json" => *expected.last_mut().unwrap() = Some(text),
+            "" => {} // shown, not run: it would build the program or read a package that may not be there
             other => panic!("a block of the tour is {other:?}"),
         }
     }

@@ -114,7 +114,7 @@ enum BatchError {
     #[error(transparent)]
     Database(#[from] DbErr),
     #[error(transparent)]
-    Project(#[from] ProjectError),
+    Projection(#[from] ProjectError),
     /// Another release has switched this read model: this process must not write it any more.
     #[error("the read model {0} is inline in another version than this program writes")]
     Generation(String),
@@ -301,8 +301,8 @@ impl Committer {
 fn is_outage(error: &BatchError) -> bool {
     let database = match error {
         BatchError::Generation(_) | BatchError::Uncertain(_) => return true,
-        BatchError::Database(error) | BatchError::Project(ProjectError::Database(error)) => error,
-        BatchError::Project(_) => return false,
+        BatchError::Database(error) | BatchError::Projection(ProjectError::Database(error)) => error,
+        BatchError::Projection(_) => return false,
     };
     match database {
         DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => true,

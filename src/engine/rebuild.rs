@@ -28,7 +28,7 @@ pub enum RebuildError {
     Log(#[from] LogError),
     /// The projection. A rebuild never sets an event aside.
     #[error(transparent)]
-    Project(#[from] ProjectError),
+    Projection(#[from] ProjectError),
     /// There is no such read model.
     #[error("there is no read model {0}")]
     Unknown(String),

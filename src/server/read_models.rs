@@ -38,7 +38,7 @@ struct State {
 struct Changed {
     user_errors: Vec<Problem>,
     #[serde(default)]
-    verified: Option<Vec<Verified>>,
+    result: Option<Verified>,
 }
 
 #[derive(Deserialize)]
@@ -133,16 +133,27 @@ fn generation(system: &System, name: &str) -> i32 {
 
 async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<bool, ClientError> {
     let query = "mutation($input: ReadModelVerifyInput!) { readModelVerify(input: $input) \
-                 { verified { name rows onlyRunning onlyReplayed } userErrors { message } } }";
-    let answer: Answer = client(server)?.execute(query, &json!({"input": {"name": name}})).await?;
-    if refused(answer.read_model_verify.as_ref()) {
-        return Ok(false);
-    }
+                 { result { name rows onlyRunning onlyReplayed } userErrors { message } } }";
+    let client = client(server)?;
+    let names = match name {
+        Some(name) => vec![name.to_owned()],
+        None => states(&client).await?.read_models.into_iter().filter(|s| s.state == "inline").map(|s| s.name).collect(),
+    };
     let mut equal = true;
-    for Verified { name, rows, only_running, only_replayed } in answer.read_model_verify.and_then(|a| a.verified).unwrap_or_default() {
+    for name in names {
+        let answer: Answer = client.execute(query, &json!({"input": {"name": name}})).await?;
+        if refused(answer.read_model_verify.as_ref()) {
+            return Ok(false);
+        }
+        let Some(Verified { name, rows, only_running, only_replayed }) = answer.read_model_verify.and_then(|a| a.result) else {
+            return Ok(false);
+        };
         let same = only_running == 0 && only_replayed == 0;
         equal &= same;
-        let verdict = if same { "equals its replay".to_owned() } else { format!("DIFFERS: {only_running} rows only in it, {only_replayed} only in its replay") };
+        let verdict = match same {
+            true => "equals its replay".to_owned(),
+            false => format!("DIFFERS: {only_running} rows only in it, {only_replayed} only in its replay"),
+        };
         println!("{name:<24} {rows:>10} rows  {verdict}");
     }
     Ok(equal)
