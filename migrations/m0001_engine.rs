@@ -2,8 +2,8 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, binary, integer, small_integer, string, text, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid,
-    uuid_null, binary_null, text_null,
+    big_integer, binary, binary_null, integer, small_integer, string, text, text_null, timestamp_with_time_zone,
+    timestamp_with_time_zone_null, uuid, uuid_null,
 };
 
 /// See the module.
@@ -83,7 +83,11 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_with_time_zone("at"))
             .to_owned(),
         // Rules between aggregates.
-        table("facts").col(string("scope")).col(string("value")).primary_key(&mut primary(&["scope", "value"])).to_owned(),
+        table("facts")
+            .col(string("scope"))
+            .col(string("value"))
+            .primary_key(&mut primary(&["scope", "value"]))
+            .to_owned(),
         // What each batch touched, compact: one row per batch, at its last position.
         table("changes")
             .col(big_integer("position").primary_key())

@@ -1,7 +1,7 @@
 //! Persons of the installation.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{string_null, text, text_null, integer};
+use sea_orm_migration::schema::{integer, string_null, text, text_null};
 
 use crate::read_model::ReadModel;
 

@@ -24,6 +24,10 @@ impl MigrationTrait for Migration {
             big_integer("created_position"),
             big_integer("counted_position"),
         ];
-        ReadModel::new("organizations", columns).index(&["slug"]).index(&["created_position"]).create(manager, &[]).await
+        ReadModel::new("organizations", columns)
+            .index(&["slug"])
+            .index(&["created_position"])
+            .create(manager, &[])
+            .await
     }
 }

@@ -10,7 +10,8 @@ use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject, Union};
 use async_trait::async_trait;
 use oriel_engine::read::{Filterable, On, OrderDirection, ReadError, ReadModel, StringFilter, Within};
 use oriel_kernel::{
-    Actor as Author, CommandId, EventId, EventDecoder, Grant, OrganizationId, Permission, Position, RawId, Timestamp, Viewer,
+    Actor as Author, CommandId, EventDecoder, EventId, Grant, OrganizationId, Permission, Position, RawId, Timestamp,
+    Viewer,
 };
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::Expr;
@@ -111,9 +112,7 @@ impl Filterable for Subject {
     fn condition(filter: &ID, _: On, _: &Within<'_>) -> Result<Condition, ReadError> {
         let known = RawId::parse(filter).and_then(|id| Some((id.uuid, decoder(|d| d.id_prefix == id.prefix)?.stream)));
         Ok(match known {
-            Some((uuid, stream)) => {
-                Condition::all().add(Column::SubjectId.eq(uuid)).add(Column::Stream.eq(stream))
-            }
+            Some((uuid, stream)) => Condition::all().add(Column::SubjectId.eq(uuid)).add(Column::Stream.eq(stream)),
             None => Condition::all().add(nothing()),
         })
     }

@@ -8,8 +8,8 @@ use oriel_engine::read::ReadModel;
 use oriel_migrations::Migrator;
 use sea_orm::sea_query::ColumnType;
 use sea_orm::{
-    ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, EntityTrait, IdenStatic, Iterable,
-    Statement,
+    ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, EntityTrait, IdenStatic,
+    Iterable, Statement,
 };
 use sea_orm_migration::MigratorTrait;
 
@@ -65,7 +65,9 @@ impl Table {
     }
 
     fn has_index(&self, columns: &[&str]) -> bool {
-        self.indexes.iter().any(|index| index.iter().map(String::as_str).take(columns.len()).eq(columns.iter().copied()))
+        self.indexes
+            .iter()
+            .any(|index| index.iter().map(String::as_str).take(columns.len()).eq(columns.iter().copied()))
     }
 }
 
@@ -78,7 +80,12 @@ async fn check<M: ReadModel>(db: &DatabaseConnection, tenant: &str, collections:
     for column in declared.filters.iter().chain(declared.orders) {
         // Lists of words have an inverted index on PostgreSQL and none on SQLite.
         let words = matches!(column.def().get_column_type(), ColumnType::JsonBinary);
-        assert!(words || table.has_index(&[tenant, column.as_str()]), "{}: no index for {}", table.name, column.as_str());
+        assert!(
+            words || table.has_index(&[tenant, column.as_str()]),
+            "{}: no index for {}",
+            table.name,
+            column.as_str()
+        );
     }
     for column in declared.orders.iter().filter(|column| !column.def().is_null()) {
         let sql = format!(

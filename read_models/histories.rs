@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use oriel_domain::documents::{
-    AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument, RestoreDocument,
-    RetryDocument, Stage, StoredFile, Tags, Title, UpdateDocument, UploadDocument,
+    AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument,
+    RestoreDocument, RetryDocument, Stage, StoredFile, Tags, Title, UpdateDocument, UploadDocument,
     pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage},
 };
-use oriel_domain::members::{AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, RemoveMember, SuspendMember};
+use oriel_domain::members::{
+    AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, RemoveMember, SuspendMember,
+};
 use oriel_domain::organizations::{CreateOrganization, Organization, OrganizationEvent, OrganizationName, Slug};
 use oriel_domain::projects::{
     AddProjectMember, ArchiveProject, CreateProject, Project, ProjectEvent, ProjectId, ProjectKey, ProjectName,
@@ -458,14 +460,16 @@ fn who_is_forgotten_has_no_address_and_an_empty_name() {
     use oriel_kernel::PersonalField;
     let mut world = World::default();
     world.register(0);
-    let Some(UserEvent::Registered { email, email_hash, name, password_hash, .. }) = world.log[0].event_as().cloned() else {
+    let Some(UserEvent::Registered { email, email_hash, name, password_hash, .. }) = world.log[0].event_as().cloned()
+    else {
         panic!("{:?}", world.log)
     };
     let (mut email, mut name, mut password_hash) = (email, name, password_hash);
     email.set_erased();
     name.set_erased();
     password_hash.set_erased();
-    let forgotten = UserEvent::Registered { email, email_hash, username: None, username_hash: None, name, password_hash };
+    let forgotten =
+        UserEvent::Registered { email, email_hash, username: None, username_hash: None, name, password_hash };
     world.log.clear();
     world.record(user(0).uuid(), Id::ABSENT, 1, forgotten);
     let everything = Everything::of(&world.log, (1, 1));

@@ -41,11 +41,7 @@ pub enum MemberStatus {
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "members")]
 #[graphql(name = "Member", complex)]
-#[read_model(
-    kind = "member",
-    tenant = "organization_id",
-    collections(org = "organization_id", user = "user_id")
-)]
+#[read_model(kind = "member", tenant = "organization_id", collections(org = "organization_id", user = "user_id"))]
 pub struct Model {
     /// The member's id.
     #[sea_orm(primary_key, auto_increment = false)]

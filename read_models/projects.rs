@@ -39,12 +39,7 @@ pub enum ProjectStatus {
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "projects")]
 #[graphql(name = "Project", complex)]
-#[read_model(
-    kind = "project",
-    tenant = "organization_id",
-    visible_by = "id",
-    collections(org = "organization_id")
-)]
+#[read_model(kind = "project", tenant = "organization_id", visible_by = "id", collections(org = "organization_id"))]
 pub struct Model {
     /// The project's id.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -10,14 +10,15 @@ use oriel_domain::roles::RoleName;
 use oriel_domain::sessions::{EndReason, EndSession};
 use oriel_engine::read::{Connection, PageArgs, Reader, Recorder};
 use oriel_kernel::{Grant, Id, Permission, RawId, SessionId, Viewer, Visible};
-use sea_orm::{ActiveModelTrait, ActiveModelBehavior, DatabaseConnection, EntityTrait, IntoActiveModel, ModelTrait};
+use sea_orm::{ActiveModelBehavior, ActiveModelTrait, DatabaseConnection, EntityTrait, IntoActiveModel, ModelTrait};
 use uuid::Uuid;
 
 use crate::documents::{Contents, DocumentFilter, Download};
 use crate::events::{EventFilter, Payloads};
 use crate::guards::migrated;
 use crate::histories::{
-    DOCUMENT, Everything, MEMBER, Folded, ORGANIZATION, PROJECT, SESSION, USER, World, at, file, organization, user, uuid,
+    DOCUMENT, Everything, Folded, MEMBER, ORGANIZATION, PROJECT, SESSION, USER, World, at, file, organization, user,
+    uuid,
 };
 use crate::node::Node;
 use crate::viewer::{ViewerRow, resolve};
@@ -34,7 +35,11 @@ impl Query {
     }
 
     /// All documents.
-    async fn documents(&self, cx: &Context<'_>, filter: Option<DocumentFilter>) -> Result<Connection<documents::Model>> {
+    async fn documents(
+        &self,
+        cx: &Context<'_>,
+        filter: Option<DocumentFilter>,
+    ) -> Result<Connection<documents::Model>> {
         let reader = cx.data_unchecked::<Reader>();
         let all = documents::Model::in_org(reader.viewer().organization);
         let listed = documents::listed(all, filter.as_ref());
@@ -184,7 +189,8 @@ fn id(prefix: &str, kind: u128, n: u8) -> String {
 /// Which ids a viewer can look up: kinds and numbers.
 async fn known(db: &DatabaseConnection, viewer: &Arc<Viewer>) -> String {
     let mut known = Vec::new();
-    let kinds = [("usr", USER), ("org", ORGANIZATION), ("mbr", MEMBER), ("prj", PROJECT), ("doc", DOCUMENT), ("ses", SESSION)];
+    let kinds =
+        [("usr", USER), ("org", ORGANIZATION), ("mbr", MEMBER), ("prj", PROJECT), ("doc", DOCUMENT), ("ses", SESSION)];
     for (prefix, kind) in kinds {
         for n in 0..6 {
             let text = id(prefix, kind, n);
@@ -207,7 +213,11 @@ async fn from_a_session_to_what_somebody_sees() {
     assert_eq!((owner.viewer.user, owner.viewer.organization), (user(0), organization(0)));
     assert_eq!((&owner.viewer.visible, owner.viewer.grant(system)), (&Visible::All, Some(Grant::All)));
     let other = signed_in(&db, 1).await;
-    assert_eq!((&other.viewer.visible, other.viewer.grant(system)), (&Visible::All, None), "not the first organisation");
+    assert_eq!(
+        (&other.viewer.visible, other.viewer.grant(system)),
+        (&Visible::All, None),
+        "not the first organisation"
+    );
     let member = signed_in(&db, 2).await;
     assert_eq!(member.viewer.visible, Visible::Only(Arc::new([uuid(PROJECT, 0)].into())));
     assert_eq!(member.expires_at, at(10_000));
@@ -254,11 +264,10 @@ async fn nobody_looks_up_what_is_not_theirs() {
 async fn an_invitation_tells_nothing_about_the_person() {
     let db = database().await;
     let viewer = signed_in(&db, 0).await.viewer;
-    let (answer, recorder) = ask(&db, &viewer, "{ members { totalCount nodes { status roles { name } user { id name email } } } }").await;
+    let (answer, recorder) =
+        ask(&db, &viewer, "{ members { totalCount nodes { status roles { name } user { id name email } } } }").await;
     let user = |n| id("usr", USER, n);
-    let member = |status: &str, role: &str, user: String, name: &str, email: &str| {
-        value!({ "status": status, "roles": [{ "name": role }], "user": { "id": user, "name": name, "email": email } })
-    };
+    let member = |status: &str, role: &str, user: String, name: &str, email: &str| value!({ "status": status, "roles": [{ "name": role }], "user": { "id": user, "name": name, "email": email } });
     let invited = RawId { prefix: "usr", uuid: uuid(MEMBER, 4) }.to_string();
     let nodes = vec![
         member("ACTIVE", "owner", user(0), "User 0", "u0@example.org"),
@@ -302,7 +311,8 @@ async fn lists_leave_the_trash_out_unless_it_is_named() {
 async fn relations_are_one_statement_each() {
     let db = database().await;
     let viewer = signed_in(&db, 0).await.viewer;
-    let query = "{ documents { nodes { title project { key owner { id } } uploadedBy { user { name } } revisions { totalCount }
+    let query =
+        "{ documents { nodes { title project { key owner { id } } uploadedBy { user { name } } revisions { totalCount }
         pipeline { stage state attempts reason } } } }";
     let (answer, recorder) = ask(&db, &viewer, query).await;
     let text = answer.to_string();
@@ -347,7 +357,9 @@ async fn the_log_is_seen_by_who_may_and_found_by_what_it_is_about() {
     let owner = signed_in(&db, 0).await.viewer;
     let project = id("prj", PROJECT, 0);
     let query = |filter: &str| {
-        format!("{{ events(filter: {filter}) {{ nodes {{ type subjectId data subject {{ id }} actor {{ __typename }} }} }} }}")
+        format!(
+            "{{ events(filter: {filter}) {{ nodes {{ type subjectId data subject {{ id }} actor {{ __typename }} }} }} }}"
+        )
     };
     let entry = |kind: &str, id: &str| {
         value!({ "type": kind, "subjectId": id, "data": { "what": 1 }, "subject": { "id": id },
@@ -365,7 +377,12 @@ async fn the_log_is_seen_by_who_may_and_found_by_what_it_is_about() {
     ] {
         assert_eq!(ask(&db, &owner, &query(&nothing)).await.0, value!({ "events": { "nodes": [] } }), "{nothing}");
     }
-    let (answer, _) = ask(&db, &owner, r#"{ events(filter: {types: ["project_created"]}) { totalCount nodes { sequence position } } }"#).await;
+    let (answer, _) = ask(
+        &db,
+        &owner,
+        r#"{ events(filter: {types: ["project_created"]}) { totalCount nodes { sequence position } } }"#,
+    )
+    .await;
     assert!(answer.to_string().contains("totalCount: 2"), "{answer}");
     // A member may not see events, whatever the way.
     let member = signed_in(&db, 2).await.viewer;
@@ -380,14 +397,11 @@ async fn the_log_is_seen_by_who_may_and_found_by_what_it_is_about() {
 async fn my_organizations_and_my_sessions() {
     let db = database().await;
     let viewer = signed_in(&db, 2).await.viewer;
-    let query = "{ organizations { name memberCount projectCount documentCount } sessions { id current ip userAgent } }";
+    let query =
+        "{ organizations { name memberCount projectCount documentCount } sessions { id current ip userAgent } }";
     let (answer, recorder) = ask(&db, &viewer, query).await;
-    let organization = |name: &str, members: i32, projects: i32, documents: i32| {
-        value!({ "name": name, "memberCount": members, "projectCount": projects, "documentCount": documents })
-    };
-    let session = |n: u8, current: bool| {
-        value!({ "id": id("ses", SESSION, n), "current": current, "ip": "192.0.2.1", "userAgent": "nul" })
-    };
+    let organization = |name: &str, members: i32, projects: i32, documents: i32| value!({ "name": name, "memberCount": members, "projectCount": projects, "documentCount": documents });
+    let session = |n: u8, current: bool| value!({ "id": id("ses", SESSION, n), "current": current, "ip": "192.0.2.1", "userAgent": "nul" });
     let organizations = vec![organization("Organization 0", 3, 2, 2), organization("Organization 1", 2, 1, 1)];
     let sessions = vec![session(3, false), session(2, true)];
     assert_eq!(answer, value!({ "organizations": organizations, "sessions": sessions }));

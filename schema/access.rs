@@ -10,7 +10,9 @@ use async_graphql::{Context, ErrorExtensions, InputType, Value};
 use aws_lc_rs::digest::{SHA256, digest};
 use oriel_engine::read::{ReadError, Reader};
 use oriel_engine::{CommandContext, CommandError};
-use oriel_kernel::{Actor, CommandId, ErrorCode, Grant, Id, OrganizationId, Permission, Rejection, UserError, Viewer, Visible};
+use oriel_kernel::{
+    Actor, CommandId, ErrorCode, Grant, Id, OrganizationId, Permission, Rejection, UserError, Viewer, Visible,
+};
 use uuid::Uuid;
 
 use crate::services::{Meta, Services};
@@ -229,7 +231,9 @@ pub fn unavailable(what: impl std::fmt::Display) -> async_graphql::Error {
 impl From<Refusal> for async_graphql::Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Unauthenticated => error("UNAUTHENTICATED", "Sign in first: send `Authorization: Bearer <access token>`."),
+            Refusal::Unauthenticated => {
+                error("UNAUTHENTICATED", "Sign in first: send `Authorization: Bearer <access token>`.")
+            }
             Refusal::Forbidden(wanted) => error("FORBIDDEN", format!("This requires the permission `{wanted}`.")),
         }
     }
@@ -304,7 +308,9 @@ pub async fn after_write<M: oriel_engine::read::ReadModel>(cx: &Context<'_>, id:
     let Some(viewer) = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone()) else { return Ok(None) };
     // What the viewer may see can have changed by the very command: it is resolved anew.
     let session = services.engine.database().reader();
-    let row = oriel_read_models::viewer::resolve(session, viewer.session, services.engine.now()).await.map_err(unavailable)?;
+    let row = oriel_read_models::viewer::resolve(session, viewer.session, services.engine.now())
+        .await
+        .map_err(unavailable)?;
     let Some(row) = row else { return Ok(None) };
     let fresh = Reader::new(session.clone(), row.viewer, Arc::default());
     let found = fresh.get::<M>(id).await?;

@@ -45,7 +45,8 @@ impl Contents for BlobContents {
         let expires = now + self.0.policy.url_ttl;
         let disposition = Disposition::attachment(file.file_name);
         let media_type = Some(file.media_type);
-        let signed = self.0.blobs.presign_get(&key, expires, &disposition, media_type, now).await.map_err(unavailable)?;
+        let signed =
+            self.0.blobs.presign_get(&key, expires, &disposition, media_type, now).await.map_err(unavailable)?;
         Ok(self.0.absolute(&signed.url))
     }
 }
@@ -53,7 +54,11 @@ impl Contents for BlobContents {
 impl Services {
     /// A URL that a client can use: the embedded blob backend gives a path on this server.
     pub(crate) fn absolute(&self, url: &str) -> String {
-        if url.starts_with('/') { format!("{}{url}", self.policy.base_url.trim_end_matches('/')) } else { url.to_owned() }
+        if url.starts_with('/') {
+            format!("{}{url}", self.policy.base_url.trim_end_matches('/'))
+        } else {
+            url.to_owned()
+        }
     }
 }
 

@@ -55,7 +55,9 @@ async fn everything_is_described() {
                 missing.extend(
                     list(member, "args")
                         .iter()
-                        .filter(|argument| text(argument, "description").is_empty() && !EXPLAINED.contains(&text(argument, "name")))
+                        .filter(|argument| {
+                            text(argument, "description").is_empty() && !EXPLAINED.contains(&text(argument, "name"))
+                        })
                         .map(|argument| format!("{path}({})", text(argument, "name"))),
                 );
             }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, SimpleObject};
 use oriel_domain::documents::{
-    DeleteDocument, DocumentId, MoveDocument, PurgeDocument, RestoreDocument, RetryDocument, Tags, Title, UpdateDocument,
+    DeleteDocument, DocumentId, MoveDocument, PurgeDocument, RestoreDocument, RetryDocument, Tags, Title,
+    UpdateDocument,
 };
 use oriel_domain::projects::ProjectId;
 use oriel_engine::read::{ByteSize, Connection, PageArgs};
@@ -121,7 +122,11 @@ impl DocumentMutation {
 
     /// Adds a newer file to a document, sent as in `documentUpload`. The older ones stay in `revisions`.
     #[permission("documents:edit")]
-    async fn document_revision_upload(&self, cx: &Context<'_>, input: DocumentRevisionUploadInput) -> Result<DocumentPayload> {
+    async fn document_revision_upload(
+        &self,
+        cx: &Context<'_>,
+        input: DocumentRevisionUploadInput,
+    ) -> Result<DocumentPayload> {
         uploads::revise(cx, &granted, input).await
     }
 

@@ -14,10 +14,10 @@ use futures::{Stream, StreamExt};
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Dependency, Reader, Recorder};
 use oriel_kernel::{Position, SessionId};
+use oriel_read_models::Readers;
 use oriel_read_models::documents::Contents;
 use oriel_read_models::events::Payloads;
 use oriel_read_models::viewer::{ViewerRow, resolve};
-use oriel_read_models::Readers;
 use uuid::Uuid;
 
 use crate::OrielSchema;
@@ -99,7 +99,9 @@ impl Endpoint {
             return Ok(Some(row));
         }
         let tick = tracker.tick();
-        let row = resolve(self.services.engine.database().reader(), session, now).await.map_err(crate::access::unavailable)?;
+        let row = resolve(self.services.engine.database().reader(), session, now)
+            .await
+            .map_err(crate::access::unavailable)?;
         let Some(row) = row.map(Arc::new) else { return Ok(None) };
         self.viewers.insert(session, (tick, Arc::clone(&row)));
         Ok(Some(row))
@@ -117,9 +119,7 @@ impl Endpoint {
             Err(error) => return Box::pin(futures::stream::iter([Response::from_errors(vec![error])])),
         };
         match live_query(&document, request.operation_name.as_deref()) {
-            Some((key, document)) => {
-                self.clone().live(request, caller, key, document)
-            }
+            Some((key, document)) => self.clone().live(request, caller, key, document),
             None => self.clone().subscribe(request, caller),
         }
     }
@@ -216,6 +216,11 @@ impl Endpoint {
             .data(Arc::clone(&recorder))
             .data(Arc::clone(&self.contents))
             .data(Arc::clone(&self.payloads));
+        let request = match caller.at_least {
+            // The index follows the log at its own pace: a search waits for it by itself.
+            Some(position) => request.data(crate::search::AtLeast(position)),
+            None => request,
+        };
         Ok((request, recorder, dependencies))
     }
 
@@ -228,7 +233,10 @@ impl Endpoint {
         }
         let wait: Duration = self.services.policy.at_least_wait;
         tokio::time::timeout(wait, engine.feed().reached(position)).await.map_err(|_| {
-            let message = format!("This server has not seen position {position} within {wait:?}; it is at {}. Try again.", engine.feed().head());
+            let message = format!(
+                "This server has not seen position {position} within {wait:?}; it is at {}. Try again.",
+                engine.feed().head()
+            );
             crate::access::error("BEHIND", message)
         })
     }
@@ -262,10 +270,7 @@ fn under(key: &str, mut answer: Response) -> Response {
 }
 
 /// If the operation is `subscription { live { … } }`: the name of the answer's key, and the query inside.
-fn live_query(
-    document: &ExecutableDocument,
-    operation: Option<&str>,
-    ) -> Option<(String, ExecutableDocument)> {
+fn live_query(document: &ExecutableDocument, operation: Option<&str>) -> Option<(String, ExecutableDocument)> {
     let (name, chosen) = document.operations.iter().find(|(name, _)| match operation {
         Some(wanted) => name.is_some_and(|name| name.as_str() == wanted),
         None => true,
@@ -283,7 +288,9 @@ fn live_query(
         document.fragments.remove(&fragment);
     }
     document.operations = match name {
-        Some(name) => async_graphql::parser::types::DocumentOperations::Multiple([(name.clone(), query)].into_iter().collect()),
+        Some(name) => {
+            async_graphql::parser::types::DocumentOperations::Multiple([(name.clone(), query)].into_iter().collect())
+        }
         None => async_graphql::parser::types::DocumentOperations::Single(query),
     };
     Some((key, document))
@@ -293,7 +300,7 @@ fn live_query(
 fn live_field(
     document: &ExecutableDocument,
     set: &SelectionSet,
-        unwrapped: &mut Vec<async_graphql::Name>,
+    unwrapped: &mut Vec<async_graphql::Name>,
 ) -> Option<(String, Positioned<SelectionSet>)> {
     let [selection] = set.items.as_slice() else { return None };
     match &selection.node {
@@ -301,9 +308,7 @@ fn live_field(
             Some((field.node.response_key().node.to_string(), field.node.selection_set.clone()))
         }
         Selection::Field(_) => None,
-        Selection::InlineFragment(fragment) => {
-            live_field(document, &fragment.node.selection_set.node, unwrapped)
-        }
+        Selection::InlineFragment(fragment) => live_field(document, &fragment.node.selection_set.node, unwrapped),
         Selection::FragmentSpread(spread) => {
             let name = &spread.node.fragment_name.node;
             let fragment = document.fragments.get(name)?;

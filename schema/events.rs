@@ -96,8 +96,10 @@ impl EventSubscription {
     async fn events(
         &self,
         cx: &Context<'_>,
-        #[graphql(desc = "Only what happened after this position; without it, only what happens from now on. `\"0\"` \
-                          is the beginning.")]
+        #[graphql(
+            desc = "Only what happened after this position; without it, only what happens from now on. `\"0\"` \
+                          is the beginning."
+        )]
         after: Option<Position>,
         #[graphql(desc = "Only those for which this holds.")] filter: Option<EventFilter>,
     ) -> async_graphql::Result<impl Stream<Item = async_graphql::Result<Happened>>> {
@@ -113,7 +115,8 @@ impl EventSubscription {
         let organization = reader(cx).map_err(|_| Refusal::Unauthenticated)?.viewer().organization;
         let since = services.engine.tracker().tick();
         let behind = true;
-        let mut follower = Follower { services, batches, session, organization, filter, at, behind, since, viewer: None };
+        let mut follower =
+            Follower { services, batches, session, organization, filter, at, behind, since, viewer: None };
         Ok(async_stream::stream! {
             loop {
                 match follower.next_page().await {
@@ -140,7 +143,8 @@ async fn known(services: &Services, position: Position) -> async_graphql::Result
     }
     let (head, _) = engine.log().head().await.map_err(unavailable)?;
     if position > head {
-        let message = format!("The log knows no position {position}; it ends at {head}. Was it restored from a backup?");
+        let message =
+            format!("The log knows no position {position}; it ends at {head}. Was it restored from a backup?");
         return Err(error("POSITION_UNKNOWN", message));
     }
     let wait = services.policy.at_least_wait;
@@ -246,7 +250,8 @@ impl Follower {
         }
         let since = engine.tracker().tick();
         let row = resolve(engine.database().reader(), self.session, now).await.map_err(unavailable)?;
-        let row = row.map(Arc::new).ok_or_else(|| error("UNAUTHENTICATED", "This session has ended. Sign in again."))?;
+        let row =
+            row.map(Arc::new).ok_or_else(|| error("UNAUTHENTICATED", "This session has ended. Sign in again."))?;
         if row.viewer.organization != self.organization {
             return Err(error("UNAUTHENTICATED", "This session is in another organization now. Connect again."));
         }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use async_graphql::{Context, InputObject};
 use oriel_domain::projects::{
-    AddProjectMember, ArchiveProject, CreateProject, Description, ProjectId, ProjectKey, ProjectName, RemoveProjectMember,
-    RestoreProject, UpdateProject,
+    AddProjectMember, ArchiveProject, CreateProject, Description, ProjectId, ProjectKey, ProjectName,
+    RemoveProjectMember, RestoreProject, UpdateProject,
 };
-use oriel_engine::{CommandContext, Committed};
 use oriel_engine::read::{Connection, PageArgs};
+use oriel_engine::{CommandContext, Committed};
 use oriel_kernel::{MemberId, operations};
 use oriel_read_models::projects::{Model as Project, ProjectFilter, ProjectOrder};
 
@@ -68,11 +68,15 @@ impl ProjectMutation {
         let mut problems = Problems::default();
         let key = problems.take("key", ProjectKey::parse(&input.key));
         let name = problems.take("name", ProjectName::parse(&input.name));
-        let description = problems.take("description", input.description.as_deref().map(Description::parse).transpose());
-        let (Some(key), Some(name), Some(description)) = (key, name, description) else { return Err(problems.failure()) };
+        let description =
+            problems.take("description", input.description.as_deref().map(Description::parse).transpose());
+        let (Some(key), Some(name), Some(description)) = (key, name, description) else {
+            return Err(problems.failure());
+        };
         let owner = granted.viewer()?.member;
         let id = Services::of(cx)?.engine.new_id();
-        let done = Services::of(cx)?.engine.execute(&context, id, CreateProject { key, name, description, owner }).await?;
+        let done =
+            Services::of(cx)?.engine.execute(&context, id, CreateProject { key, name, description, owner }).await?;
         payload(cx, done).await
     }
 
@@ -82,7 +86,8 @@ impl ProjectMutation {
         let context = granted.command(cx, &input)?;
         let mut problems = Problems::default();
         let name = problems.take("name", input.name.as_deref().map(ProjectName::parse).transpose());
-        let description = problems.take("description", input.description.as_deref().map(Description::parse).transpose());
+        let description =
+            problems.take("description", input.description.as_deref().map(Description::parse).transpose());
         let (Some(name), Some(description)) = (name, description) else { return Err(problems.failure()) };
         execute(cx, &context, input.id, UpdateProject { name, description }).await
     }

@@ -279,13 +279,12 @@ impl From<index::FacetCounts> for Facet {
     fn from(counts: index::FacetCounts) -> Self {
         let value = |value: String| match counts.field {
             FacetField::Type => SearchType::of(&value).map_or(value, |kind| kind.name().to_owned()),
-            FacetField::Project => {
-                Uuid::parse_str(&value).map_or(value, |uuid| ProjectId::from_uuid(uuid).to_string())
-            }
+            FacetField::Project => Uuid::parse_str(&value).map_or(value, |uuid| ProjectId::from_uuid(uuid).to_string()),
             FacetField::Tag | FacetField::MediaType => value,
         };
         let values = counts.values.into_iter();
-        let values = values.map(|(text, count)| FacetValue { value: value(text), count: i32::try_from(count).unwrap_or(i32::MAX) });
+        let values = values
+            .map(|(text, count)| FacetValue { value: value(text), count: i32::try_from(count).unwrap_or(i32::MAX) });
         Self { field: counts.field.as_str().to_owned(), values: values.collect() }
     }
 }
@@ -344,7 +343,10 @@ async fn caught_up(cx: &Context<'_>, services: &Services) -> Result<()> {
     let wait = services.policy.at_least_wait;
     Ok(tokio::time::timeout(wait, reached).await.map_err(|_| {
         let at = services.operations.index_position();
-        error("BEHIND", format!("The search index has not seen position {wanted} within {wait:?}; it is at {at}. Try again."))
+        error(
+            "BEHIND",
+            format!("The search index has not seen position {wanted} within {wait:?}; it is at {at}. Try again."),
+        )
     })?)
 }
 

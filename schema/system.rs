@@ -58,7 +58,11 @@ impl SystemMutation {
     /// Rebuilds a read model from the log, beside the running one and while writes go on. Answers at once; see
     /// `system.readModels` for how far it is.
     #[permission("system:manage")]
-    async fn read_model_rebuild(&self, cx: &Context<'_>, input: ReadModelRebuildInput) -> Result<ReadModelRebuildPayload> {
+    async fn read_model_rebuild(
+        &self,
+        cx: &Context<'_>,
+        input: ReadModelRebuildInput,
+    ) -> Result<ReadModelRebuildPayload> {
         let services = Services::of(cx)?;
         let name = known(&services.engine, &input.name)?;
         let turn = self.busy.begin(name)?;

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
 use oriel_backends::blobs::BlobKey;
 
-/// A file of the request. Send the request as `multipart/form-data`:
-/// <https://github.com/jaydenseric/graphql-multipart-request-spec>. JSON cannot hold one.
+/// The number of a file of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upload(usize);
 
+/// A file of the request. Send the request as `multipart/form-data`:
+/// <https://github.com/jaydenseric/graphql-multipart-request-spec>. JSON cannot hold one.
 #[Scalar(name = "Upload", specified_by_url = "https://github.com/jaydenseric/graphql-multipart-request-spec")]
 impl ScalarType for Upload {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -21,7 +22,9 @@ impl ScalarType for Upload {
             _ => None,
         };
         number.map(Self).ok_or_else(|| {
-            InputValueError::custom("a file has to be sent as multipart/form-data, see the GraphQL multipart request specification")
+            InputValueError::custom(
+                "a file has to be sent as multipart/form-data, see the GraphQL multipart request specification",
+            )
         })
     }
 

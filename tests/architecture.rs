@@ -23,7 +23,21 @@ const ROOMS: &[(&str, &str)] = &[
 /// Words that may not stand in the code of a room.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("src/kernel", &["tokio::", "sqlx", "axum", "reqwest", "std::fs", "std::net"]),
-    ("src/domain", &["tokio", "sea_orm", "async_graphql", "axum", "std::fs", "std::net", "SystemTime", "Utc::now", "Uuid::new_v", "Uuid::now_v"]),
+    (
+        "src/domain",
+        &[
+            "tokio",
+            "sea_orm",
+            "async_graphql",
+            "axum",
+            "std::fs",
+            "std::net",
+            "SystemTime",
+            "Utc::now",
+            "Uuid::new_v",
+            "Uuid::now_v",
+        ],
+    ),
     ("src/engine", &["Document", "Project", "oriel_domain", "oriel_backends", "axum"]),
     ("src/backends", &["oriel_domain", "oriel_engine", "sea_orm", "axum"]),
     ("read_models", &["oriel_backends", "axum", "tokio::fs"]),
@@ -100,7 +114,8 @@ fn every_file_is_part_of_its_room() {
     for (folder, _) in ROOMS {
         let folder = root().join(folder);
         let all: String = sources(&folder).iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        let declared = |name: &str| all.contains(&format!("mod {name};")) || all.contains(&format!("#[path = \"{name}.rs\"]"));
+        let declared =
+            |name: &str| all.contains(&format!("mod {name};")) || all.contains(&format!("#[path = \"{name}.rs\"]"));
         for path in sources(&folder) {
             let name = path.file_stem().unwrap().to_str().unwrap();
             if !["lib", "main", "mod"].contains(&name) && !path.starts_with(folder.join("macros")) {
@@ -126,8 +141,22 @@ fn a_module_has_the_same_name_on_every_floor() {
 #[test]
 fn nothing_stands_beside_the_agreed_top_level() {
     let agreed: BTreeSet<&str> = [
-        "Cargo.toml", "Cargo.lock", "src", "schema", "migrations", "read_models", "tests", "graphql.schema",
-        "docker-compose.yml", "README.md", "deploy", "LICENSE", "rustfmt.toml", "clippy.toml", "deny.toml", "target",
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "schema",
+        "migrations",
+        "read_models",
+        "tests",
+        "graphql.schema",
+        "docker-compose.yml",
+        "README.md",
+        "deploy",
+        "LICENSE",
+        "rustfmt.toml",
+        "clippy.toml",
+        "deny.toml",
+        "target",
         "oriel-data",
     ]
     .into();
@@ -146,8 +175,18 @@ fn the_packages_of_the_customer_are_used_outside_tests() {
         .map(|path| code(&path))
         .collect();
     for package in [
-        "async_graphql", "async_graphql_axum", "axum", "tokio", "sea_orm", "redis", "meilisearch_sdk", "aws_sdk_s3",
-        "dataloader", "jsonwebtoken", "serde", "tracing",
+        "async_graphql",
+        "async_graphql_axum",
+        "axum",
+        "tokio",
+        "sea_orm",
+        "redis",
+        "meilisearch_sdk",
+        "aws_sdk_s3",
+        "dataloader",
+        "jsonwebtoken",
+        "serde",
+        "tracing",
     ] {
         assert!(all.contains(&format!("{package}::")), "{package} is not used");
     }
@@ -158,8 +197,26 @@ fn every_dependency_has_its_reason() {
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let (_, dependencies) = manifest.split_once("[workspace.dependencies]").unwrap();
     let (dependencies, _) = dependencies.split_once("\n[workspace.lints").unwrap();
-    let plain = ["serde", "serde_json", "uuid", "chrono", "tracing", "tracing-subscriber", "metrics", "metrics-exporter-prometheus",
-        "clap", "indicatif", "toml", "syn", "quote", "proc-macro2", "proptest", "tempfile", "encoding_rs", "tokio-util"];
+    let plain = [
+        "serde",
+        "serde_json",
+        "uuid",
+        "chrono",
+        "tracing",
+        "tracing-subscriber",
+        "metrics",
+        "metrics-exporter-prometheus",
+        "clap",
+        "indicatif",
+        "toml",
+        "syn",
+        "quote",
+        "proc-macro2",
+        "proptest",
+        "tempfile",
+        "encoding_rs",
+        "tokio-util",
+    ];
     let mut reason = false;
     for line in dependencies.lines() {
         let Some((name, _)) = line.split_once(" = ") else {

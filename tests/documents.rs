@@ -21,7 +21,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn reason(document: &Value) -> &str {
     let stages = document["pipeline"].as_array().unwrap();
-    stages.iter().find(|stage| stage["state"] == "FAILED").and_then(|stage| stage["reason"].as_str()).unwrap_or_default()
+    stages
+        .iter()
+        .find(|stage| stage["state"] == "FAILED")
+        .and_then(|stage| stage["reason"].as_str())
+        .unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,13 +45,17 @@ async fn every_sample_ends_truly() {
         let document = ada.document_ends(id).await;
         let text = document["text"].as_str().unwrap_or_default();
         match name {
-            "libreoffice-writer-password.pdf" => assert!(reason(&document).contains("password"), "{name}: {document:#}"),
+            "libreoffice-writer-password.pdf" => {
+                assert!(reason(&document).contains("password"), "{name}: {document:#}")
+            }
             "GeoTopo-komprimiert.pdf" => {
                 assert_eq!(document["status"], "READY", "{name}");
                 assert!(text.contains("Topologie"), "{name}: {text}");
                 assert_eq!(document["pageCount"], 117);
             }
-            "pdflatex-4-pages.pdf" => assert_eq!((document["status"].as_str(), document["pageCount"].as_i64()), (Some("READY"), Some(4))),
+            "pdflatex-4-pages.pdf" => {
+                assert_eq!((document["status"].as_str(), document["pageCount"].as_i64()), (Some("READY"), Some(4)))
+            }
             _ => match document["status"].as_str() {
                 Some("READY") => {}
                 Some("FAILED") => assert!(reason(&document).len() > 10, "{name}: {document:#}"),

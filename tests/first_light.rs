@@ -18,7 +18,9 @@ async fn from_signing_up_to_finding() {
         assert_eq!(document["status"], "READY", "{document:#}");
         assert!(document["text"].as_str().unwrap().contains("wraparound"));
         let query = "query($q: String!) { search(query: $q) { totalCount nodes { ... on Document { id } } edges { highlights { field fragments } } facets { field values { value count } } } }";
-        for (words, why) in [("vacuum wraparound", "words"), ("\"transaction id\"", "a phrase"), ("wraparuond", "a misspelt word")] {
+        for (words, why) in
+            [("vacuum wraparound", "words"), ("\"transaction id\"", "a phrase"), ("wraparuond", "a misspelt word")]
+        {
             let found = ada.ask(query, json!({"q": words})).await;
             assert_eq!(found["search"]["nodes"][0]["id"], id, "{why}: {found:#}");
             let marked = found["search"]["edges"][0]["highlights"].to_string();

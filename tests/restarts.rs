@@ -16,7 +16,8 @@ async fn killed_ten_times_during_an_import() {
         let folder = server.folder().join("files");
         std::fs::create_dir(&folder).unwrap();
         for n in 0..FILES {
-            std::fs::write(folder.join(format!("{n}.txt")), format!("This is document number {n} about wraparound.")).unwrap();
+            std::fs::write(folder.join(format!("{n}.txt")), format!("This is document number {n} about wraparound."))
+                .unwrap();
         }
         let folder = folder.display().to_string();
         let mut acknowledged: i64 = 0;
@@ -33,7 +34,10 @@ async fn killed_ten_times_during_an_import() {
             ada = Session { url: server.url.clone(), ..ada };
             let now = ada.ask(count, json!({})).await;
             acknowledged = now["documents"]["totalCount"].as_i64().unwrap();
-            assert!(acknowledged >= seen["documents"]["totalCount"].as_i64().unwrap(), "an acknowledged document is lost");
+            assert!(
+                acknowledged >= seen["documents"]["totalCount"].as_i64().unwrap(),
+                "an acknowledged document is lost"
+            );
         }
         for _ in 0..2 {
             let import = server.oriel(&["import", &folder, "--project", "DOCS"], &ada.token);
@@ -41,7 +45,9 @@ async fn killed_ten_times_during_an_import() {
         }
         let query = "query($after: String) { documents(first: 100, after: $after) { totalCount nodes { id fileName status } } }";
         let all = ada
-            .until(query, json!({}), |a| a["documents"]["nodes"].as_array().unwrap().iter().all(|d| d["status"] != "PROCESSING"))
+            .until(query, json!({}), |a| {
+                a["documents"]["nodes"].as_array().unwrap().iter().all(|d| d["status"] != "PROCESSING")
+            })
             .await;
         assert_eq!(all["documents"]["totalCount"], FILES);
         assert!(all["documents"]["nodes"].as_array().unwrap().iter().all(|d| d["status"] == "READY"), "{all:#}");
@@ -50,7 +56,11 @@ async fn killed_ten_times_during_an_import() {
         positions_are_contiguous(&ada).await;
         let verify = server.oriel(&["read-models", "verify"], &ada.token);
         let said = String::from_utf8_lossy(&verify.stdout);
-        assert!(verify.status.success() && said.contains("documents"), "{said}{}", String::from_utf8_lossy(&verify.stderr));
+        assert!(
+            verify.status.success() && said.contains("documents"),
+            "{said}{}",
+            String::from_utf8_lossy(&verify.stderr)
+        );
     }
 }
 

@@ -56,8 +56,12 @@ impl Schema {
             "ENUM" => self.0[t["name"].as_str().unwrap()]["enumValues"][0]["name"].clone(),
             "INPUT_OBJECT" => {
                 let fields = self.0[t["name"].as_str().unwrap()]["inputFields"].as_array().unwrap().clone();
-                let wanted = fields.iter().filter(|f| f["type"]["kind"] == "NON_NULL" || (depth > 0 && named(&f["type"]).1 == "ID"));
-                Value::Object(wanted.map(|f| (f["name"].as_str().unwrap().to_owned(), self.value(&f["type"], id, 0))).collect())
+                let wanted = fields
+                    .iter()
+                    .filter(|f| f["type"]["kind"] == "NON_NULL" || (depth > 0 && named(&f["type"]).1 == "ID"));
+                Value::Object(
+                    wanted.map(|f| (f["name"].as_str().unwrap().to_owned(), self.value(&f["type"], id, 0))).collect(),
+                )
             }
             _ => match t["name"].as_str().unwrap() {
                 "ID" => json!(id),
@@ -83,7 +87,8 @@ impl Schema {
             given.push(format!("{name}: ${name}"));
             variables.insert(name.to_owned(), self.value(&argument["type"], id, 1));
         }
-        let wrap = |parts: Vec<String>| if parts.is_empty() { String::new() } else { format!("({})", parts.join(", ")) };
+        let wrap =
+            |parts: Vec<String>| if parts.is_empty() { String::new() } else { format!("({})", parts.join(", ")) };
         let name = field["name"].as_str().unwrap();
         let (kind, of) = named(&field["type"]);
         let selection = match kind.as_str() {
@@ -151,7 +156,10 @@ async fn read_everything(schema: &Schema, session: &Session) -> Value {
             continue;
         }
         let (declared, call, variables) = schema.call(&field, "none", false);
-        answers.insert(name.to_owned(), session.raw(&format!("query{declared} {{ {call} }}"), variables).await["data"].clone());
+        answers.insert(
+            name.to_owned(),
+            session.raw(&format!("query{declared} {{ {call} }}"), variables).await["data"].clone(),
+        );
     }
     Value::Object(answers)
 }
@@ -160,8 +168,20 @@ async fn read_everything(schema: &Schema, session: &Session) -> Value {
 async fn a_second_organisation_sees_nothing_of_the_first() {
     for database in databases() {
         // The walk asks for more than any person would.
-        let limits = ["--set", "max_depth=40", "--set", "max_complexity=10000000", "--set", "max_query_tokens=1000000",
-            "--set", "max_aliases=10000", "--set", "max_query_bytes=16MiB", "--set", "max_body_bytes=16MiB"];
+        let limits = [
+            "--set",
+            "max_depth=40",
+            "--set",
+            "max_complexity=10000000",
+            "--set",
+            "max_query_tokens=1000000",
+            "--set",
+            "max_aliases=10000",
+            "--set",
+            "max_query_bytes=16MiB",
+            "--set",
+            "max_body_bytes=16MiB",
+        ];
         let server = Server::start_with(database, &limits).await;
         let first = server.register("Operator").await;
         let victim = server.register("Victim").await;
@@ -219,6 +239,7 @@ async fn a_second_organisation_sees_nothing_of_the_first() {
 
 fn errors(answer: &Value) -> Value {
     let payload = answer["data"].as_object().and_then(|data| data.values().next()).cloned().unwrap_or_default();
-    let codes = |list: &Value, at: &str| list.as_array().into_iter().flatten().map(|e| e[at].clone()).collect::<Vec<_>>();
+    let codes =
+        |list: &Value, at: &str| list.as_array().into_iter().flatten().map(|e| e[at].clone()).collect::<Vec<_>>();
     json!([codes(&payload["userErrors"], "code"), codes(&answer["errors"], "message").len()])
 }

@@ -31,7 +31,8 @@ fn fits(shown: &Value, real: &Value) -> bool {
             shown.len() == real.len() && shown.iter().zip(real).all(|(shown, real)| fits(shown, real))
         }
         (Value::Object(shown), Value::Object(real)) => {
-            shown.len() == real.len() && shown.iter().all(|(key, value)| real.get(key).is_some_and(|real| fits(value, real)))
+            shown.len() == real.len()
+                && shown.iter().all(|(key, value)| real.get(key).is_some_and(|real| fits(value, real)))
         }
         (shown, real) => shown == real,
     }
@@ -64,7 +65,8 @@ async fn the_tour_works_word_for_word() {
     }
     assert!(expected.iter().flatten().count() >= 6, "the tour shows too little");
     let folder = server.folder().to_owned();
-    let output = tokio::task::spawn_blocking(move || Command::new("bash").arg("-c").arg(script).current_dir(folder).output());
+    let output =
+        tokio::task::spawn_blocking(move || Command::new("bash").arg("-c").arg(script).current_dir(folder).output());
     let output = output.await.unwrap().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -49,7 +49,8 @@ async fn send(bed: &Bed, who: &Person, field: &str, mut input: Value, file: Rece
 
 pub async fn project(bed: &Bed, who: &Person, key: &str) -> String {
     let input = json!({ "name": key, "key": key });
-    let made = bed.mutate(Some(&who.access), "projectCreate", input, "project { id } userErrors { code message path }").await;
+    let made =
+        bed.mutate(Some(&who.access), "projectCreate", input, "project { id } userErrors { code message path }").await;
     made["project"]["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
 }
 
@@ -160,7 +161,11 @@ async fn a_refused_file_goes_back_to_the_transport() {
     let cases = [
         (&bob, json!({ "projectId": project }), vec!["NOT_FOUND input.projectId"]),
         (&viewer, json!({ "projectId": project }), vec!["FORBIDDEN"]),
-        (&ada, json!({ "projectId": project, "title": "", "tags": [""] }), vec!["REQUIRED input.title", "REQUIRED input.tags"]),
+        (
+            &ada,
+            json!({ "projectId": project, "title": "", "tags": [""] }),
+            vec!["REQUIRED input.title", "REQUIRED input.tags"],
+        ),
         (&ada, json!({ "projectId": project, "idempotencyKey": "" }), vec!["REQUIRED input.idempotencyKey"]),
     ];
     for (who, input, expected) in cases {
@@ -193,7 +198,8 @@ async fn a_document_goes_its_way() {
     assert_eq!((&revised["document"]["revision"], unused), (&json!(2), vec![]), "{revised}");
     assert_eq!(Bed::problems(&change("documentPurge", json!({})).await), ["CONFLICT"]);
     assert_eq!(change("documentDelete", json!({})).await["document"]["status"], "TRASHED");
-    let listed = "{ all: documents { totalCount } trash: documents(filter: { status: { eq: TRASHED } }) { totalCount } }";
+    let listed =
+        "{ all: documents { totalCount } trash: documents(filter: { status: { eq: TRASHED } }) { totalCount } }";
     let seen = bed.ask(Some(&ada.access), listed, json!({})).await;
     assert_eq!(seen["data"], json!({ "all": { "totalCount": 0 }, "trash": { "totalCount": 1 } }));
     assert_eq!(change("documentRestore", json!({})).await["document"]["trashedAt"], Value::Null);
@@ -238,7 +244,10 @@ async fn an_upload_past_the_endpoint_is_completed_once() {
 
     let made = complete(&ada, id).await;
     let document = &made["document"];
-    assert_eq!((&document["title"], &document["mediaType"], &document["size"]), (&json!("big"), &json!("text/markdown"), &json!(5)));
+    assert_eq!(
+        (&document["title"], &document["mediaType"], &document["size"]),
+        (&json!("big"), &json!("text/markdown"), &json!(5))
+    );
     assert_eq!(document["tags"], json!(["t"]));
     let again = complete(&ada, id).await;
     assert_eq!((&again["document"]["id"], &again["position"]), (&document["id"], &made["position"]));

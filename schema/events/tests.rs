@@ -79,7 +79,13 @@ async fn what_belongs_to_an_event_is_of_its_moment() {
     let request = Request::new(query).variables(variables);
     let mut stream = bed.endpoint.execute_stream(request, bed.caller(Some(&ada.access)).unwrap());
     for name in ["One", "Two"] {
-        bed.mutate(Some(&ada.access), "projectUpdate", json!({ "id": id, "name": name }), "userErrors { code message path }").await;
+        bed.mutate(
+            Some(&ada.access),
+            "projectUpdate",
+            json!({ "id": id, "name": name }),
+            "userErrors { code message path }",
+        )
+        .await;
         let seen = next(&mut stream).await.unwrap();
         assert_eq!(seen["data"], json!({ "events": { "subject": { "name": name } } }));
     }

@@ -54,7 +54,12 @@ pub(crate) struct Writes {
 }
 
 impl Bulk {
-    pub(crate) fn new(backend: DbBackend, table: &str, columns: &[(&str, ColumnType)], on_conflict: OnConflict) -> Self {
+    pub(crate) fn new(
+        backend: DbBackend,
+        table: &str,
+        columns: &[(&str, ColumnType)],
+        on_conflict: OnConflict,
+    ) -> Self {
         let columns = columns.iter().map(|(name, column_type)| ((*name).to_owned(), kind(column_type))).collect();
         Self { backend, table: table.to_owned(), columns, on_conflict, json: String::from("["), rows: 0 }
     }
@@ -99,7 +104,10 @@ impl Bulk {
                         Kind::Json => format!("value -> '$.{name}'"),
                     })
                     .collect();
-                format!("INSERT INTO \"{table}\" ({list}) SELECT {} FROM json_each(${parameter}) WHERE true", taken.join(", "))
+                format!(
+                    "INSERT INTO \"{table}\" ({list}) SELECT {} FROM json_each(${parameter}) WHERE true",
+                    taken.join(", ")
+                )
             }
         };
         match self.on_conflict {
@@ -272,9 +280,13 @@ fn write_value(json: &mut String, value: Value, backend: DbBackend) -> Result<bo
             let _ = write!(json, "{value}");
             true
         }
-        Value::String(None) | Value::Uuid(None) | Value::Bytes(None) | Value::ChronoDateTimeUtc(None) | Value::Json(None) => {
-            false
+        Value::String(None)
+        | Value::Uuid(None)
+        | Value::Bytes(None)
+        | Value::ChronoDateTimeUtc(None)
+        | Value::Json(None) => false,
+        other => {
+            return Err(DbErr::Type(format!("a read model's column of this type is not written in bulk: {other:?}")));
         }
-        other => return Err(DbErr::Type(format!("a read model's column of this type is not written in bulk: {other:?}"))),
     })
 }

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use oriel_kernel::{
-    Actor, Aggregate, AnyEvent, Command, CommandId, ErrorCode, EventId, Facts, Given, Grant, Id, OrganizationId, Position,
-    Recorded, Rejection, Timestamp, UserError, Visible,
+    Actor, Aggregate, AnyEvent, Command, CommandId, ErrorCode, EventId, Facts, Given, Grant, Id, OrganizationId,
+    Position, Recorded, Rejection, Timestamp, UserError, Visible,
 };
 use uuid::Uuid;
 
@@ -249,7 +249,11 @@ impl Engine {
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn transact(&self, context: &CommandContext, transaction: Transaction) -> Result<Committed, CommandError> {
+    pub async fn transact(
+        &self,
+        context: &CommandContext,
+        transaction: Transaction,
+    ) -> Result<Committed, CommandError> {
         let subject = transaction.steps.first().map(|step| step.subject()).unwrap_or_default();
         if !self.committer.has_room(0) {
             return Err(CommandError::Overloaded);
@@ -309,7 +313,10 @@ impl Engine {
         let (mut events, mut bytes) = (0, 0);
         for (n, step) in steps.iter().enumerate() {
             let cached = self.load(step.as_ref()).await?;
-            if n == 0 && context.expected_version.is_some_and(|expected| expected != cached.version) && cached.version > 0 {
+            if n == 0
+                && context.expected_version.is_some_and(|expected| expected != cached.version)
+                && cached.version > 0
+            {
                 // Only for those who may know that it is there.
                 let given = self.given(context, step.subject());
                 if step.decide(&cached, given).is_err_and(|r| r.code == ErrorCode::NotFound) {
@@ -341,7 +348,9 @@ impl Engine {
             });
         }
         if events > MAX_EVENTS || bytes > MAX_BYTES {
-            let message = format!("This would write {events} events of {bytes} bytes; at most {MAX_EVENTS} events or {MAX_BYTES} bytes. Split it.");
+            let message = format!(
+                "This would write {events} events of {bytes} bytes; at most {MAX_EVENTS} events or {MAX_BYTES} bytes. Split it."
+            );
             return Err(Rejection::new(ErrorCode::LimitExceeded, message).into());
         }
         if events == 0 {
@@ -420,7 +429,8 @@ impl Engine {
     async fn version(&self, subject: Uuid) -> Result<i32, CommandError> {
         let sql = "SELECT CAST(COALESCE(MAX(version), 0) AS BIGINT) AS n FROM events WHERE subject_id = $1";
         let rows = self.database.query(sql, vec![subject.into()]).await.map_err(LogError::from)?;
-        let version: i64 = rows.first().map(|row| row.try_get("", "n")).transpose().map_err(LogError::from)?.unwrap_or(0);
+        let version: i64 =
+            rows.first().map(|row| row.try_get("", "n")).transpose().map_err(LogError::from)?.unwrap_or(0);
         Ok(i32::try_from(version).unwrap_or(i32::MAX))
     }
 
@@ -493,7 +503,8 @@ fn same_input(context: &CommandContext, input_hash: &[u8]) -> Result<(), Command
 }
 
 fn version_conflict(current: i32) -> CommandError {
-    let message = format!("This was changed meanwhile: its version is {current}. Read it again and repeat your change.");
+    let message =
+        format!("This was changed meanwhile: its version is {current}. Read it again and repeat your change.");
     let mut error = UserError::from(Rejection::conflict(message).at("expectedVersion"));
     error.current_version = Some(current);
     CommandError::Rejected(error)

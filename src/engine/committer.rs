@@ -307,8 +307,10 @@ fn is_outage(error: &BatchError) -> bool {
     match database {
         DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => true,
         DbErr::Exec(sea_orm::RuntimeErr::SqlxError(error)) | DbErr::Query(sea_orm::RuntimeErr::SqlxError(error)) => {
-            matches!(&**error, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_))
-                || error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code.starts_with("57P"))
+            matches!(
+                &**error,
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_)
+            ) || error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code.starts_with("57P"))
         }
         _ => false,
     }
@@ -342,8 +344,10 @@ impl Ground {
             }
         }
         let list = |ids: BTreeSet<Uuid>| Value::from(ids_json(&ids.into_iter().collect::<Vec<_>>()));
-        let values = [list(organizations), list(subjects), list(commands), Value::from(serde_json::json!(facts).to_string())];
-        let rows = transaction.query_all_raw(Statement::from_sql_and_values(backend, ground_sql(backend), values)).await?;
+        let values =
+            [list(organizations), list(subjects), list(commands), Value::from(serde_json::json!(facts).to_string())];
+        let rows =
+            transaction.query_all_raw(Statement::from_sql_and_values(backend, ground_sql(backend), values)).await?;
         let mut ground = Self::default();
         for row in &rows {
             ground.take(row)?;
@@ -592,7 +596,12 @@ impl Batch {
     }
 }
 
-fn changes_row(backend: DbBackend, first: Position, last: Position, touched: &BTreeSet<Dependency>) -> Result<Bulk, DbErr> {
+fn changes_row(
+    backend: DbBackend,
+    first: Position,
+    last: Position,
+    touched: &BTreeSet<Dependency>,
+) -> Result<Bulk, DbErr> {
     let columns = [
         ("position", ColumnType::BigInteger),
         ("first_position", ColumnType::BigInteger),

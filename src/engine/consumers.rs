@@ -218,9 +218,9 @@ impl Consumers {
         reactors: Vec<Arc<dyn Reactor>>,
         limits: ConsumerLimits,
     ) -> Self {
-        let reactors = reactors.into_iter().map(|reactor| {
-            Arc::new(ReactorConsumer { engine: Arc::clone(engine), reactor }) as Arc<dyn Consumer>
-        });
+        let reactors = reactors
+            .into_iter()
+            .map(|reactor| Arc::new(ReactorConsumer { engine: Arc::clone(engine), reactor }) as Arc<dyn Consumer>);
         let (stop, stopped) = watch::channel(false);
         let (mut followed, mut tasks) = (Vec::new(), JoinSet::new());
         for consumer in consumers.into_iter().chain(reactors) {
@@ -231,7 +231,8 @@ impl Consumers {
                 status: Mutex::new(status),
             });
             followed.push(Arc::clone(&one));
-            let runner = Runner { engine: Arc::clone(engine), consumer, followed: one, limits, stopped: stopped.clone() };
+            let runner =
+                Runner { engine: Arc::clone(engine), consumer, followed: one, limits, stopped: stopped.clone() };
             tasks.spawn(runner.run());
         }
         Self { engine: Arc::clone(engine), followed, stop, tasks: tokio::sync::Mutex::new(tasks) }
@@ -342,11 +343,13 @@ impl Consumer for ReactorConsumer {
         let (name, now) = (self.name(), self.engine.now());
         let database = self.engine.database();
         let transaction = database.begin().await?;
-        let insert = "INSERT INTO consumers (name, position, attempts, updated_at) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING";
+        let insert =
+            "INSERT INTO consumers (name, position, attempts, updated_at) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING";
         if from == 0 {
             transaction.execute_raw(database.statement(insert, insert, vec![name.into(), now.into()])).await?;
         }
-        let update = "UPDATE consumers SET position = $2, event_id = $3, updated_at = $4 WHERE name = $1 AND position = $5";
+        let update =
+            "UPDATE consumers SET position = $2, event_id = $3, updated_at = $4 WHERE name = $1 AND position = $5";
         let values = vec![name.into(), to.0.number().into(), to.1.uuid().into(), now.into(), from.into()];
         let moved = transaction.execute_raw(database.statement(update, update, values)).await?.rows_affected();
         if moved == 0 {

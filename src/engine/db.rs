@@ -40,7 +40,8 @@ impl Location {
         if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
             return Some(Self::Sqlite(PathBuf::from(path)));
         }
-        (url.starts_with("postgres://") || url.starts_with("postgresql://")).then(|| Self::Postgres(Secret(url.to_owned())))
+        (url.starts_with("postgres://") || url.starts_with("postgresql://"))
+            .then(|| Self::Postgres(Secret(url.to_owned())))
     }
 }
 
@@ -137,7 +138,8 @@ impl Database {
                 .connect_with(options)
         };
         let writer = pool(options.clone().options([("statement_timeout", "60s")])).await?;
-        let reader = pool(options.options([("statement_timeout", "30s"), ("default_transaction_read_only", "on")])).await?;
+        let reader =
+            pool(options.options([("statement_timeout", "30s"), ("default_transaction_read_only", "on")])).await?;
         let this = Self {
             writer: SqlxPostgresConnector::from_sqlx_postgres_pool(writer),
             reader: SqlxPostgresConnector::from_sqlx_postgres_pool(reader),

@@ -41,7 +41,13 @@ pub struct Feed {
 impl Feed {
     /// A feed that begins at `head`.
     pub fn new(database: Database, tracker: Tracker, head: Position) -> Self {
-        Self { database, tracker, head: watch::Sender::new(head), batches: broadcast::Sender::new(1024), order: tokio::sync::Mutex::default() }
+        Self {
+            database,
+            tracker,
+            head: watch::Sender::new(head),
+            batches: broadcast::Sender::new(1024),
+            order: tokio::sync::Mutex::default(),
+        }
     }
 
     /// What this node has applied.
@@ -72,12 +78,12 @@ impl Feed {
         if batch.last <= self.head() {
             return; // catching up was faster
         }
-        if batch.first > self.head().next() {
-            if let Err(error) = self.read_changes(Some(batch.first)).await {
-                // Nothing may be served as current that we do not know to be: the floor rises.
-                tracing::warn!(%error, "the changes of other nodes cannot be read; caches are dropped");
-                self.tracker.raise_floor();
-            }
+        if batch.first > self.head().next()
+            && let Err(error) = self.read_changes(Some(batch.first)).await
+        {
+            // Nothing may be served as current that we do not know to be: the floor rises.
+            tracing::warn!(%error, "the changes of other nodes cannot be read; caches are dropped");
+            self.tracker.raise_floor();
         }
         self.send(batch);
     }
@@ -93,7 +99,8 @@ impl Feed {
     }
 
     async fn read_changes(&self, before: Option<Position>) -> Result<(), DbErr> {
-        let sql = "SELECT first_position, position, touched FROM changes WHERE position > $1 ORDER BY position LIMIT 1000";
+        let sql =
+            "SELECT first_position, position, touched FROM changes WHERE position > $1 ORDER BY position LIMIT 1000";
         loop {
             let rows = self.database.query(sql, vec![self.head().number().into()]).await?;
             let full = rows.len() == 1000;

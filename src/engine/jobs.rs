@@ -180,7 +180,12 @@ pub struct QueueState {
 }
 
 /// The jobs of one event, with their ids: rows for [`insert`].
-pub(crate) fn of_event(reactor: &str, event: &Recorded, jobs: Vec<NewJob>, now: Timestamp) -> Vec<(Uuid, Position, Timestamp, NewJob)> {
+pub(crate) fn of_event(
+    reactor: &str,
+    event: &Recorded,
+    jobs: Vec<NewJob>,
+    now: Timestamp,
+) -> Vec<(Uuid, Position, Timestamp, NewJob)> {
     let event_id = event.id.uuid();
     let id = |n: usize, job: &NewJob| {
         let parts: [&[u8]; 4] = [b"job", reactor.as_bytes(), event_id.as_bytes(), job.queue.as_bytes()];

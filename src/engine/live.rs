@@ -258,7 +258,10 @@ impl Drop for Watch {
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch").field("number", &self.number).field("has_changed", &self.has_changed()).finish_non_exhaustive()
+        f.debug_struct("Watch")
+            .field("number", &self.number)
+            .field("has_changed", &self.has_changed())
+            .finish_non_exhaustive()
     }
 }
 

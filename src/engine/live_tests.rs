@@ -152,7 +152,8 @@ async fn no_touch_is_missed_between_threads() {
 async fn thousands_of_watches_on_one_thing_are_all_told_once() {
     let tracker = Tracker::new(100);
     let t0 = tracker.tick();
-    let mut watches: Vec<_> = (0..5_000).map(|n| tracker.watch(t0, [dependency(1), dependency((n % 7 + 2) as u8)])).collect();
+    let mut watches: Vec<_> =
+        (0..5_000).map(|n| tracker.watch(t0, [dependency(1), dependency((n % 7 + 2) as u8)])).collect();
     tracker.apply(&[dependency(99)]);
     assert!(watches.iter().all(|w| !w.has_changed()));
     tracker.apply(&[dependency(1)]);

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use oriel_kernel::{Actor, AnyEvent, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, Timestamp};
+use oriel_kernel::{
+    Actor, AnyEvent, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, Timestamp,
+};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
@@ -66,13 +68,13 @@ impl Log {
     /// # Errors
     /// When the database is not there.
     pub async fn head(&self) -> Result<(Position, Option<EventId>), LogError> {
-        let rows = self.database.query("SELECT position, id FROM events ORDER BY position DESC LIMIT 1", vec![]).await?;
+        let rows =
+            self.database.query("SELECT position, id FROM events ORDER BY position DESC LIMIT 1", vec![]).await?;
         match rows.first() {
             None => Ok((Position::START, None)),
-            Some(row) => Ok((
-                Position::new(row.try_get("", "position")?),
-                Some(EventId::from_uuid(row.try_get("", "id")?)),
-            )),
+            Some(row) => {
+                Ok((Position::new(row.try_get("", "position")?), Some(EventId::from_uuid(row.try_get("", "id")?))))
+            }
         }
     }
 
@@ -112,11 +114,8 @@ impl Log {
         let sql = format!(
             "SELECT {COLUMNS} FROM events WHERE organization_id = $1 AND position > $2 ORDER BY position LIMIT $3"
         );
-        let values = vec![
-            organization.uuid().into(),
-            after.number().into(),
-            i64::try_from(limit).unwrap_or(i64::MAX).into(),
-        ];
+        let values =
+            vec![organization.uuid().into(), after.number().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
         self.decode(self.database.query(&sql, values).await?).await
     }
 
@@ -135,7 +134,8 @@ impl Log {
     /// # Errors
     /// See [`Log::read`].
     pub async fn read_ids(&self, ids: &[Uuid]) -> Result<Vec<Arc<Recorded>>, LogError> {
-        let sql = format!("SELECT {COLUMNS} FROM events WHERE {}", crate::bulk::in_ids(self.database.backend(), "id", 1));
+        let sql =
+            format!("SELECT {COLUMNS} FROM events WHERE {}", crate::bulk::in_ids(self.database.backend(), "id", 1));
         let rows = self.database.query(&sql, vec![crate::bulk::ids_json(ids).into()]).await?;
         self.decode(rows).await
     }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use oriel_kernel::{Event, Recorded};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable, ModelTrait,
-    Statement, Value,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable,
+    ModelTrait, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -181,12 +181,7 @@ impl<P: Projection> InlineOf<P> {
         std::panic::catch_unwind(fold).map_err(|_| ProjectError::Panicked { table: P::Row::TABLE })
     }
 
-    async fn load(
-        &self,
-        transaction: &DatabaseTransaction,
-        table: &str,
-        ids: &[Uuid],
-    ) -> Result<Vec<P::Row>, DbErr> {
+    async fn load(&self, transaction: &DatabaseTransaction, table: &str, ids: &[Uuid]) -> Result<Vec<P::Row>, DbErr> {
         let backend = transaction.get_database_backend();
         let columns: Vec<String> = columns::<P::Row>().map(|column| format!("\"{}\"", column.as_str())).collect();
         let sql = format!("SELECT {} FROM \"{table}\" WHERE {}", columns.join(", "), in_ids(backend, "\"id\"", 1));
@@ -250,7 +245,8 @@ impl<P: Projection> InlineOf<P> {
         rows: Rows<P::Row>,
     ) -> Result<Projected, ProjectError> {
         let columns: Vec<_> = columns::<P::Row>().collect();
-        let named: Vec<_> = columns.iter().map(|column| (column.as_str(), column.def().get_column_type().clone())).collect();
+        let named: Vec<_> =
+            columns.iter().map(|column| (column.as_str(), column.def().get_column_type().clone())).collect();
         let mut bulk = Bulk::new(transaction.get_database_backend(), table, &named, OnConflict::Replace);
         let mut removed = Vec::new();
         let mut projected = Projected::default();

@@ -22,13 +22,7 @@ pub struct QueueLimits {
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self {
-            count: 10_000,
-            bytes: 64 << 20,
-            age: Duration::from_secs(5),
-            batch_count: 512,
-            batch_bytes: 4 << 20,
-        }
+        Self { count: 10_000, bytes: 64 << 20, age: Duration::from_secs(5), batch_count: 512, batch_bytes: 4 << 20 }
     }
 }
 

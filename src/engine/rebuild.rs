@@ -74,7 +74,11 @@ impl Engine {
     ///
     /// # Errors
     /// See [`RebuildError`]. The running read model is untouched then.
-    pub async fn rebuild(&self, name: &str, progress: &(dyn Fn(Position, Position) + Send + Sync)) -> Result<(), RebuildError> {
+    pub async fn rebuild(
+        &self,
+        name: &str,
+        progress: &(dyn Fn(Position, Position) + Send + Sync),
+    ) -> Result<(), RebuildError> {
         let read_model = self.read_model(name)?;
         let mut reached = self.begin(read_model).await?;
         loop {
@@ -261,7 +265,11 @@ pub(crate) async fn bring_up_to_date(engine: &Engine) -> Result<(), RebuildError
             engine.database.writer().execute_raw(engine.database.statement(sql, sql, values)).await?;
             continue;
         }
-        tracing::info!(read_model = name, version = read_model.version(), "the projection is new: the read model is rebuilt");
+        tracing::info!(
+            read_model = name,
+            version = read_model.version(),
+            "the projection is new: the read model is rebuilt"
+        );
         engine.rebuild(name, &|_, _| {}).await?;
     }
     Ok(())
@@ -275,7 +283,9 @@ async fn create_beside(transaction: &DatabaseTransaction, table: &str) -> Result
         transaction.execute_unprepared(&sql).await?;
         return Ok(());
     }
-    let sql = format!("SELECT type, name, sql FROM sqlite_master WHERE tbl_name = '{table}' AND sql IS NOT NULL ORDER BY type DESC");
+    let sql = format!(
+        "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = '{table}' AND sql IS NOT NULL ORDER BY type DESC"
+    );
     let rows = transaction.query_all_raw(sea_orm::Statement::from_string(DbBackend::Sqlite, sql)).await?;
     for row in rows {
         let (kind, name, sql): (String, String, String) =
@@ -298,7 +308,9 @@ async fn rename_indexes(transaction: &DatabaseTransaction, table: &str) -> Resul
     if transaction.get_database_backend() == DbBackend::Postgres {
         return Ok(()); // named by the server, after the table that they were made with; nothing refers to the names
     }
-    let sql = format!("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = '{table}' AND sql IS NOT NULL");
+    let sql = format!(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = '{table}' AND sql IS NOT NULL"
+    );
     let rows = transaction.query_all_raw(sea_orm::Statement::from_string(DbBackend::Sqlite, sql)).await?;
     for row in rows {
         let (name, sql): (String, String) = (row.try_get("", "name")?, row.try_get("", "sql")?);

@@ -108,7 +108,15 @@ fn start(programs: PathBuf) -> Postgres {
     let mut said = String::new();
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         match line.as_str() {
-            "ready" => return Postgres { programs, folder, databases: AtomicU32::new(0), creating: Mutex::new(()), _shell: shell },
+            "ready" => {
+                return Postgres {
+                    programs,
+                    folder,
+                    databases: AtomicU32::new(0),
+                    creating: Mutex::new(()),
+                    _shell: shell,
+                };
+            }
             "failed" => break,
             _ => {
                 said.push_str(&line);

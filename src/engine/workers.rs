@@ -69,7 +69,8 @@ async fn observe(
     loop {
         match engine.queue_states().await {
             Ok(mut now) => {
-                let idle = queues.iter().filter(|queue| now.iter().all(|state| state.name != **queue)).collect::<Vec<_>>();
+                let idle =
+                    queues.iter().filter(|queue| now.iter().all(|state| state.name != **queue)).collect::<Vec<_>>();
                 now.extend(idle.iter().map(|queue| QueueState { name: (**queue).to_owned(), ..QueueState::default() }));
                 for state in &now {
                     let name = || state.name.clone();

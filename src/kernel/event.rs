@@ -102,6 +102,9 @@ impl<E: Event> AnyEvent for E {
     }
 }
 
+/// From an event's type, its version and its payload to the event.
+pub type Decode = fn(&str, i16, &[u8]) -> Result<Box<dyn AnyEvent>, EventDecodeError>;
+
 /// Reads the events of one aggregate from the log.
 #[derive(Clone, Copy)]
 pub struct EventDecoder {
@@ -112,7 +115,7 @@ pub struct EventDecoder {
     /// See [`Event::TYPES`].
     pub types: &'static [(&'static str, i16)],
     /// See [`Event::decode`].
-    pub decode: fn(&str, i16, &[u8]) -> Result<Box<dyn AnyEvent>, EventDecodeError>,
+    pub decode: Decode,
 }
 
 impl EventDecoder {

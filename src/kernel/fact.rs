@@ -41,4 +41,3 @@ impl Facts {
         self.claim.is_empty() && self.require.is_empty() && self.release.is_empty()
     }
 }
-

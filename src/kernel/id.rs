@@ -329,7 +329,14 @@ mod tests {
 
     #[test]
     fn malformed_ids_look_absent() {
-        for text in ["", "thg_", "thg", "thg_zzzzzzzzzzzzzzzzzzzzzzzzzz", "THG_01jd0000000000000000000000", "thg_01jd000000000000000000000l"] {
+        for text in [
+            "",
+            "thg_",
+            "thg",
+            "thg_zzzzzzzzzzzzzzzzzzzzzzzzzz",
+            "THG_01jd0000000000000000000000",
+            "thg_01jd000000000000000000000l",
+        ] {
             assert!(ThingId::parse_or_absent(text).is_absent(), "{text}");
         }
     }

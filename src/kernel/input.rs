@@ -51,7 +51,8 @@ pub fn bounded(text: &str, min: usize, max: usize, multiline: bool) -> Result<St
     let text = text.trim();
     let length = text.chars().count();
     if length < min {
-        let message = if length == 0 { "This may not be empty.".to_owned() } else { format!("At least {min} characters.") };
+        let message =
+            if length == 0 { "This may not be empty.".to_owned() } else { format!("At least {min} characters.") };
         return Err(Rejection::new(if length == 0 { ErrorCode::Required } else { ErrorCode::Invalid }, message));
     }
     if length > max {

@@ -51,9 +51,9 @@ impl FromStr for Position {
 impl ScalarType for Position {
     fn parse(value: Value) -> InputValueResult<Self> {
         match &value {
-            Value::String(text) => text
-                .parse()
-                .map_err(|_| InputValueError::custom("a position is the text that an earlier answer gave")),
+            Value::String(text) => {
+                text.parse().map_err(|_| InputValueError::custom("a position is the text that an earlier answer gave"))
+            }
             _ => Err(InputValueError::expected_type(value)),
         }
     }

@@ -89,9 +89,8 @@ impl Rejection {
 
 impl From<Rejection> for UserError {
     fn from(rejection: Rejection) -> Self {
-        let path = (!rejection.field.is_empty()).then(|| {
-            std::iter::once("input").chain(rejection.field.split('.')).map(str::to_owned).collect()
-        });
+        let path = (!rejection.field.is_empty())
+            .then(|| std::iter::once("input").chain(rejection.field.split('.')).map(str::to_owned).collect());
         Self { code: rejection.code, message: rejection.message, path, current_version: None }
     }
 }

@@ -59,9 +59,8 @@ impl Reactor for Extract {
 fn due(event: &DocumentEvent) -> Option<(i32, i32)> {
     use DocumentEvent as E;
     match event {
-        E::StageCompleted { revision, stage: Stage::Scan, .. } | E::StageSkipped { revision, stage: Stage::Scan, .. } => {
-            Some((*revision, 1))
-        }
+        E::StageCompleted { revision, stage: Stage::Scan, .. }
+        | E::StageSkipped { revision, stage: Stage::Scan, .. } => Some((*revision, 1)),
         E::Retried { revision, stage: Stage::Extract, attempt }
         | E::Restored { revision, awaits: Some(Awaited { stage: Stage::Extract, attempt }), .. } => {
             Some((*revision, *attempt))

@@ -116,7 +116,8 @@ impl Consumer for IndexStage {
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(ConsumerError::Elsewhere),
             }
         }
-        let commands: Vec<_> = due.into_iter().map(|(event, (due, revision))| self.complete(event, due, revision)).collect();
+        let commands: Vec<_> =
+            due.into_iter().map(|(event, (due, revision))| self.complete(event, due, revision)).collect();
         futures::stream::iter(commands).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         let (position, id) = (to.0.number(), to.1.uuid());
         if !events.is_empty() && position - self.written.load(Ordering::Relaxed) < LAZY {

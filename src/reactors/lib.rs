@@ -88,10 +88,7 @@ fn reactors() -> Vec<Arc<dyn Reactor>> {
 
 /// Every worker: the one list of who does the jobs.
 fn workers(parts: &Parts) -> Vec<Arc<dyn Worker>> {
-    vec![
-        Arc::new(extraction::Extraction::new(parts)),
-        Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
-    ]
+    vec![Arc::new(extraction::Extraction::new(parts)), Arc::new(purge::Purging { blobs: parts.blobs.clone() })]
 }
 
 /// The side effects of this process. Dropped, they end at once; see [`Reactors::stop`].
@@ -171,7 +168,10 @@ impl Reactors {
     ///
     /// # Errors
     /// When a rebuild runs already, or the log, the read models, the blobs or the index are not there.
-    pub async fn rebuild_index(&self, progress: &(dyn Fn(RebuildProgress) + Send + Sync)) -> Result<Position, IndexError> {
+    pub async fn rebuild_index(
+        &self,
+        progress: &(dyn Fn(RebuildProgress) + Send + Sync),
+    ) -> Result<Position, IndexError> {
         let position = self.index.rebuild(progress).await?;
         tracing::info!(%position, head = %self.engine.feed().head(), "the search index was rebuilt");
         Ok(position)

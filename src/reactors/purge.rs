@@ -46,7 +46,10 @@ impl Worker for Purging {
                 continue;
             };
             // One that is gone already is removed.
-            self.blobs.delete(&key).await.map_err(|error| JobFailure::again(format!("a file cannot be removed: {error}")))?;
+            self.blobs
+                .delete(&key)
+                .await
+                .map_err(|error| JobFailure::again(format!("a file cannot be removed: {error}")))?;
         }
         Ok(())
     }

@@ -74,7 +74,9 @@ impl From<IndexError> for ConsumerError {
         match error {
             // Somebody else was faster, which is as good.
             IndexError::Search(SearchError::Backwards { .. }) => Self::Elsewhere,
-            IndexError::Search(error @ (SearchError::Limit { .. } | SearchError::Cursor)) => Self::Failed(error.to_string()),
+            IndexError::Search(error @ (SearchError::Limit { .. } | SearchError::Cursor)) => {
+                Self::Failed(error.to_string())
+            }
             error => Self::Unavailable(error.to_string()),
         }
     }
@@ -216,11 +218,13 @@ impl SearchIndex {
         let reader = self.engine.database().reader();
         let mut rows = Rows::default();
         for ids in document_ids.chunks(IDS) {
-            let found = documents::Entity::find().filter(documents::Column::Id.is_in(ids.iter().copied())).all(reader).await?;
+            let found =
+                documents::Entity::find().filter(documents::Column::Id.is_in(ids.iter().copied())).all(reader).await?;
             rows.documents.extend(found.into_iter().map(|row| (row.id.uuid(), row)));
         }
         for ids in project_ids.chunks(IDS) {
-            let found = projects::Entity::find().filter(projects::Column::Id.is_in(ids.iter().copied())).all(reader).await?;
+            let found =
+                projects::Entity::find().filter(projects::Column::Id.is_in(ids.iter().copied())).all(reader).await?;
             rows.projects.extend(found.into_iter().map(|row| (row.id.uuid(), row)));
         }
         Ok(rows)

@@ -113,7 +113,8 @@ async fn upload(
         head: content.as_bytes().to_vec(),
     });
     let tags: Vec<Value> = tags.iter().map(|tag| Value::from(*tag)).collect();
-    let variables = value!({"input": {"projectId": project, "title": title, "tags": tags, "file": Uploads::placeholder(number)}});
+    let variables =
+        value!({"input": {"projectId": project, "title": title, "tags": tags, "file": Uploads::placeholder(number)}});
     let query = "mutation($input: DocumentUploadInput!) { documentUpload(input: $input) { document { id } userErrors { message } } }";
     run(endpoint, query, variables, Caller { uploads, ..caller.clone() }).await.map(|_| ())
 }
@@ -122,11 +123,17 @@ fn wrong(error: impl std::fmt::Display) -> DemoError {
     DemoError(error.to_string())
 }
 
-async fn run(endpoint: &Endpoint, query: &str, variables: Value, caller: Caller) -> Result<serde_json::Value, DemoError> {
+async fn run(
+    endpoint: &Endpoint,
+    query: &str,
+    variables: Value,
+    caller: Caller,
+) -> Result<serde_json::Value, DemoError> {
     let request = Request::new(query).variables(Variables::from_value(variables));
     let answer = endpoint.execute(request, caller).await;
     let json = serde_json::to_value(&answer.data).map_err(wrong)?;
-    let user_errors = json.as_object().and_then(|fields| fields.values().next()).map(|payload| payload["userErrors"].to_string());
+    let user_errors =
+        json.as_object().and_then(|fields| fields.values().next()).map(|payload| payload["userErrors"].to_string());
     match (answer.errors.first(), user_errors.as_deref()) {
         (Some(error), _) => Err(DemoError(error.message.clone())),
         (None, Some("[]")) => Ok(json),

@@ -18,20 +18,46 @@ pub async fn run(settings: &Settings) -> ExitCode {
             println!("MEND     {name:<10} {text}");
         }
     };
-    say("listener", Ok(format!("{} ({})", settings.listen, if settings.is_loopback() { "this machine only" } else { "reachable from others" })));
-    say("key", Ok(match settings.master_key {
-        Some(_) => "the master key comes from the settings".to_owned(),
-        None => format!("the master key is the file {}; back it up: without it nothing that is sealed can be read", settings.data.join("master.key").display()),
-    }));
+    say(
+        "listener",
+        Ok(format!(
+            "{} ({})",
+            settings.listen,
+            if settings.is_loopback() { "this machine only" } else { "reachable from others" }
+        )),
+    );
+    say(
+        "key",
+        Ok(match settings.master_key {
+            Some(_) => "the master key comes from the settings".to_owned(),
+            None => format!(
+                "the master key is the file {}; back it up: without it nothing that is sealed can be read",
+                settings.data.join("master.key").display()
+            ),
+        }),
+    );
     match Installation::open(settings).await {
         Ok(installation) => {
             say("database", Ok(format!("open, migrated, at position {}", installation.engine.feed().head())));
-            say("blobs", installation.blobs.check().await.map(|()| "answer and can be written".to_owned()).map_err(|e| e.to_string()));
-            say("search", match installation.search.checkpoint().await {
-                Ok(Some(at)) => Ok(format!("{} at position {}", installation.search.name(), at.position)),
-                Ok(None) => Ok(format!("{} is empty and follows the log from its beginning", installation.search.name())),
-                Err(error) => Err(error.to_string()),
-            });
+            say(
+                "blobs",
+                installation
+                    .blobs
+                    .check()
+                    .await
+                    .map(|()| "answer and can be written".to_owned())
+                    .map_err(|e| e.to_string()),
+            );
+            say(
+                "search",
+                match installation.search.checkpoint().await {
+                    Ok(Some(at)) => Ok(format!("{} at position {}", installation.search.name(), at.position)),
+                    Ok(None) => {
+                        Ok(format!("{} is empty and follows the log from its beginning", installation.search.name()))
+                    }
+                    Err(error) => Err(error.to_string()),
+                },
+            );
             installation.engine.stop().await;
         }
         Err(InstallationError::Locked(_)) => {
@@ -59,7 +85,9 @@ async fn child() -> Result<String, String> {
     let program = Program::this().map_err(|e| format!("this program cannot start itself: {e}"))?;
     let input = Input::Stream(Box::pin(std::io::Cursor::new(b"Is anybody there?".to_vec())));
     match extract(&program, input, "text/plain", &Limits::default()).await {
-        Ok(read) if read.text.contains("anybody") => Ok("documents are read in a limited process of their own".to_owned()),
+        Ok(read) if read.text.contains("anybody") => {
+            Ok("documents are read in a limited process of their own".to_owned())
+        }
         Ok(_) => Err("the process that reads documents gives another text back".to_owned()),
         Err(failure) => Err(failure.reason()),
     }

@@ -79,7 +79,9 @@ impl Installation {
     pub async fn open(settings: &Settings) -> Result<Self, InstallationError> {
         for (key, url) in [("mail_url", &settings.mail_url), ("scanner_url", &settings.scanner_url)] {
             if url.is_some() {
-                return Err(InstallationError::NotHere(format!("{key} is set, but this release has no such backend yet; unset it")));
+                return Err(InstallationError::NotHere(format!(
+                    "{key} is set, but this release has no such backend yet; unset it"
+                )));
             }
         }
         let lock = lock(&settings.data)?;
@@ -131,9 +133,8 @@ pub async fn migrate(settings: &Settings) -> Result<u32, InstallationError> {
 pub fn location(settings: &Settings) -> Result<Location, InstallationError> {
     match &settings.database_url {
         None => Ok(Location::Sqlite(settings.data.join("oriel.sqlite"))),
-        Some(url) => Location::parse(url.expose()).ok_or_else(|| {
-            InstallationError::NotHere("database_url begins with postgres:// or sqlite://".to_owned())
-        }),
+        Some(url) => Location::parse(url.expose())
+            .ok_or_else(|| InstallationError::NotHere("database_url begins with postgres:// or sqlite://".to_owned())),
     }
 }
 

@@ -26,7 +26,9 @@ async fn run(command: Command) -> ExitCode {
         Command::Config(args) => config(&args),
         Command::Import(args) => import::run(&args).await,
         Command::Doctor(DoctorArgs { url: Some(url), .. }) => ready(&url).await,
-        Command::Doctor(args) => with_settings(&args.settings, |settings| async move { doctor::run(&settings).await }).await,
+        Command::Doctor(args) => {
+            with_settings(&args.settings, |settings| async move { doctor::run(&settings).await }).await
+        }
         Command::Serve(args) => {
             with_settings(&args.settings, |settings| async move { serve::run(settings, args.demo).await }).await
         }

@@ -103,19 +103,23 @@ async fn list(server: &ServerArgs) -> Result<bool, ClientError> {
 async fn rebuild(name: &str, server: &ServerArgs) -> Result<bool, ClientError> {
     let client = client(server)?;
     let before = generation(&states(&client).await?, name);
-    let query = "mutation($input: ReadModelRebuildInput!) { readModelRebuild(input: $input) { userErrors { message } } }";
+    let query =
+        "mutation($input: ReadModelRebuildInput!) { readModelRebuild(input: $input) { userErrors { message } } }";
     let answer: Answer = client.execute(query, &json!({"input": {"name": name}})).await?;
     if refused(answer.read_model_rebuild.as_ref()) {
         return Ok(false);
     }
     let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     bar.set_message(format!("rebuilding {name}"));
     // The server goes on when this program ends: what is polled here is only the showing of it.
     loop {
         let system = states(&client).await?;
-        if generation(&system, name) > before && !system.read_models.iter().any(|s| s.name == name && s.state != "inline") {
+        if generation(&system, name) > before
+            && !system.read_models.iter().any(|s| s.name == name && s.state != "inline")
+        {
             bar.finish_with_message(format!("{name} is rebuilt"));
             return Ok(true);
         }
@@ -137,7 +141,9 @@ async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<bool, ClientE
     let client = client(server)?;
     let names = match name {
         Some(name) => vec![name.to_owned()],
-        None => states(&client).await?.read_models.into_iter().filter(|s| s.state == "inline").map(|s| s.name).collect(),
+        None => {
+            states(&client).await?.read_models.into_iter().filter(|s| s.state == "inline").map(|s| s.name).collect()
+        }
     };
     let mut equal = true;
     for name in names {
@@ -145,7 +151,9 @@ async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<bool, ClientE
         if refused(answer.read_model_verify.as_ref()) {
             return Ok(false);
         }
-        let Some(Verified { name, rows, only_running, only_replayed }) = answer.read_model_verify.and_then(|a| a.result) else {
+        let Some(Verified { name, rows, only_running, only_replayed }) =
+            answer.read_model_verify.and_then(|a| a.result)
+        else {
             return Ok(false);
         };
         let same = only_running == 0 && only_replayed == 0;

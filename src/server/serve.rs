@@ -61,9 +61,10 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
         say_how_to_sign_in(&settings.public_url(), made.as_ref());
     }
     let ending = stop.clone();
-    let serving = tokio::spawn(async move {
-        axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned()).await
-    });
+    let serving =
+        tokio::spawn(
+            async move { axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned()).await },
+        );
     stop.cancelled().await;
     tracing::info!("stopping: running requests are finished, nothing new is taken");
     match tokio::time::timeout(settings.shutdown_grace, serving).await {
@@ -109,7 +110,12 @@ impl House {
         let services = Services {
             tokens: Tokens::new(&seed)?,
             passwords: Passwords::new(policy.password_memory_kib),
-            operations: Arc::new(Watched { engine: Arc::clone(&engine), reactors: Arc::clone(&reactors), blobs: installation.blobs.clone(), search: installation.search.name() }),
+            operations: Arc::new(Watched {
+                engine: Arc::clone(&engine),
+                reactors: Arc::clone(&reactors),
+                blobs: installation.blobs.clone(),
+                search: installation.search.name(),
+            }),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
             engine: Arc::clone(&engine),
@@ -214,7 +220,12 @@ impl Operations for Watched {
         let index = self.reactors.states().consumers.into_iter().find(|consumer| consumer.name.contains("search"));
         let error = index.and_then(|index| index.last_error);
         vec![
-            BackendState { name: "search".to_owned(), kind: self.search.to_owned(), healthy: error.is_none(), last_error: error },
+            BackendState {
+                name: "search".to_owned(),
+                kind: self.search.to_owned(),
+                healthy: error.is_none(),
+                last_error: error,
+            },
             BackendState { name: "blobs".to_owned(), kind: blobs.to_owned(), healthy: true, last_error: None },
         ]
     }

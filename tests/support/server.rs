@@ -1,7 +1,7 @@
 //! The program `oriel serve`, in a folder and on a port of its own.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -94,24 +94,16 @@ impl Server {
         self.folder.path()
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    /// Peak memory of the process so far, in bytes.
-    pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-    }
-
     /// A new organisation and its owner.
     pub async fn register(&self, name: &str) -> Session {
         let anonymous = Session { url: self.url.clone(), token: String::new(), http: reqwest::Client::new() };
         let email = format!("{}@example.org", name.to_lowercase());
         let input = json!({"organizationName": name, "name": format!("{name} Owner"), "email": email, "password": "correct horse battery"});
         let answer = anonymous
-            .ask("mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }", json!({"input": input}))
+            .ask(
+                "mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }",
+                json!({"input": input}),
+            )
             .await;
         let token = answer["register"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
         Session { token, ..anonymous }
@@ -156,7 +148,8 @@ impl Drop for Server {
 impl Session {
     /// The whole answer.
     pub async fn raw(&self, query: &str, variables: Value) -> Value {
-        let mut request = self.http.post(format!("{}/graphql", self.url)).json(&json!({"query": query, "variables": variables}));
+        let mut request =
+            self.http.post(format!("{}/graphql", self.url)).json(&json!({"query": query, "variables": variables}));
         if !self.token.is_empty() {
             request = request.bearer_auth(&self.token);
         }
@@ -179,13 +172,15 @@ impl Session {
     /// Uploads a file; the payload.
     pub async fn upload(&self, project: &str, file_name: &str, content: Vec<u8>) -> Value {
         let query = "mutation($input: DocumentUploadInput!) { documentUpload(input: $input) { document { id status } userErrors { code message } position } }";
-        let operations = json!({"query": query, "variables": {"input": {"projectId": project, "file": null}}}).to_string();
+        let operations =
+            json!({"query": query, "variables": {"input": {"projectId": project, "file": null}}}).to_string();
         let form = reqwest::multipart::Form::new()
             .text("operations", operations)
             .text("map", r#"{"0":["variables.input.file"]}"#)
             .part("0", reqwest::multipart::Part::bytes(content).file_name(file_name.to_owned()));
         let request = self.http.post(format!("{}/graphql", self.url)).header("graphql-require-preflight", "1");
-        let answer: Value = request.bearer_auth(&self.token).multipart(form).send().await.unwrap().json().await.unwrap();
+        let answer: Value =
+            request.bearer_auth(&self.token).multipart(form).send().await.unwrap().json().await.unwrap();
         answer["data"]["documentUpload"].clone()
     }
 

@@ -194,8 +194,10 @@ impl Runner {
 
     /// The log is another history: what was derived from the old one goes.
     async fn start_anew(&self) -> Result<(), ConsumerError> {
-        tracing::error!(consumer = self.followed.name,
-            "the log is another history than the one that this consumer followed; it begins anew");
+        tracing::error!(
+            consumer = self.followed.name,
+            "the log is another history than the one that this consumer followed; it begins anew"
+        );
         self.consumer.reset().await?;
         self.followed.position.send_replace(Position::START);
         self.followed.status().last_error = Some("the log is another history: everything is applied anew".to_owned());

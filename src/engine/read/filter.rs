@@ -137,7 +137,9 @@ impl Within<'_> {
     pub(super) fn spend(&self, count: usize) -> Result<(), ReadError> {
         let (list, whole) = (self.limits.filter_list, self.limits.filter_values);
         if count > list {
-            return Err(ReadError::limit(format!("A list in a filter may hold {list} values at most; this has {count}.")));
+            return Err(ReadError::limit(format!(
+                "A list in a filter may hold {list} values at most; this has {count}."
+            )));
         }
         self.values.set(self.values.get() + count);
         if self.values.get() > whole {

@@ -60,9 +60,7 @@ struct Gathering<K, V> {
 impl<K: Key, V: Value> BatchFn<K, Loaded<V>> for Batch<K, V> {
     async fn load(&mut self, keys: &[K]) -> HashMap<K, Loaded<V>> {
         match (self.0)(keys.to_vec()).await {
-            Ok(mut found) => {
-                keys.iter().map(|key| (key.clone(), Ok(found.remove(key).unwrap_or_default()))).collect()
-            }
+            Ok(mut found) => keys.iter().map(|key| (key.clone(), Ok(found.remove(key).unwrap_or_default()))).collect(),
             Err(error) => keys.iter().map(|key| (key.clone(), Err(error.clone()))).collect(),
         }
     }
@@ -118,7 +116,8 @@ impl<K: Key, V: Value> Loader<K, V> {
         let loader = self.inner.clone();
         let batch = async move {
             let loaded = loader.try_load_many(keys).await;
-            let loaded = loaded.map(Arc::new).map_err(|missed| ReadError::internal(&format!("a key was left out: {missed}")));
+            let loaded =
+                loaded.map(Arc::new).map_err(|missed| ReadError::internal(&format!("a key was left out: {missed}")));
             // When nobody waits any more, that is all right. When this panics, the waiters see the sender go.
             outcome.send_replace(Some(loaded));
         };
@@ -161,7 +160,9 @@ mod tests {
             gate.add_permits(1);
             for (key, waiter) in (0..10u64).zip(waiters) {
                 match waiter.await {
-                    Ok(value) => assert_eq!(value, Ok((key % 3 != 0).then_some(key * 2)), "key {key}, dropped {dropped}"),
+                    Ok(value) => {
+                        assert_eq!(value, Ok((key % 3 != 0).then_some(key * 2)), "key {key}, dropped {dropped}")
+                    }
                     Err(error) => assert!(key == dropped && error.is_cancelled()),
                 }
             }
@@ -205,7 +206,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiter_that_goes_away_before_its_batch_begins_leaves_nobody_waiting() {
-        let loader = Loader::<u64, Option<u64>>::new(|keys| async move { Ok(keys.into_iter().map(|k| (k, Some(k))).collect()) });
+        let loader =
+            Loader::<u64, Option<u64>>::new(|keys| async move { Ok(keys.into_iter().map(|k| (k, Some(k))).collect()) });
         assert!(loader.get(1).now_or_never().is_none());
         assert_eq!(futures::future::join(loader.get(2), loader.get(1)).await, (Ok(Some(2)), Ok(Some(1))));
         assert!(loader.get(3).now_or_never().is_none());

@@ -220,7 +220,8 @@ impl Reader {
         let window = Window::new(&page, &keyset, &self.core.limits)?;
         let matching = self.compiled::<M>(filter.as_ref())?;
         self.core.recorder.record(of.dependency());
-        let select = self.core.scoped::<M>().filter(of.condition()).filter(matching.clone()).filter(window.condition(&keyset));
+        let select =
+            self.core.scoped::<M>().filter(of.condition()).filter(matching.clone()).filter(window.condition(&keyset));
         let select = keyset.order(select, window.backward).limit(window.size + 1);
         let rows = self.core.rows::<M>(select).await?;
         Ok(Connection::new(self.clone(), of, matching, keyset, window, rows))

@@ -410,7 +410,9 @@ fn has(on: &On, word: &str, within: &Within<'_>) -> Result<Expr, ReadError> {
         _ => {
             let each = Func::cust(Alias::new("json_each")).arg(on.column.clone());
             let value = Expr::col((Alias::new("each"), Alias::new("value")));
-            Expr::exists(Query::select().expr(Expr::val(1)).from_function(each, "each").and_where(value.eq(word)).take())
+            Expr::exists(
+                Query::select().expr(Expr::val(1)).from_function(each, "each").and_where(value.eq(word)).take(),
+            )
         }
     })
 }

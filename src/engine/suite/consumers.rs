@@ -97,7 +97,13 @@ impl Consumer for SinkConsumer {
 
 /// Without waits between attempts.
 fn limits(batch: u64) -> ConsumerLimits {
-    ConsumerLimits { batch, attempts: 3, backoff: Duration::ZERO, longest_backoff: Duration::ZERO, ..ConsumerLimits::default() }
+    ConsumerLimits {
+        batch,
+        attempts: 3,
+        backoff: Duration::ZERO,
+        longest_backoff: Duration::ZERO,
+        ..ConsumerLimits::default()
+    }
 }
 
 fn follow(engine: &Arc<Engine>, sink: &Arc<Sink>, batch: u64) -> Consumers {
@@ -138,7 +144,8 @@ impl Reactor for Counting {
     fn react(&self, event: &Recorded) -> Vec<NewJob> {
         match event.event_as::<ThingEvent>() {
             Some(ThingEvent::Counted { by }) => {
-                let job = |which: &str| NewJob::new("count", event).payload(serde_json::json!({ "by": by, "which": which }));
+                let job =
+                    |which: &str| NewJob::new("count", event).payload(serde_json::json!({ "by": by, "which": which }));
                 vec![job("first"), job("second")]
             }
             _ => vec![],

@@ -42,7 +42,15 @@ fn positions(jobs: &[Job]) -> Vec<i64> {
 async fn states(engine: &Engine) -> Vec<(String, i32, Option<String>)> {
     let sql = "SELECT state, attempts, last_error FROM jobs ORDER BY position";
     let rows = engine.database().writer().query_all_raw(engine.database().statement(sql, sql, vec![])).await.unwrap();
-    rows.iter().map(|row| (row.try_get("", "state").unwrap(), row.try_get("", "attempts").unwrap(), row.try_get("", "last_error").unwrap())).collect()
+    rows.iter()
+        .map(|row| {
+            (
+                row.try_get("", "state").unwrap(),
+                row.try_get("", "attempts").unwrap(),
+                row.try_get("", "last_error").unwrap(),
+            )
+        })
+        .collect()
 }
 
 fn state(name: &str, attempts: i32, error: Option<&str>) -> (String, i32, Option<String>) {
@@ -91,9 +99,12 @@ impl Worker for Scripted {
         assert_eq!(beside, None, "two jobs of one subject at once");
         let _ = self.began.send(job.clone());
         tokio::task::yield_now().await;
-        let answer = self.answers.lock().unwrap().get_mut(&job.position.number()).and_then(|left| {
-            (!left.is_empty()).then(|| left.remove(0))
-        });
+        let answer = self
+            .answers
+            .lock()
+            .unwrap()
+            .get_mut(&job.position.number())
+            .and_then(|left| (!left.is_empty()).then(|| left.remove(0)));
         if let Some(Answer::Hang) = answer {
             std::future::pending::<()>().await;
         }
@@ -124,7 +135,10 @@ fn work(engine: &Arc<Engine>, worker: &Arc<Scripted>, limits: WorkerLimits) -> W
 }
 
 async fn ended(engine: &Engine, count: usize) {
-    until(|| async { states(engine).await.iter().filter(|(state, ..)| state == "done" || state == "failed").count() == count }).await;
+    until(|| async {
+        states(engine).await.iter().filter(|(state, ..)| state == "done" || state == "failed").count() == count
+    })
+    .await;
 }
 
 on_both! {

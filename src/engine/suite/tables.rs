@@ -66,5 +66,10 @@ fn quoted(text: &str) -> &str {
 }
 
 fn list(text: &str) -> impl Iterator<Item = &str> {
-    text.split(']').next().unwrap_or_default().split(',').map(|name| name.trim().trim_matches('"')).filter(|n| !n.is_empty())
+    text.split(']')
+        .next()
+        .unwrap_or_default()
+        .split(',')
+        .map(|name| name.trim().trim_matches('"'))
+        .filter(|n| !n.is_empty())
 }

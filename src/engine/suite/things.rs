@@ -3,8 +3,8 @@
 
 use async_graphql::SimpleObject;
 use oriel_kernel::{
-    Aggregate, Command, Decision, Event, EventDecoder, Fact, Given, OrganizationId, Outcome, Personal, Recorded, Rejection,
-    Timestamp, UserId, ids,
+    Aggregate, Command, Decision, Event, EventDecoder, Fact, Given, OrganizationId, Outcome, Personal, Recorded,
+    Rejection, Timestamp, UserId, ids,
 };
 use sea_orm::entity::prelude::*;
 

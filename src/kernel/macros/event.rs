@@ -16,7 +16,8 @@ pub fn derive(input: DeriveInput) -> Result<TokenStream> {
     };
     let stream = stream_name(&input)?;
     let name = &input.ident;
-    let variants = data.variants.iter().map(|variant| Ok((variant, event_type(variant)?))).collect::<Result<Vec<_>>>()?;
+    let variants =
+        data.variants.iter().map(|variant| Ok((variant, event_type(variant)?))).collect::<Result<Vec<_>>>()?;
 
     let types = variants.iter().map(|(_, t)| {
         let (name, version) = (&t.name, t.version);
@@ -160,11 +161,7 @@ fn encode_arm(variant: &Variant) -> Result<TokenStream> {
         .iter()
         .map(|ty| {
             // An absent value is left out, so that adding an optional field changes no bytes that were written.
-            if is(ty, "Option") {
-                quote!(#[serde(skip_serializing_if = "is_none")])
-            } else {
-                quote!()
-            }
+            if is(ty, "Option") { quote!(#[serde(skip_serializing_if = "is_none")]) } else { quote!() }
         })
         .collect();
     Ok(quote! {
@@ -186,9 +183,11 @@ fn decode_arm(variant: &Variant, event: &EventType) -> Result<TokenStream> {
     let types: Vec<_> = fields.iter().map(|f| parts(f).1).collect();
     let defaults = types.iter().map(|ty| if is(ty, "Option") { quote!(#[serde(default)]) } else { quote!() });
     let (name, version) = (&event.name, event.version);
-    let steps = event.upcasts.iter().zip(1i16..).map(|(upcast, from)| {
-        quote!(if type_version <= #from { value = #upcast(value); })
-    });
+    let steps = event
+        .upcasts
+        .iter()
+        .zip(1i16..)
+        .map(|(upcast, from)| quote!(if type_version <= #from { value = #upcast(value); }));
     let parse = if event.upcasts.is_empty() {
         quote!(serde_json::from_slice::<Payload>(payload).map_err(broken)?)
     } else {

@@ -3,7 +3,9 @@
 use heck::ToLowerCamelCase;
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result, ReturnType, Type, parse_quote};
+use syn::{
+    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result, ReturnType, Type, parse_quote,
+};
 
 pub fn expand(args: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
     let root: Ident = syn::parse2(args).map_err(|e| Error::new(e.span(), "say `query` or `mutation`"))?;

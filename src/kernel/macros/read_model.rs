@@ -42,7 +42,12 @@ pub fn derive(input: DeriveInput) -> Result<TokenStream> {
     let fields = fields(&input)?;
     let name = match model.name.as_ref().or(model.graphql_name.as_ref()) {
         Some(name) => name.value(),
-        None => return Err(Error::new_spanned(&input.ident, "say `#[graphql(name = \"…\")]`: filter and order are named after it")),
+        None => {
+            return Err(Error::new_spanned(
+                &input.ident,
+                "say `#[graphql(name = \"…\")]`: filter and order are named after it",
+            ));
+        }
     };
     let read_model = read_model(&input.ident, &model, &fields, &name)?;
     let collections = collections(&input.ident, &model, &fields)?;
@@ -91,9 +96,9 @@ impl Model {
                 Ok(())
             })?,
             _ => {
-                return Err(meta.error(
-                    "expected `kind`, `name`, `tenant`, `visible_by`, `owner`, `scope` or `collections`",
-                ));
+                return Err(
+                    meta.error("expected `kind`, `name`, `tenant`, `visible_by`, `owner`, `scope` or `collections`")
+                );
             }
         }
         Ok(())
@@ -181,10 +186,8 @@ fn column_named(text: &LitStr, fields: &[Field]) -> Result<(Ident, Ident)> {
 }
 
 fn read_model(model: &Ident, declared: &Model, fields: &[Field], name: &str) -> Result<TokenStream> {
-    let table = declared
-        .table
-        .as_ref()
-        .ok_or_else(|| Error::new_spanned(model, "say `#[sea_orm(table_name = \"…\")]`"))?;
+    let table =
+        declared.table.as_ref().ok_or_else(|| Error::new_spanned(model, "say `#[sea_orm(table_name = \"…\")]`"))?;
     let kind = declared.kind.as_ref().ok_or_else(|| Error::new_spanned(model, "say `kind = \"…\"`"))?;
     let scope = scope(declared, fields)?;
     let mut touches = Vec::new();

@@ -29,7 +29,10 @@ struct Filled {
 
 impl SearchIndex {
     /// See [`Reactors::rebuild_index`](crate::Reactors::rebuild_index).
-    pub(crate) async fn rebuild(&self, progress: &(dyn Fn(RebuildProgress) + Send + Sync)) -> Result<Position, IndexError> {
+    pub(crate) async fn rebuild(
+        &self,
+        progress: &(dyn Fn(RebuildProgress) + Send + Sync),
+    ) -> Result<Position, IndexError> {
         let next = self.search.begin_rebuild().await?;
         let mut filled = Filled { position: Position::START, organizations: BTreeSet::new() };
         // Dropped anywhere in here, `next` goes with it.

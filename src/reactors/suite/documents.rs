@@ -29,7 +29,10 @@ async fn an_uploaded_text_becomes_ready_and_is_found_by_its_words() {
     let uploaded = history.first().unwrap();
     assert!(history.iter().all(|event| event.correlation == uploaded.correlation), "one chain");
     let by_system = history.iter().filter(|event| event.causation.is_some());
-    assert!(by_system.clone().count() == 4 && by_system.clone().all(|e| history.iter().any(|c| Some(c.id.uuid()) == e.causation)));
+    assert!(
+        by_system.clone().count() == 4
+            && by_system.clone().all(|e| history.iter().any(|c| Some(c.id.uuid()) == e.causation))
+    );
 
     let states = reactors.states();
     assert!(states.consumers.iter().any(|consumer| consumer.name == "search_index" && consumer.set_aside == 0));

@@ -65,7 +65,8 @@ async fn told(house: &House) -> Vec<String> {
     let mut told = Vec::new();
     for query in ["", "water", "danube", "stream", "river", "notes", "atlas", "\"number 7\""] {
         let answer = house.answer(query).await;
-        let mut hits: Vec<_> = answer.hits.iter().map(|hit| format!("{} {} {:?}", hit.id, hit.kind, hit.highlights)).collect();
+        let mut hits: Vec<_> =
+            answer.hits.iter().map(|hit| format!("{} {} {:?}", hit.id, hit.kind, hit.highlights)).collect();
         // Newest first is told exactly; scores of words depend on entries that were replaced.
         if !query.is_empty() {
             hits.sort();

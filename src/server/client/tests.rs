@@ -98,7 +98,9 @@ async fn nobody_there_is_said_with_the_url_and_the_reason() {
 async fn waiting_is_told_once_per_question() {
     static TOLD: AtomicU32 = AtomicU32::new(0);
     let (url, asked) = server(|_, _| (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "0")], "")).await;
-    let client = Client::new(&url, None, QUICK).unwrap().on_waiting(|_| drop(TOLD.fetch_add(1, Ordering::SeqCst)));
+    let client = Client::new(&url, None, QUICK).unwrap().on_waiting(|_| {
+        TOLD.fetch_add(1, Ordering::SeqCst);
+    });
     let none = json!({});
     let answer: Result<Value, _> =
         client.patiently(&CancellationToken::new(), || client.execute("{ __typename }", &none)).await;

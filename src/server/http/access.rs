@@ -111,7 +111,8 @@ pub async fn record(State(_): State<HttpState>, mut request: Request, next: Next
     let began = Instant::now();
     let exchange = Exchange::of(&request);
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().into());
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().into());
     request.extensions_mut().insert(exchange.clone());
 
     let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;

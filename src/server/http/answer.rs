@@ -114,7 +114,8 @@ impl From<Excess> for Refusal {
             Excess::Circle => Self::bad_request("A fragment contains itself."),
             Excess::Limit { name, allowed, found, at_least, advice } => {
                 let found_text = if at_least { format!("at least {found}") } else { found.to_string() };
-                let message = format!("The document is over {name}: {allowed} is allowed, it has {found_text}. {advice}");
+                let message =
+                    format!("The document is over {name}: {allowed} is allowed, it has {found_text}. {advice}");
                 let mut refusal = Self::limit(StatusCode::BAD_REQUEST, name, allowed, message);
                 refusal.details.push(("found", Value::from(found)));
                 refusal
@@ -285,8 +286,14 @@ mod tests {
         assert_eq!(Accepts::of(&HeaderMap::new()).unwrap(), plain(Format::Json).unwrap());
         assert_eq!(accepts("*/*"), plain(Format::Json));
         assert_eq!(accepts(""), plain(Format::Json));
-        assert_eq!(accepts("application/graphql-response+json, application/json;q=0.9"), plain(Format::GraphqlResponse));
-        assert_eq!(accepts("application/json;q=0.5,application/graphql-response+json;q=0.6"), plain(Format::GraphqlResponse));
+        assert_eq!(
+            accepts("application/graphql-response+json, application/json;q=0.9"),
+            plain(Format::GraphqlResponse)
+        );
+        assert_eq!(
+            accepts("application/json;q=0.5,application/graphql-response+json;q=0.6"),
+            plain(Format::GraphqlResponse)
+        );
         let urql = "application/graphql-response+json, application/json, text/event-stream, multipart/mixed";
         assert_eq!(accepts(urql), Ok(Accepts { best: Format::GraphqlResponse, events: true }));
         assert_eq!(accepts("text/event-stream"), Ok(Accepts { best: Format::EventStream, events: true }));
@@ -320,7 +327,8 @@ mod tests {
         let refusal = Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, "max_body_bytes", 7, "too large");
         let error = refusal.after(Duration::from_millis(1_200)).error();
         let extensions = serde_json::to_value(error.extensions.unwrap()).unwrap();
-        let wanted = serde_json::json!({"code": "LIMIT_EXCEEDED", "limit": "max_body_bytes", "allowed": 7, "retryAfter": 2});
+        let wanted =
+            serde_json::json!({"code": "LIMIT_EXCEEDED", "limit": "max_body_bytes", "allowed": 7, "retryAfter": 2});
         assert_eq!(extensions, wanted);
     }
 }

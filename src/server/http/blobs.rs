@@ -35,7 +35,11 @@ pub async fn download(State(state): State<HttpState>, request: Request) -> Respo
 }
 
 /// A file that a client sends to a signed URL.
-pub async fn upload(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>, request: Request) -> Response {
+pub async fn upload(
+    State(state): State<HttpState>,
+    Extension(exchange): Extension<Exchange>,
+    request: Request,
+) -> Response {
     let (parts, body) = request.into_parts();
     let checked = verify(&state, &parts).and_then(|grant| grant.check_headers(&parts.headers).map(|()| grant));
     let grant = match checked {
@@ -53,7 +57,11 @@ pub async fn upload(State(state): State<HttpState>, Extension(exchange): Extensi
         }
         Err(error) => {
             let refusal: Refusal = not_stored(error, "the signed size");
-            tracing::debug!(request_id = exchange.trace(), code = refusal.code, "an upload to a signed URL was refused");
+            tracing::debug!(
+                request_id = exchange.trace(),
+                code = refusal.code,
+                "an upload to a signed URL was refused"
+            );
             plain(refusal.status, refusal.message)
         }
     }

@@ -85,7 +85,8 @@ impl HttpState {
     }
 
     async fn session(&self, exchange: &Exchange, token: &str) -> Result<(SessionId, Uuid), Refusal> {
-        let ended = || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
+        let ended =
+            || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
         let session = self.endpoint.authenticate(token).map_err(|_| ended())?;
         let row = self.endpoint.viewer(session).await;
         let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?.ok_or_else(ended)?;

@@ -30,7 +30,11 @@ pub enum Incoming {
 }
 
 /// A query in the URL, a subscription as a stream of events, or the beginning of a WebSocket.
-pub async fn get(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>, request: Request) -> Response {
+pub async fn get(
+    State(state): State<HttpState>,
+    Extension(exchange): Extension<Exchange>,
+    request: Request,
+) -> Response {
     let (parts, _) = request.into_parts();
     if websocket::is_asked_for(&parts.headers) {
         return websocket::open(state, exchange, parts).await;
@@ -45,7 +49,11 @@ pub async fn get(State(state): State<HttpState>, Extension(exchange): Extension<
 }
 
 /// Operations in the body.
-pub async fn post(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>, request: Request) -> Response {
+pub async fn post(
+    State(state): State<HttpState>,
+    Extension(exchange): Extension<Exchange>,
+    request: Request,
+) -> Response {
     let answered = async {
         let (parts, body) = request.into_parts();
         let accepts = Accepts::of(&parts.headers)?;
@@ -90,7 +98,10 @@ impl HttpState {
             Incoming::Batch(requests) => {
                 let most = self.limits.batch;
                 if requests.len() > most {
-                    let message = format!("A batch may hold max_batch = {most} operations; this one has {}. Send several.", requests.len());
+                    let message = format!(
+                        "A batch may hold max_batch = {most} operations; this one has {}. Send several.",
+                        requests.len()
+                    );
                     return Err(Refusal::limit(StatusCode::BAD_REQUEST, "max_batch", most as u64, message));
                 }
                 let left = self.charge(who, requests.len())?;
@@ -146,7 +157,8 @@ impl HttpState {
         accepts: Accepts,
         left: Option<Left>,
     ) -> Response {
-        let operations: Vec<Result<Operation, Box<Answer>>> = requests.into_iter().map(|r| self.read(exchange, r)).collect();
+        let operations: Vec<Result<Operation, Box<Answer>>> =
+            requests.into_iter().map(|r| self.read(exchange, r)).collect();
         let changes = operations.iter().flatten().any(|operation| operation.kind == Kind::Mutation);
         let work = operations.into_iter().map(|operation| async move {
             let mut refused = match operation {
@@ -233,7 +245,9 @@ fn of_uri(uri: &Uri) -> Result<GraphqlRequest, Refusal> {
     let Query(parameters) = Query::<Parameters>::try_from_uri(uri)
         .map_err(|_| Refusal::bad_request("The parameters of the URL cannot be read; each may come once."))?;
     if parameters.query.trim().is_empty() {
-        return Err(Refusal::bad_request("This is the GraphQL endpoint: send a POST, or a GET with the parameter `query`."));
+        return Err(Refusal::bad_request(
+            "This is the GraphQL endpoint: send a POST, or a GET with the parameter `query`.",
+        ));
     }
     let mut request = GraphqlRequest::new(parameters.query);
     request.operation_name = parameters.operation_name;
@@ -248,7 +262,9 @@ fn of_uri(uri: &Uri) -> Result<GraphqlRequest, Refusal> {
 
 fn inside<T: serde::de::DeserializeOwned + Default>(text: &str, name: &str) -> Result<T, Refusal> {
     let parsed: Result<Option<T>, _> = serde_json::from_str(text);
-    parsed.map(Option::unwrap_or_default).map_err(|error| Refusal::bad_request(format!("`{name}` is not a JSON object: {error}.")))
+    parsed
+        .map(Option::unwrap_or_default)
+        .map_err(|error| Refusal::bad_request(format!("`{name}` is not a JSON object: {error}.")))
 }
 
 /// At most `most` bytes, within `time`.

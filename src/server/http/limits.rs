@@ -180,7 +180,8 @@ pub fn check_document(document: &ExecutableDocument, limits: &DocumentLimits) ->
         }
         fields = fields.saturating_add(size.fields);
         aliases = aliases.saturating_add(size.aliases);
-        let own = operation.directives.len() + operation.variable_definitions.iter().map(|v| v.node.directives.len()).sum::<usize>();
+        let own = operation.directives.len()
+            + operation.variable_definitions.iter().map(|v| v.node.directives.len()).sum::<usize>();
         directives = directives.saturating_add(size.directives).saturating_add(own as u64);
     }
     if aliases > limits.aliases as u64 {

@@ -218,9 +218,9 @@ async fn part(parts: &mut Multipart<'static>, name: &str, most: u64, limit: &'st
 
 fn broken(error: multer::Error) -> Refusal {
     match error {
-        multer::Error::StreamReadFailed(_) | multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
-            Refusal::bad_request("The request broke off before its end.")
-        }
+        multer::Error::StreamReadFailed(_)
+        | multer::Error::IncompleteFieldData { .. }
+        | multer::Error::IncompleteStream => Refusal::bad_request("The request broke off before its end."),
         _ => Refusal::bad_request("The body is not well-formed multipart/form-data."),
     }
 }
@@ -348,7 +348,15 @@ mod tests {
         let variables = serde_json::to_value(&one.requests()[0].variables).unwrap();
         let wanted = serde_json::json!({"input": {"file": "upload:0", "files": [null, "upload:1"]}, "set": 1});
         assert_eq!(variables, wanted);
-        for wrong in ["variables.set", "variables.none", "variables.input.file", "variables.input.files.7", "query", "", "0.variables.x"] {
+        for wrong in [
+            "variables.set",
+            "variables.none",
+            "variables.input.file",
+            "variables.input.files.7",
+            "query",
+            "",
+            "0.variables.x",
+        ] {
             assert!(put(&mut one, wrong, "upload:2").is_err(), "{wrong}");
         }
         let mut batch = incoming(r#"[{"query":"{a}"},{"query":"{a}","variables":{"f":null}}]"#);
@@ -362,7 +370,8 @@ mod tests {
         assert_eq!(read_map(br#"{"0":["variables.a"],"1":["variables.b","variables.c"]}"#).unwrap().len(), 2);
         assert!(read_map(br#"{"0":["variables.a"],"1":["variables.a"]}"#).is_err());
         assert!(read_map(b"[]").is_err());
-        let many: HashMap<String, Vec<String>> = (0..=MAX_FILES).map(|n| (n.to_string(), vec![format!("variables.f{n}")])).collect();
+        let many: HashMap<String, Vec<String>> =
+            (0..=MAX_FILES).map(|n| (n.to_string(), vec![format!("variables.f{n}")])).collect();
         assert_eq!(read_map(&serde_json::to_vec(&many).unwrap()).unwrap_err().code, "LIMIT_EXCEEDED");
     }
 }

@@ -126,7 +126,10 @@ mod tests {
         assert!(rates.take(person(2), 1, start).is_ok());
         assert!(rates.take(person(1), 1, start + Duration::from_secs(1)).is_ok());
         assert!(rates.take(person(1), 1, start + Duration::from_secs(1)).is_err());
-        assert!(rates.take(person(1), 1_000, start + Duration::from_secs(200)).is_ok(), "a full bucket serves anything");
+        assert!(
+            rates.take(person(1), 1_000, start + Duration::from_secs(200)).is_ok(),
+            "a full bucket serves anything"
+        );
     }
 
     #[test]

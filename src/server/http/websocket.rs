@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_graphql::{Request as GraphqlRequest, Response as Answer};
 use async_graphql_axum::GraphQLProtocol;
 use axum::body::Bytes;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::FromRequestParts;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -82,15 +82,12 @@ pub async fn open(state: HttpState, exchange: Exchange, mut parts: Parts) -> Res
         Err(refusal) => return refuse(refusal),
     };
     let most = usize::try_from(state.limits.body_bytes).unwrap_or(usize::MAX);
-    upgrade
-        .read_buffer_size(BUFFER)
-        .write_buffer_size(BUFFER)
-        .max_message_size(most)
-        .max_frame_size(most)
-        .on_upgrade(move |web_socket| async move {
+    upgrade.read_buffer_size(BUFFER).write_buffer_size(BUFFER).max_message_size(most).max_frame_size(most).on_upgrade(
+        move |web_socket| async move {
             let headers = parts.headers;
             Connection::new(state, exchange, who, headers, socket).serve(web_socket).await;
-        })
+        },
+    )
 }
 
 #[derive(Deserialize)]
@@ -270,7 +267,8 @@ impl Connection {
         let trace = self.exchange.trace().to_owned();
         let most = self.state.limits.operations_per_socket;
         let begun = if self.operations.len() >= most {
-            let message = format!("A socket may have max_operations_per_socket = {most} operations. Complete one first.");
+            let message =
+                format!("A socket may have max_operations_per_socket = {most} operations. Complete one first.");
             let refusal = Refusal::limit(StatusCode::BAD_REQUEST, "max_operations_per_socket", most as u64, message);
             Err(Box::new(refusal.answer()))
         } else {

@@ -9,7 +9,8 @@ async fn count(db: &DatabaseConnection, filter: ThingFilter) -> Result<u64, Read
 }
 
 fn nested(levels: usize) -> ThingFilter {
-    (1..levels).fold(ThingFilter::default(), |inner, _| ThingFilter { not: Some(Box::new(inner)), ..Default::default() })
+    (1..levels)
+        .fold(ThingFilter::default(), |inner, _| ThingFilter { not: Some(Box::new(inner)), ..Default::default() })
 }
 
 #[tokio::test]
@@ -40,7 +41,8 @@ async fn values_that_no_column_holds_are_refused() {
     let zero = StringFilter { starts_with: Some("a\0".into()), ..Default::default() };
     let zero = ThingFilter { name: Some(zero), ..Default::default() };
     assert_eq!(count(&db, zero).await.unwrap_err().code(), "BAD_REQUEST");
-    let far = DateTimeFilter { lt: Some(DateTime::from_timestamp(8_000_000_000_000, 0).unwrap()), ..Default::default() };
+    let far =
+        DateTimeFilter { lt: Some(DateTime::from_timestamp(8_000_000_000_000, 0).unwrap()), ..Default::default() };
     let far = ThingFilter { created_at: Some(far), ..Default::default() };
     assert_eq!(count(&db, far).await.unwrap_err().code(), "BAD_REQUEST");
 }
@@ -49,7 +51,10 @@ async fn values_that_no_column_holds_are_refused() {
 async fn an_id_of_another_kind_is_the_id_of_nothing() {
     let db = sqlite().await;
     put(&db, (1..=3).map(thing)).await;
-    let on = |id: String| ThingFilter { shelf_id: Some(IdFilter { eq: Some(ID(id)), ..Default::default() }), ..Default::default() };
+    let on = |id: String| ThingFilter {
+        shelf_id: Some(IdFilter { eq: Some(ID(id)), ..Default::default() }),
+        ..Default::default()
+    };
     assert_eq!(count(&db, on(shelf(1).to_string())).await, Ok(3));
     assert_eq!(count(&db, on(ThingId::from_uuid(uuid(1)).to_string())).await, Ok(0));
     assert_eq!(count(&db, on("nonsense".into())).await, Ok(0));

@@ -24,22 +24,24 @@ pub fn things() -> impl Strategy<Value = Vec<Model>> {
         (option::of(-2..3i32), 0..3u64, any::<bool>(), vec("[ab]", 0..3), 0..4i64),
     );
     vec(one, 0..24).prop_map(|rows| {
-        rows.into_iter().zip(1u128..).map(|(((place, lender, name, note, there), (rank, size, loud, tags, at)), n)| Model {
-            // The order of ids is another one than that of insertion.
-            id: ThingId::from_uuid(uuid(1 + (n * 7) % 97)),
-            shelf_id: shelf(place),
-            lender_id: lender.map(|l| UserId::from_uuid(uuid(l))),
-            name,
-            note,
-            state: if there { ThingState::There } else { ThingState::Lost },
-            rank,
-            size: ByteSize::new(size),
-            loud,
-            tags: Tags(tags),
-            created_at: micros(at * 500_000 + at % 2),
-            ..thing(0)
-        })
-        .collect()
+        rows.into_iter()
+            .zip(1u128..)
+            .map(|(((place, lender, name, note, there), (rank, size, loud, tags, at)), n)| Model {
+                // The order of ids is another one than that of insertion.
+                id: ThingId::from_uuid(uuid(1 + (n * 7) % 97)),
+                shelf_id: shelf(place),
+                lender_id: lender.map(|l| UserId::from_uuid(uuid(l))),
+                name,
+                note,
+                state: if there { ThingState::There } else { ThingState::Lost },
+                rank,
+                size: ByteSize::new(size),
+                loud,
+                tags: Tags(tags),
+                created_at: micros(at * 500_000 + at % 2),
+                ..thing(0)
+            })
+            .collect()
     })
 }
 
@@ -53,21 +55,43 @@ pub fn orders() -> impl Strategy<Value = Vec<ThingOrder>> {
 pub fn filters() -> impl Strategy<Value = ThingFilter> {
     let text = || {
         let fields = (option::of(word()), option::of(word()), option::of(vec(word(), 0..3)), option::of(word()));
-        (fields, option::of(word()), option::of(any::<bool>())).prop_map(|((eq, ne, any, contains), starts_with, is_null)| {
-            StringFilter { eq, ne, r#in: any, contains, starts_with, is_null }
-        })
+        (fields, option::of(word()), option::of(any::<bool>())).prop_map(
+            |((eq, ne, any, contains), starts_with, is_null)| StringFilter {
+                eq,
+                ne,
+                r#in: any,
+                contains,
+                starts_with,
+                is_null,
+            },
+        )
     };
     let rank = (vec(option::of(-2..3i32), 6), option::of(vec(-2..3i32, 0..3)), option::of(any::<bool>())).prop_map(
-        |(v, any, is_null)| IntFilter { eq: v[0], ne: v[1], lt: v[2], lte: v[3], gt: v[4], gte: v[5], r#in: any, is_null },
+        |(v, any, is_null)| IntFilter {
+            eq: v[0],
+            ne: v[1],
+            lt: v[2],
+            lte: v[3],
+            gt: v[4],
+            gte: v[5],
+            r#in: any,
+            is_null,
+        },
     );
     let state = prop::sample::select(vec![ThingState::Lost, ThingState::There]);
     let state = (option::of(state.clone()), option::of(state.clone()), option::of(vec(state, 0..2)))
         .prop_map(|(eq, ne, any)| EnumFilter { eq, ne, r#in: any });
-    let lender = (option::of(1..4u128), option::of(1..4u128), option::of(any::<bool>())).prop_map(|(eq, ne, is_null)| {
-        let id = |n| ID(UserId::from_uuid(uuid(n)).to_string());
-        IdFilter { eq: eq.map(id), ne: ne.map(id), r#in: None, is_null }
-    });
-    let tags = (option::of("[abc]"), option::of(vec("[abc]", 0..3)), option::of(vec("[abc]", 0..3)), option::of(any::<bool>()))
+    let lender =
+        (option::of(1..4u128), option::of(1..4u128), option::of(any::<bool>())).prop_map(|(eq, ne, is_null)| {
+            let id = |n| ID(UserId::from_uuid(uuid(n)).to_string());
+            IdFilter { eq: eq.map(id), ne: ne.map(id), r#in: None, is_null }
+        });
+    let tags = (
+        option::of("[abc]"),
+        option::of(vec("[abc]", 0..3)),
+        option::of(vec("[abc]", 0..3)),
+        option::of(any::<bool>()),
+    )
         .prop_map(|(has, has_any, has_all, is_empty)| TagsFilter { has, has_any, has_all, is_empty });
     let at = vec(option::of((0..4i64).prop_map(|at| micros(at * 500_000 + at % 2))), 5).prop_map(|v| DateTimeFilter {
         eq: v[0],
@@ -87,7 +111,9 @@ pub fn filters() -> impl Strategy<Value = ThingFilter> {
         one(lender.prop_map(move |lender_id| ThingFilter { lender_id: Some(lender_id), ..none() }).boxed()),
         one(tags.prop_map(move |tags| ThingFilter { tags: Some(tags), ..none() }).boxed()),
         one(at.prop_map(move |at| ThingFilter { created_at: Some(at), ..none() }).boxed()),
-        one(any::<bool>().prop_map(move |l| ThingFilter { loud: Some(BooleanFilter { eq: Some(l) }), ..none() }).boxed()),
+        one(any::<bool>()
+            .prop_map(move |l| ThingFilter { loud: Some(BooleanFilter { eq: Some(l) }), ..none() })
+            .boxed()),
     ];
     leaf.prop_recursive(3, 12, 3, move |inner| {
         prop_oneof![
@@ -187,7 +213,13 @@ fn compare(orders: &[ThingOrder], a: &Model, b: &Model) -> Ordering {
 }
 
 /// Walks the list in pages of this size and compares it with what it means.
-pub async fn walk(db: &DatabaseConnection, things: &[Model], order: &[ThingOrder], filter: Option<&ThingFilter>, size: i32) {
+pub async fn walk(
+    db: &DatabaseConnection,
+    things: &[Model],
+    order: &[ThingOrder],
+    filter: Option<&ThingFilter>,
+    size: i32,
+) {
     let mut expected: Vec<Model> = things.iter().filter(|t| filter.is_none_or(|f| matches(f, t))).cloned().collect();
     expected.sort_by(|a, b| compare(order, a, b));
     let list = || Model::in_org(org(1));
@@ -248,11 +280,14 @@ async fn a_page_between_two_cursors() {
     let cursor = |n: i32| {
         let reader = reader.clone();
         async move {
-            let page = reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(n), None, None, None), None, None).await;
+            let page =
+                reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(n), None, None, None), None, None).await;
             page.unwrap().page_info().unwrap().end_cursor
         }
     };
-    let between = |first, last, after, before| reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(first, after, last, before), None, None);
+    let between = |first, last, after, before| {
+        reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(first, after, last, before), None, None)
+    };
     let ids = |page: &Connection<Model>| page.rows().iter().map(|t| t.id.uuid().as_u128()).collect::<Vec<_>>();
     let (after, before) = (cursor(2).await, cursor(7).await);
     let page = between(Some(3), None, after.clone(), before.clone()).await.unwrap();
@@ -272,7 +307,12 @@ async fn pages_that_nobody_can_give_are_refused() {
     let reader = reader(&db);
     let by_name = || Some(vec![ThingOrder { field: ThingOrderField::Name, direction: OrderDirection::Asc }]);
     let ask = |first, last, after: Option<&str>, order| {
-        let page = reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(first, after.map(str::to_owned), last, None), None, order);
+        let page = reader.page::<Model>(
+            Model::in_org(org(1)),
+            PageArgs::new(first, after.map(str::to_owned), last, None),
+            None,
+            order,
+        );
         async { page.await.map(|_| ()).unwrap_err() }
     };
     let statements = reader.recorder().statements();
@@ -287,12 +327,17 @@ async fn pages_that_nobody_can_give_are_refused() {
     assert_eq!(code(ask(None, None, None, Some(six)).await), "LIMIT_EXCEEDED");
     assert_eq!(reader.recorder().statements(), statements, "refused before anything is read");
 
-    let page = reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(1), None, None, None), None, by_name()).await.unwrap();
+    let page = reader
+        .page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(1), None, None, None), None, by_name())
+        .await
+        .unwrap();
     let cursor = page.page_info().unwrap().end_cursor.unwrap();
     let error = ask(None, None, Some(&cursor), None).await;
     assert!(error.message().contains("another order"), "{error:?}");
     // A cursor that was tampered with is refused, or is a place like any other: never an error of the database.
-    for values in [r#"["a\u0000","00000000000000000000000000000001"]"#, r#"[1,2]"#, r#"[null,null]"#, "[]", r#"["a","b"]"#] {
+    for values in
+        [r#"["a\u0000","00000000000000000000000000000001"]"#, r#"[1,2]"#, r#"[null,null]"#, "[]", r#"["a","b"]"#]
+    {
         let text = format!(r#"{{"o":"thing:+name+id","v":{values}}}"#);
         let forged = data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
         assert_eq!(code(ask(None, None, Some(&forged), by_name()).await), "BAD_REQUEST", "{values}");
@@ -319,14 +364,19 @@ async fn a_page_is_read_from_the_index_without_sorting() {
         let keyset = Keyset::<Model>::new(&order, &Limits::default()).unwrap();
         let place = keyset.place(&keyset.cursor(&thing(5)).unwrap()).unwrap();
         for backward in [false, true] {
-            let select = Entity::find().filter(Column::OrganizationId.eq(org(1))).filter(keyset.beyond(&place, backward));
+            let select =
+                Entity::find().filter(Column::OrganizationId.eq(org(1))).filter(keyset.beyond(&place, backward));
             let page = keyset.order(select, backward).build(db.get_database_backend());
             let sql = format!("EXPLAIN QUERY PLAN {}", page.sql);
             let explain = Statement::from_sql_and_values(db.get_database_backend(), sql, page.values.unwrap());
             let plan: Vec<String> =
                 db.query_all_raw(explain).await.unwrap().iter().map(|row| row.try_get("", "detail").unwrap()).collect();
             assert_eq!(plan.len(), 1, "{plan:?} for {}", page.sql);
-            assert!(plan[0].contains(&format!("USING INDEX {index} (organization_id=? AND ")), "{plan:?} for {}", page.sql);
+            assert!(
+                plan[0].contains(&format!("USING INDEX {index} (organization_id=? AND ")),
+                "{plan:?} for {}",
+                page.sql
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ impl Server {
         let server = Self { folder, programs, url: format!("postgres://postgres@127.0.0.1:{port}/postgres") };
         server.run("initdb", &["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]);
         let options = format!("-F -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''");
-        server.run("pg_ctl", &["start", "-w", "-o", &options, "-l", &server.data().with_extension("log").to_string_lossy()]);
+        server.run(
+            "pg_ctl",
+            &["start", "-w", "-o", &options, "-l", &server.data().with_extension("log").to_string_lossy()],
+        );
         Some(server)
     }
 

@@ -126,8 +126,12 @@ fn a_change_touches_the_row_and_every_collection_that_holds_it() {
     };
     let id = |n: u128| uuid(n).to_string();
     let lent = Model { lender_id: Some(UserId::from_uuid(uuid(5))), ..thing(3) };
-    let expected =
-        [format!("thing:{}", id(3)), format!("things@org:{}", id(1)), format!("things@shelf:{}", id(1)), format!("things@lender:{}", id(5))];
+    let expected = [
+        format!("thing:{}", id(3)),
+        format!("things@org:{}", id(1)),
+        format!("things@shelf:{}", id(1)),
+        format!("things@lender:{}", id(5)),
+    ];
     assert_eq!(touched(&lent), expected);
     assert_eq!(touched(&thing(3)), expected[..3]);
 }

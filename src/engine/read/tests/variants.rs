@@ -57,10 +57,12 @@ async fn rows_of_one_person_are_theirs_alone() {
     let db = sqlite().await;
     db.execute(&Schema::new(db.get_database_backend()).create_table_from_entity(slip::Entity)).await.unwrap();
     let user = |n| UserId::from_uuid(uuid(n));
-    let slips = [(1, 7), (2, 7), (3, 6)].map(|(id, of)| slip::Model { id: uuid(id), user_id: user(of) }.into_active_model());
+    let slips =
+        [(1, 7), (2, 7), (3, 6)].map(|(id, of)| slip::Model { id: uuid(id), user_id: user(of) }.into_active_model());
     slip::Entity::insert_many(slips).exec_without_returning(&db).await.unwrap();
     let reader = reader(&db); // of person 7
-    let page = reader.page(slip::Model::in_user(user(7)), PageArgs::new(Some(1), None, None, None), None, None).await.unwrap();
+    let page =
+        reader.page(slip::Model::in_user(user(7)), PageArgs::new(Some(1), None, None, None), None, None).await.unwrap();
     assert_eq!((page.rows()[0].id, page.total_count().await), (uuid(1), Ok(2)));
     assert_eq!(reader.count(slip::Model::in_user(user(6))).await, Ok(0));
     assert_eq!(reader.get::<slip::Model>(uuid(3)).await, Ok(None));
@@ -71,9 +73,15 @@ async fn rows_of_one_person_are_theirs_alone() {
 async fn a_scope_and_a_filter_of_any_shape() {
     let db = sqlite().await;
     db.execute(&Schema::new(db.get_database_backend()).create_table_from_entity(sign::Entity)).await.unwrap();
-    let sign = |(id, about, state)| sign::Model { id: uuid(id), about: UserId::from_uuid(uuid(about)), r#type: "t".into(), state };
+    let sign = |(id, about, state)| sign::Model {
+        id: uuid(id),
+        about: UserId::from_uuid(uuid(about)),
+        r#type: "t".into(),
+        state,
+    };
     let lost = Some(ThingState::Lost);
-    let signs = [(1, 1, None), (2, 2, lost), (3, 3, Some(ThingState::There)), (4, 7, None)].map(|s| sign(s).into_active_model());
+    let signs = [(1, 1, None), (2, 2, lost), (3, 3, Some(ThingState::There)), (4, 7, None)]
+        .map(|s| sign(s).into_active_model());
     sign::Entity::insert_many(signs).exec_without_returning(&db).await.unwrap();
     let reader = reader(&db);
     for n in 1..=4 {

@@ -33,8 +33,11 @@ fn usual_map() -> Value {
 
 async fn send(bed: &Bed, token: &str, body: impl Into<Body>) -> Heard {
     let bearer = format!("Bearer {token}");
-    let headers =
-        [("content-type", "multipart/form-data; boundary=b"), ("graphql-require-preflight", "1"), ("authorization", &bearer)];
+    let headers = [
+        ("content-type", "multipart/form-data; boundary=b"),
+        ("graphql-require-preflight", "1"),
+        ("authorization", &bearer),
+    ];
     bed.post(&headers, body).await
 }
 
@@ -63,7 +66,8 @@ async fn a_file_becomes_a_document() {
 async fn what_no_operation_takes_does_not_stay() {
     let bed = Bed::new().await;
     let token = bed.register("acme").await;
-    let body = begin(&upload("prj_00000000000000000000000000"), &usual_map()) + &file("0", "a.txt", "words") + "--b--\r\n";
+    let body =
+        begin(&upload("prj_00000000000000000000000000"), &usual_map()) + &file("0", "a.txt", "words") + "--b--\r\n";
     let heard = send(&bed, &token, body).await.json();
     assert_eq!(heard["data"]["documentUpload"]["document"], Value::Null, "{heard}");
     assert_ne!(heard["data"]["documentUpload"]["userErrors"], json!([]), "{heard}");
@@ -106,7 +110,8 @@ async fn a_file_that_is_too_large_is_refused_by_name_and_nothing_stays() {
     let bed = Bed::set(&[("upload_max_size", "1KiB")]).await;
     let token = bed.register("acme").await;
     let project = bed.project(&token, "DOCS").await;
-    let whole = |size: usize| begin(&upload(&project), &usual_map()) + &file("0", "a.txt", &"x".repeat(size)) + "--b--\r\n";
+    let whole =
+        |size: usize| begin(&upload(&project), &usual_map()) + &file("0", "a.txt", &"x".repeat(size)) + "--b--\r\n";
     let heard = send(&bed, &token, whole(1_025)).await;
     assert_eq!(heard.refusal(), (413, "LIMIT_EXCEEDED".to_owned()));
     assert_eq!(heard.json()["errors"][0]["extensions"]["limit"], "upload_max_size");
@@ -166,7 +171,10 @@ async fn parts_that_are_missing_unnamed_or_in_another_order_are_refused() {
     let project = bed.project(&token, "DOCS").await;
     let operations = upload(&project);
     let (usual, one) = (begin(&operations, &usual_map()), file("0", "a.txt", "words"));
-    let map_first = begin(&usual_map(), &operations).replace("\"operations\"", "\"x\"").replace("\"map\"", "\"operations\"").replace("\"x\"", "\"map\"");
+    let map_first = begin(&usual_map(), &operations)
+        .replace("\"operations\"", "\"x\"")
+        .replace("\"map\"", "\"operations\"")
+        .replace("\"x\"", "\"map\"");
     for wrong in [
         one.clone() + &usual + "--b--\r\n",
         map_first + &one + "--b--\r\n",

@@ -162,7 +162,10 @@ async fn a_client_is_not_answered_with_less_than_it_has_seen() {
     let ask = async |name: &str, value: &str| bed.post(&[("authorization", &bearer), (name, value)], body).await.json();
     assert_eq!(ask("oriel-at-least", &position).await["data"]["__typename"], "Query");
     assert_eq!(ask("oriel-at-least", &beyond).await["errors"][0]["extensions"]["code"], "BEHIND");
-    assert_eq!(ask("cookie", &format!("a=b; oriel_at_least={beyond}")).await["errors"][0]["extensions"]["code"], "BEHIND");
+    assert_eq!(
+        ask("cookie", &format!("a=b; oriel_at_least={beyond}")).await["errors"][0]["extensions"]["code"],
+        "BEHIND"
+    );
     assert_eq!(ask("cookie", "oriel_at_least=what").await["data"]["__typename"], "Query");
     assert_eq!(ask("oriel-at-least", "-1").await["errors"][0]["extensions"]["code"], "BAD_REQUEST");
     for (at_least, code) in [(json!(beyond), "BEHIND"), (json!("x"), "BAD_REQUEST"), (json!(7), "BAD_REQUEST")] {
@@ -203,7 +206,11 @@ async fn who_asks_too_often_is_told_when_to_come_again() {
 async fn only_the_origins_of_the_settings_may_call_from_elsewhere() {
     let bed = Bed::set(&[("cors_origins", "https://app.example")]).await;
     let preflight = async |origin: &str| {
-        let headers = [("origin", origin), ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization")];
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization"),
+        ];
         bed.send(with(Request::options("/graphql"), &headers, Body::empty())).await
     };
     let known = preflight("https://app.example").await;
@@ -233,6 +240,9 @@ async fn a_request_is_one_line_of_the_log_without_its_secrets() {
     let token = bed.register("acme").await;
     let lines = Lines::default();
     let writer = lines.clone();
+    // With a single subscriber in the process, a place that logs asks only the thread that comes there first, which may
+    // be another test's. With two it asks both.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
     {
         let _guard = tracing::subscriber::set_default(subscriber);
@@ -248,7 +258,13 @@ async fn a_request_is_one_line_of_the_log_without_its_secrets() {
         .filter(|record: &Value| record["target"] == "oriel::access")
         .collect();
     let [record] = &requests[..] else { panic!("{requests:?}") };
-    assert_eq!((&record["operation"], &record["status"], &record["route"]), (&json!("Make"), &json!(200), &json!("/graphql")));
-    assert!(record["user"].as_str().unwrap().contains('_') && record["organization"].as_str().unwrap().contains('_'), "{record}");
+    assert_eq!(
+        (&record["operation"], &record["status"], &record["route"]),
+        (&json!("Make"), &json!(200), &json!("/graphql"))
+    );
+    assert!(
+        record["user"].as_str().unwrap().contains('_') && record["organization"].as_str().unwrap().contains('_'),
+        "{record}"
+    );
     assert!(record["request_id"].as_str().unwrap().len() == 36 && record["ms"].as_f64().unwrap() > 0.0, "{record}");
 }

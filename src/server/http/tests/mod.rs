@@ -44,7 +44,8 @@ impl Operations for Beside {
         Vec::new()
     }
     fn backends(&self) -> Vec<BackendState> {
-        let backend = BackendState { name: "search".into(), kind: "test".into(), healthy: self.healthy, last_error: None };
+        let backend =
+            BackendState { name: "search".into(), kind: "test".into(), healthy: self.healthy, last_error: None };
         vec![backend]
     }
     fn index_position(&self) -> Position {
@@ -164,7 +165,11 @@ impl Bed {
 
     async fn post(&self, headers: &[(&str, &str)], body: impl Into<Body>) -> Heard {
         let json = [("content-type", "application/json")];
-        let headers = if headers.iter().any(|(name, _)| *name == "content-type") { headers.to_vec() } else { [&json, headers].concat() };
+        let headers = if headers.iter().any(|(name, _)| *name == "content-type") {
+            headers.to_vec()
+        } else {
+            [&json, headers].concat()
+        };
         self.send(with(Request::post("/graphql"), &headers, body.into())).await
     }
 
@@ -177,7 +182,8 @@ impl Bed {
     /// Founds an organisation; its owner's token.
     async fn register(&self, organization: &str) -> String {
         let input = json!({ "organizationName": organization, "email": format!("{organization}@example.com"), "name": "Somebody", "password": PASSWORD });
-        let query = "mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }";
+        let query =
+            "mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }";
         let heard = self.ask(None, query, json!({ "input": input })).await.json();
         heard["data"]["register"]["accessToken"].as_str().unwrap_or_else(|| panic!("{heard}")).to_owned()
     }

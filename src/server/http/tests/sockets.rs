@@ -82,7 +82,9 @@ async fn a_live_query_follows_changes_beside_other_operations() {
     let first = client.hear().await;
     assert_eq!((&first["id"], &first["type"]), (&json!("l"), &json!("next")));
     assert_eq!(first["payload"]["data"]["live"]["projects"]["nodes"], json!([]), "{first}");
-    assert!(first["payload"]["extensions"]["position"].is_string() && first["payload"]["extensions"]["traceId"].is_string());
+    assert!(
+        first["payload"]["extensions"]["position"].is_string() && first["payload"]["extensions"]["traceId"].is_string()
+    );
 
     client.subscribe("q", "{ __typename }").await;
     assert_eq!(client.hear().await["payload"]["data"]["__typename"], "Query");
@@ -118,7 +120,10 @@ async fn what_cannot_begin_is_an_error_of_its_operation_alone() {
     assert_eq!(client.hear().await["type"], "next");
     client.subscribe("m", LIVE).await;
     let over = client.hear().await;
-    assert_eq!((&over["type"], &over["payload"][0]["extensions"]["limit"]), (&json!("error"), &json!("max_operations_per_socket")));
+    assert_eq!(
+        (&over["type"], &over["payload"][0]["extensions"]["limit"]),
+        (&json!("error"), &json!("max_operations_per_socket"))
+    );
 }
 
 #[tokio::test]
@@ -308,7 +313,8 @@ async fn a_subscription_needs_a_stream() {
     let plain = bed.post(&[], body.clone()).await;
     assert_eq!(plain.refusal(), (400, "BAD_REQUEST".to_owned()));
     let accept = "application/graphql-response+json, application/json, text/event-stream";
-    let request = with(Request::post("/graphql"), &[("content-type", "application/json"), ("accept", accept)], body.into());
+    let request =
+        with(Request::post("/graphql"), &[("content-type", "application/json"), ("accept", accept)], body.into());
     let response = bed.router.clone().oneshot(request).await.unwrap();
     assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/event-stream"));
 }
