@@ -180,7 +180,7 @@ settings! {
         max_aliases: usize = "100", whole(1, 10_000);
         /// Fields of Query or Mutation in one operation.
         max_root_fields: usize = "50", whole(1, 1_000);
-        /// The cost of an operation: its fields, times the rows asked for.
+        /// Fields in an operation, those of a fragment counted wherever it is spread.
         max_complexity: usize = "20000", whole(100, 10_000_000);
         /// Operations in one batched request.
         max_batch: usize = "10", whole(1, 1_000);
