@@ -68,8 +68,8 @@ impl Writes {
             ),
             (
                 format!(
-                    "INSERT INTO projects (id, organization_id, name, key, status, owner_id, member_count, document_count, storage_used, created_at, updated_at, version) \
-                 SELECT unhex(value ->> 0), unhex('{organization}'), value ->> 1, value ->> 2, 'ACTIVE', unhex('{organization}'), 1, 0, 0, '{now}', '{now}', 1 FROM json_each($1) WHERE true \
+                    "INSERT INTO projects (id, organization_id, name, key, status, owner_id, member_count, document_count, storage_used, created_at, updated_at, version, counted_position) \
+                 SELECT unhex(value ->> 0), unhex('{organization}'), value ->> 1, value ->> 2, 'ACTIVE', unhex('{organization}'), 1, 0, 0, '{now}', '{now}', 1, 0 FROM json_each($1) WHERE true \
                  ON CONFLICT (id) DO UPDATE SET name = excluded.name, version = version + 1"
                 ),
                 json!(projects),
