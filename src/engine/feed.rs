@@ -133,6 +133,7 @@ impl Feed {
             *head = batch.last.max(*head);
             moved
         });
+        metrics::gauge!("oriel_position").set(self.head().number() as f64);
         // Nobody listening is not an error.
         let _ = self.batches.send(Arc::new(batch));
     }

@@ -114,22 +114,11 @@ pub const METRICS: &[Metric] = &[
         &["kind", "outcome"],
         "GraphQL operations: query, mutation, subscription; ok, error.",
     ),
-    spread("oriel_operation_seconds", &["kind"], "Time to execute a GraphQL operation, cache hits included."),
+    spread("oriel_operation_seconds", &["kind"], "Time to execute a GraphQL operation."),
     counter("oriel_refusals_total", &["code"], "Requests refused before the work, by error code."),
     counter("oriel_upload_bytes_total", &[], "Bytes of files received."),
-    // cache
-    counter("oriel_cache_hits_total", &[], "Answers served from the response cache."),
-    counter("oriel_cache_misses_total", &[], "Answers that had to be executed."),
-    counter("oriel_cache_coalesced_total", &[], "Requests that waited for an equal one."),
-    level("oriel_cache_entries", &[], "Answers in the response cache."),
-    level("oriel_cache_bytes", &[], "Bytes in the response cache."),
-    // live
+    // sockets
     level("oriel_sockets", &["transport"], "Open sockets: websocket, sse."),
-    level("oriel_live_queries", &[], "Distinct live queries on this node."),
-    level("oriel_live_subscribers", &[], "Subscribers of live queries on this node."),
-    counter("oriel_live_executions_total", &[], "Executions of live queries because a dependency was touched."),
-    counter("oriel_live_messages_total", &[], "Messages sent to subscribers of live queries."),
-    spread("oriel_live_delay_seconds", &[], "Time from a commit to the last subscriber it concerned."),
     // the log
     level("oriel_position", &[], "The last position of the log that this node has applied."),
     counter("oriel_events_total", &[], "Events appended by this node."),
@@ -143,11 +132,8 @@ pub const METRICS: &[Metric] = &[
     counter("oriel_consumer_set_aside_total", &["consumer"], "Events that a consumer could not apply and set aside."),
     level("oriel_jobs", &["queue", "state"], "Jobs by queue and state."),
     counter("oriel_jobs_total", &["queue", "outcome"], "Jobs ended: done, retried, failed."),
-    spread("oriel_job_seconds", &["queue"], "Time of one attempt of a job."),
     // the outside world
-    counter("oriel_backend_calls_total", &["backend", "outcome"], "Calls to a backend: ok, error, timeout, open."),
-    spread("oriel_backend_seconds", &["backend"], "Time of a call to a backend."),
-    level("oriel_backend_up", &["backend"], "1 when a backend answers, else 0."),
+    counter("oriel_blobs_swept_total", &[], "Files removed because nothing refers to them."),
     counter("oriel_bus_unsent_total", &[], "Messages to other nodes that were not sent; they catch up from the log."),
     counter("oriel_bus_lagged_total", &[], "Messages of other nodes that were missed; they are read from the log."),
     // the process
