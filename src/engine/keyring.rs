@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use aws_lc_rs::{hkdf, hmac};
 use oriel_kernel::{AnyEvent, Blinder, Id, PersonalField, PersonalVisitor, Timestamp, UserId};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -155,7 +155,7 @@ impl Keyring {
         if unknown.is_empty() {
             return Ok(());
         }
-        let found = self.stored(&unknown).await?;
+        let found = self.stored(self.connection(make), &unknown).await?;
         let missing: Vec<Uuid> = unknown.into_iter().filter(|id| !found.contains(id)).collect();
         if make && !missing.is_empty() {
             for id in &missing {
@@ -165,18 +165,23 @@ impl Keyring {
                 self.database.writer().execute_raw(statement).await?;
             }
             // Another node may have been first: what is stored counts.
-            self.stored(&missing).await?;
+            self.stored(self.database.writer(), &missing).await?;
         }
         Ok(())
     }
 
-    async fn stored(&self, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, KeyError> {
+    /// Where keys are looked up: what is about to be sealed sees a key that was made a moment ago; what is opened was
+    /// sealed with a key that is there, and may be read while this process holds the one connection that writes.
+    fn connection(&self, make: bool) -> &DatabaseConnection {
+        if make { self.database.writer() } else { self.database.reader() }
+    }
+
+    async fn stored(&self, connection: &DatabaseConnection, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, KeyError> {
         let backend: DbBackend = self.database.backend();
         let sql = format!("SELECT user_id, wrapped FROM person_keys WHERE {}", in_ids(backend, "user_id", 1));
-        // On the writer, which sees what was inserted a moment ago (a replica may not).
         let statement = self.database.statement(&sql, &sql, vec![Value::from(ids_json(ids))]);
         let mut found = BTreeSet::new();
-        for row in self.database.writer().query_all_raw(statement).await? {
+        for row in connection.query_all_raw(statement).await? {
             let id: Uuid = row.try_get("", "user_id")?;
             let key = match row.try_get::<Option<Vec<u8>>>("", "wrapped")? {
                 None => None,
@@ -225,18 +230,6 @@ pub fn random_key() -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let mut bytes = Zeroizing::new([0; 32]);
     SystemRandom::new().fill(bytes.as_mut_slice()).map_err(|_| KeyError::Cipher)?;
     Ok(bytes)
-}
-
-/// Derives a key for one purpose from a secret (HKDF-SHA256, RFC 5869).
-pub fn derive(secret: &[u8; 32], purpose: &str) -> Zeroizing<[u8; 32]> {
-    let mut out = Zeroizing::new([0; 32]);
-    let info = [purpose.as_bytes()];
-    let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"oriel").extract(secret);
-    // The length asked for is the length of the hash: this cannot fail.
-    if let Ok(okm) = prk.expand(&info, hkdf::HKDF_SHA256) {
-        let _ = okm.fill(out.as_mut_slice());
-    }
-    out
 }
 
 fn aes(key: &[u8]) -> Result<LessSafeKey, KeyError> {

@@ -90,6 +90,20 @@ on_both! {
         assert!(rows(&engine).await.iter().all(|row| row.total == 0));
     }
 
+    /// A process that has just started has no person's key at hand, and holds the one connection that writes while it
+    /// folds the last events.
+    async fn a_changed_projection_is_built_at_the_next_start(place) {
+        let engine = place.engine().await;
+        make(&engine, org(1), "a").await;
+        let grown = rows(&engine).await;
+        engine.database().writer().execute_unprepared("UPDATE read_models SET version = 0 WHERE name = 'toys'").await.unwrap();
+        engine.database().writer().execute_unprepared("DELETE FROM toys").await.unwrap();
+        engine.stop().await;
+        let engine = in_time(place.engine()).await;
+        assert_eq!(rows(&engine).await, grown);
+        make(&engine, org(1), "b").await;
+    }
+
     async fn while_others_write(place) {
         let engine = place.engine().await;
         let mut things = Vec::new();
