@@ -16,7 +16,7 @@ use oriel_engine::read::{ByteSize, Collection, EnumFilter, ReadError, ReadModel,
 use oriel_kernel::{MemberId, OrganizationId, Permission, Timestamp};
 use sea_orm::entity::prelude::*;
 
-use crate::{defect, members, projects, reader};
+use crate::{defect, members, passing, projects, reader};
 
 pub mod pipeline;
 mod projection;
@@ -224,7 +224,7 @@ impl Model {
     ) -> Option<Result<String>> {
         let url = async {
             let reader = reader(cx)?;
-            reader.recorder().volatile();
+            passing(cx);
             let wanted = revision.unwrap_or(self.revision);
             if wanted == self.revision {
                 return self.hand_out(cx).await;

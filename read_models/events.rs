@@ -27,7 +27,7 @@ pub const VIEW: Permission = Permission::new("events", "view");
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "events")]
 #[graphql(name = "Event", complex)]
-#[read_model(kind = "event", scope = seen, collections(org = "organization_id"))]
+#[read_model(kind = "event", scope = seen, shared, collections(org = "organization_id"))]
 pub struct Model {
     /// Its place in the log of the installation.
     #[sea_orm(primary_key, auto_increment = false)]

@@ -35,7 +35,7 @@ mod histories;
 #[cfg(test)]
 mod reading;
 
-pub use readers::{Readers, current_reader};
+pub use readers::{Readers, current_reader, passing};
 
 /// Every projection: the one list of what the engine keeps within the commit.
 pub fn read_models() -> Vec<Box<dyn Inline>> {
@@ -65,7 +65,7 @@ fn defect(what: &str) -> ReadError {
 
 /// `FORBIDDEN`, unless the viewer's roles grant this.
 fn must(reader: &Reader, wanted: Permission) -> Result<(), Error> {
-    if reader.viewer().grant(wanted).is_some() {
+    if reader.grant(wanted).is_some() {
         return Ok(());
     }
     let message = format!("This requires the permission `{wanted}`.");

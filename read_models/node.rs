@@ -41,7 +41,7 @@ impl Node {
     pub async fn load(reader: &Reader, id: RawId<'_>) -> Result<Option<Self>, ReadError> {
         use crate::projects::members::kinds::ProjectMemberId;
         use oriel_domain::{documents::kinds::DocumentId, projects::kinds::ProjectId};
-        let may = |wanted: Permission| reader.viewer().grant(wanted).is_some();
+        let may = |wanted: Permission| reader.grant(wanted).is_some();
         Ok(match id.prefix {
             kinds::UserId::PREFIX if may(members::VIEW) => {
                 users::find(reader, Id::from_uuid(id.uuid)).await?.map(Self::User)

@@ -28,7 +28,7 @@ use crate::{plain, same};
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "organizations")]
 #[graphql(name = "Organization")]
-#[read_model(kind = "organization", scope = seen)]
+#[read_model(kind = "organization", scope = seen, shared)]
 pub struct Model {
     /// The organization's id.
     #[sea_orm(primary_key, auto_increment = false)]
@@ -63,7 +63,8 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-/// The organisation in which the viewer acts, and the others that the same person is an active member of.
+/// The organisation in which the viewer acts, and the others that the same person is an active member of. Only
+/// [`find`] and [`of_viewer`] look for the others, and say themselves that the answer is personal.
 fn seen(viewer: &Viewer, _: DbBackend) -> Condition {
     let joined = Query::select()
         .expr(Expr::val(1))

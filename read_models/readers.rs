@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use async_graphql::Context;
-use oriel_engine::read::Reader;
+use async_graphql::{Context, QueryPathSegment};
+use oriel_engine::read::{PathPart, Reader};
 
 /// See the module. Cheap to clone; the clones are one.
 #[derive(Clone, Default)]
@@ -40,4 +40,18 @@ pub fn current_reader(cx: &Context<'_>) -> Option<Reader> {
 
 pub(crate) fn borrowed<'a>(cx: &Context<'a>) -> Option<&'a Reader> {
     cx.data_opt::<Readers>().and_then(Readers::current).or_else(|| cx.data_opt::<Reader>())
+}
+
+/// The value of the field that is being resolved is another one each time (a signed URL, a duration): the answer is
+/// not kept, and a live query sends no new one because of it alone.
+pub fn passing(cx: &Context<'_>) {
+    let (Some(reader), Some(node)) = (borrowed(cx), &cx.path_node) else { return };
+    let part = |segment: &QueryPathSegment<'_>| match segment {
+        QueryPathSegment::Index(index) => PathPart::Index(*index),
+        QueryPathSegment::Name(name) => PathPart::Key((*name).to_owned()),
+    };
+    let mut place: Vec<PathPart> = node.parents().map(|node| part(&node.segment)).collect();
+    place.reverse();
+    place.push(part(&node.segment));
+    reader.recorder().passing(place);
 }

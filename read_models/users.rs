@@ -27,7 +27,7 @@ use crate::{same, told};
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "users")]
 #[graphql(name = "User")]
-#[read_model(kind = "user", scope = seen)]
+#[read_model(kind = "user", scope = seen, shared)]
 pub struct Model {
     /// The person's id.
     #[sea_orm(primary_key, auto_increment = false)]

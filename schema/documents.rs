@@ -60,7 +60,7 @@ impl DocumentQuery {
         #[graphql(desc = "In which order.")] order_by: Option<Vec<DocumentOrder>>,
     ) -> Result<Connection<Document>> {
         let reader = reader(cx)?;
-        let all = listed(Document::in_org(reader.viewer().organization), filter.as_ref());
+        let all = listed(Document::in_org(reader.organization()), filter.as_ref());
         Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
     }
 

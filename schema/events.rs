@@ -58,7 +58,7 @@ impl EventQuery {
         #[graphql(desc = "In which order.")] order_by: Option<Vec<EventOrder>>,
     ) -> Result<Connection<Event>> {
         let reader = reader(cx)?;
-        let all = Event::in_org(reader.viewer().organization);
+        let all = Event::in_org(reader.organization());
         let order = order_by.unwrap_or_else(newest_first);
         Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, Some(order)).await?)
     }

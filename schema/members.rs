@@ -75,7 +75,7 @@ impl MemberQuery {
         #[graphql(desc = "In which order.")] order_by: Option<Vec<MemberOrder>>,
     ) -> Result<Connection<Member>> {
         let reader = reader(cx)?;
-        let all = Member::in_org(reader.viewer().organization);
+        let all = Member::in_org(reader.organization());
         Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
     }
 }

@@ -35,7 +35,7 @@ impl OrganizationQuery {
     #[permission("organization:view")]
     async fn organization(&self, cx: &Context<'_>) -> Result<Option<Arc<Organization>>> {
         let reader = reader(cx)?;
-        Ok(reader.get(reader.viewer().organization).await?)
+        Ok(reader.get(reader.organization()).await?)
     }
 }
 

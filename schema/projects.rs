@@ -54,7 +54,7 @@ impl ProjectQuery {
         #[graphql(desc = "In which order.")] order_by: Option<Vec<ProjectOrder>>,
     ) -> Result<Connection<Project>> {
         let reader = reader(cx)?;
-        let all = Project::in_org(reader.viewer().organization);
+        let all = Project::in_org(reader.organization());
         Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use async_graphql::{Context, Enum, ID, Object, SimpleObject, Union};
 use oriel_backends::search::{self as index, Checkpoint, Cursor, FacetField, Hit, SearchError, SearchRequest};
 use oriel_domain::projects::ProjectId;
-use oriel_engine::read::{Dependency, PageInfo, ReadError, Reader, Recorder};
-use oriel_kernel::{Permission, Position, RawId, Viewer, Visible, operations};
-use oriel_read_models::{documents, projects};
+use oriel_engine::read::{Dependency, PageInfo, ReadError, Reader};
+use oriel_kernel::{Permission, Position, RawId, Visible, operations};
+use oriel_read_models::{documents, passing, projects};
 use uuid::Uuid;
 
 use crate::access::{Result, error, reader, unavailable};
@@ -51,7 +51,7 @@ impl SearchQuery {
         let reader = reader(cx)?;
         let request = SearchRequest {
             query,
-            kinds: kinds(reader.viewer(), types.as_deref()),
+            kinds: kinds(&reader, types.as_deref()),
             project: project_id.map(|id| id.uuid()),
             tags: tags.unwrap_or_default(),
             media_types: media_types.unwrap_or_default(),
@@ -62,9 +62,10 @@ impl SearchQuery {
         record(&reader);
         caught_up(cx, services).await?;
         if request.kinds.is_empty() {
-            return Ok(SearchConnection::empty(&reader, services.operations.index_position()));
+            return Ok(SearchConnection::empty(services.operations.index_position()));
         }
-        let answer = services.search.search(&scope(reader.viewer()), &request).await.map_err(shown)?;
+        let answer = services.search.search(&scope(&reader), &request).await.map_err(shown)?;
+        reader.recorder().as_of(place(answer.checkpoint));
         let page = load(&reader, answer.hits).await?;
         let edges = page.edges;
         Ok(SearchConnection {
@@ -79,7 +80,6 @@ impl SearchQuery {
             total: answer.total.saturating_sub(page.dropped),
             position: place(answer.checkpoint),
             took: begun.elapsed(),
-            recorder: Arc::clone(reader.recorder()),
             edges,
         })
     }
@@ -98,8 +98,10 @@ impl SearchQuery {
         let first = how_many(Some(first), 8)?;
         record(&reader);
         caught_up(cx, services).await?;
-        let kinds = kinds(reader.viewer(), None);
-        let found = services.search.suggest(&scope(reader.viewer()), &prefix, first).await.map_err(shown)?;
+        let kinds = kinds(&reader, None);
+        let at = services.operations.index_position();
+        reader.recorder().as_of(at);
+        let found = services.search.suggest(&scope(&reader), &prefix, first).await.map_err(shown)?;
         // A tag names nothing; it comes from documents.
         let may = |kind: &str| kinds.iter().any(|k| k == if kind == TAG { SearchType::Document.kind() } else { kind });
         Ok(found.into_iter().filter(|found| may(&found.kind)).map(Suggestion::from).collect())
@@ -166,7 +168,6 @@ struct SearchConnection {
     total: u64,
     position: Position,
     took: Duration,
-    recorder: Arc<Recorder>,
 }
 
 /// A page of what was found, best first.
@@ -198,19 +199,21 @@ impl SearchConnection {
     }
 
     /// Where in the log the index stood when it answered: what happened later is not found yet.
-    async fn position(&self) -> Position {
+    async fn position(&self, cx: &Context<'_>) -> Position {
+        // It moves with every event of the installation, found or not.
+        passing(cx);
         self.position
     }
 
     /// How long the search took, in milliseconds.
-    async fn took_ms(&self) -> f64 {
-        self.recorder.volatile();
+    async fn took_ms(&self, cx: &Context<'_>) -> f64 {
+        passing(cx);
         self.took.as_secs_f64() * 1_000.0
     }
 }
 
 impl SearchConnection {
-    fn empty(reader: &Reader, position: Position) -> Self {
+    fn empty(position: Position) -> Self {
         Self {
             edges: Vec::new(),
             facets: Vec::new(),
@@ -218,7 +221,6 @@ impl SearchConnection {
             total: 0,
             position,
             took: Duration::ZERO,
-            recorder: Arc::clone(reader.recorder()),
         }
     }
 }
@@ -297,10 +299,10 @@ impl From<index::Suggestion> for Suggestion {
 
 // --- from the viewer to the index, and back --------------------------------------------------------------------------
 
-fn scope(viewer: &Viewer) -> index::Scope {
+fn scope(reader: &Reader) -> index::Scope {
     index::Scope {
-        organization: viewer.organization.uuid(),
-        projects: match &viewer.visible {
+        organization: reader.organization().uuid(),
+        projects: match reader.visible() {
             Visible::All => None,
             Visible::Only(projects) => Some(projects.iter().copied().collect()),
         },
@@ -308,10 +310,10 @@ fn scope(viewer: &Viewer) -> index::Scope {
 }
 
 /// The kinds that are wanted and may be seen. None: there is nothing to find.
-fn kinds(viewer: &Viewer, wanted: Option<&[SearchType]>) -> Vec<String> {
+fn kinds(reader: &Reader, wanted: Option<&[SearchType]>) -> Vec<String> {
     let wanted = wanted.filter(|types| !types.is_empty()).unwrap_or(&SearchType::ALL);
     let allowed = SearchType::ALL.into_iter().filter(|kind| wanted.contains(kind));
-    allowed.filter(|kind| viewer.grant(kind.permission()).is_some()).map(|kind| kind.kind().to_owned()).collect()
+    allowed.filter(|kind| reader.grant(kind.permission()).is_some()).map(|kind| kind.kind().to_owned()).collect()
 }
 
 fn how_many(first: Option<i32>, default: usize) -> Result<usize> {
@@ -328,7 +330,7 @@ pub fn dependency(organization: oriel_kernel::OrganizationId) -> Dependency {
 }
 
 fn record(reader: &Reader) {
-    reader.recorder().record(dependency(reader.viewer().organization));
+    reader.recorder().record(dependency(reader.organization()));
 }
 
 /// Waits, bounded, until the index has seen what the request wants to be seen.

@@ -96,7 +96,7 @@ impl Viewer {
     /// The organization in which you act.
     async fn organization(&self, cx: &Context<'_>) -> async_graphql::Result<Arc<Organization>> {
         let reader = reading(cx)?;
-        own(&reader, reader.viewer().organization.uuid()).await
+        own(&reader, reader.organization().uuid()).await
     }
 
     /// All organizations that you are an active member of, the oldest first: `sessionSwitch` goes to another one.
@@ -106,7 +106,7 @@ impl Viewer {
 
     /// What you may do here, sorted: `module:action`, with `:own` for what is your own, and `*` for all.
     async fn permissions(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<String>> {
-        Ok(reading(cx)?.viewer().permissions.patterns().to_vec())
+        Ok(reading(cx)?.permissions().patterns().to_vec())
     }
 
     /// The session in which you ask.

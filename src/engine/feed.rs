@@ -4,10 +4,12 @@
 //! what is known (another node committed in between) is preceded by what the table says about the gap.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use oriel_kernel::{Position, Recorded};
-use sea_orm::DbErr;
+use sea_orm::{DbBackend, DbErr};
 use tokio::sync::{broadcast, watch};
 
 use crate::db::Database;
@@ -36,7 +38,13 @@ pub struct Feed {
     batches: broadcast::Sender<Arc<Applied>>,
     /// Batches are announced one after the other, whoever brings them.
     order: tokio::sync::Mutex<()>,
+    began: Instant,
+    /// Milliseconds after `began` at which the head was last known to be that of the log.
+    confirmed: AtomicU64,
 }
+
+/// How long a node may not have confirmed the head and still serve what it has kept.
+const CURRENT_FOR: Duration = Duration::from_secs(1);
 
 impl Feed {
     /// A feed that begins at `head`.
@@ -47,7 +55,21 @@ impl Feed {
             head: watch::Sender::new(head),
             batches: broadcast::Sender::new(1024),
             order: tokio::sync::Mutex::default(),
+            began: Instant::now(),
+            confirmed: AtomicU64::new(0),
         }
+    }
+
+    /// Whether this node knows what other nodes have committed, up to a second ago: else nothing that it has kept
+    /// may be served. One process alone owns an SQLite database, and always knows.
+    pub fn is_current(&self) -> bool {
+        let confirmed = Duration::from_millis(self.confirmed.load(Ordering::Acquire));
+        self.database.backend() == DbBackend::Sqlite || self.began.elapsed() < confirmed + CURRENT_FOR
+    }
+
+    fn confirm(&self, as_of: Instant) {
+        let millis = as_of.saturating_duration_since(self.began).as_millis();
+        self.confirmed.fetch_max(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// What this node has applied.
@@ -95,7 +117,10 @@ impl Feed {
     /// When the database is not there.
     pub async fn catch_up(&self) -> Result<(), DbErr> {
         let _turn = self.order.lock().await;
-        self.read_changes(None).await
+        let asked = Instant::now();
+        self.read_changes(None).await?;
+        self.confirm(asked);
+        Ok(())
     }
 
     async fn read_changes(&self, before: Option<Position>) -> Result<(), DbErr> {

@@ -23,6 +23,15 @@ use crate::read::Dependency;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Tick(u64);
 
+/// Why an answer is not current.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stale {
+    /// This was touched after it was read.
+    Touched(Dependency),
+    /// It was read before the floor: whether it is current is not known any more.
+    BelowFloor,
+}
+
 /// Knows what was touched when, and wakes who waits for it. Cheap to clone; the clones are one tracker.
 #[derive(Clone)]
 pub struct Tracker(Arc<Shared>);
@@ -129,6 +138,16 @@ impl Tracker {
     /// Whether what was read from `t0` on is current still, if this is all that it depends on.
     pub fn valid<'a>(&self, t0: Tick, dependencies: impl IntoIterator<Item = &'a Dependency>) -> bool {
         self.touched().unchanged(t0, dependencies)
+    }
+
+    /// What makes an answer old that was read from `t0` on and depends on these; `None` while it is current.
+    pub fn stale<'a>(&self, t0: Tick, dependencies: impl IntoIterator<Item = &'a Dependency>) -> Option<Stale> {
+        let touched = self.touched();
+        if t0 < touched.floor {
+            return Some(Stale::BelowFloor);
+        }
+        let later = |d: &&Dependency| touched.last.get(*d).is_some_and(|&tick| tick > t0);
+        dependencies.into_iter().find(later).cloned().map(Stale::Touched)
     }
 
     /// Waits for the first touch of one of these after `t0`, or for the floor to rise over `t0`.

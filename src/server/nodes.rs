@@ -11,8 +11,8 @@ use oriel_engine::Engine;
 use tokio_util::sync::CancellationToken;
 
 const TOPIC: &str = "committed";
-/// How often the changes table is read when nobody says anything.
-const SAFETY_NET: Duration = Duration::from_secs(1);
+/// How often the changes table is read when nobody says anything: twice before what is kept may not be served.
+const SAFETY_NET: Duration = Duration::from_millis(400);
 
 /// Follows the other nodes, and tells them, until `stop`.
 pub async fn follow(engine: Arc<Engine>, bus: Bus, stop: CancellationToken) {

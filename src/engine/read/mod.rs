@@ -51,7 +51,7 @@ pub use model::{Collection, Column, Declared, Key, ReadModel};
 pub use oriel_macros::ReadModel;
 pub use page::{Connection, Edge, PageArgs, PageInfo};
 pub use reader::{Reader, Source};
-pub use recorder::{Recorder, Stability};
+pub use recorder::{PathPart, Recorder, Stability};
 pub use scalar_filter::{
     BooleanFilter, ByteSizeFilter, DateTimeFilter, EnumColumn, EnumFilter, Filterable, IdFilter, IntFilter, On,
     OrderDirection, StringFilter, TagsFilter,

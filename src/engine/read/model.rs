@@ -22,6 +22,8 @@ pub trait ReadModel:
     const KIND: &'static str;
     /// What the API calls it: `Document`.
     const NAME: &'static str;
+    /// Whether who is asking decides what is seen, beyond organisation, permissions and projects.
+    const PERSONAL: bool;
 
     /// The conditions that a list takes: `DocumentFilter`.
     type Filter: Filter;

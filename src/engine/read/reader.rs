@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oriel_kernel::Viewer;
+use oriel_kernel::{Grant, OrganizationId, Permission, Permissions, Viewer, Visible};
 use sea_orm::sea_query::{Expr, Func, SelectStatement};
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
@@ -76,7 +76,8 @@ enum Purpose {
 type Rows<M> = Arc<Vec<Arc<M>>>;
 
 impl Reader {
-    /// A reader for one execution on behalf of this viewer. What they may see is a dependency of every answer.
+    /// A reader for one execution on behalf of this viewer. Who keeps the answer keeps with it what the viewer was
+    /// resolved from: that is not read here, and not recorded.
     pub fn new(source: impl Into<Source>, viewer: Arc<Viewer>, recorder: Arc<Recorder>) -> Self {
         Self::with_limits(source, viewer, recorder, Limits::default())
     }
@@ -88,13 +89,34 @@ impl Reader {
         recorder: Arc<Recorder>,
         limits: Limits,
     ) -> Self {
-        recorder.record(Dependency::collection("scope", "user", viewer.user.uuid()));
         Self { core: Arc::new(Core { source: source.into(), viewer, recorder, limits }), loaders: Arc::default() }
     }
 
-    /// Who reads.
+    /// Who reads. The answer is theirs alone from here on; [`Reader::organization`], [`Reader::grant`] and
+    /// [`Reader::visible`] leave it to everyone who sees the same.
     pub fn viewer(&self) -> &Arc<Viewer> {
+        self.core.recorder.personal();
         &self.core.viewer
+    }
+
+    /// The organisation that is read.
+    pub fn organization(&self) -> OrganizationId {
+        self.core.viewer.organization
+    }
+
+    /// How far the reader's permission reaches; `None` when it is missing.
+    pub fn grant(&self, wanted: Permission) -> Option<Grant> {
+        self.core.viewer.grant(wanted)
+    }
+
+    /// All permissions of the reader.
+    pub fn permissions(&self) -> &Permissions {
+        &self.core.viewer.permissions
+    }
+
+    /// Which parts of the organisation are seen.
+    pub fn visible(&self) -> &Visible {
+        &self.core.viewer.visible
     }
 
     /// What this execution has read so far.
@@ -296,6 +318,9 @@ impl Core {
 
     /// The rows that the viewer may see: where every statement on a read model begins.
     fn scoped<M: ReadModel>(&self) -> Select<M::Entity> {
+        if M::PERSONAL {
+            self.recorder.personal();
+        }
         M::Entity::find().filter(M::scope(&self.viewer, self.backend()))
     }
 

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use oriel_kernel::Timestamp;
+use oriel_kernel::{Position, Timestamp};
 
 use super::Dependency;
 
@@ -33,6 +33,18 @@ pub struct Recorder {
 struct Seen {
     dependencies: HashSet<Dependency>,
     stability: Stability,
+    passing: Vec<Vec<PathPart>>,
+    personal: bool,
+    as_of: Option<Position>,
+}
+
+/// One step from the root of an answer to a value in it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PathPart {
+    /// Into the field of this response key.
+    Key(String),
+    /// To this place in a list.
+    Index(usize),
 }
 
 impl Recorder {
@@ -54,6 +66,38 @@ impl Recorder {
     /// The answer holds a value that is another one each time (signed URLs, timings).
     pub fn volatile(&self) {
         self.seen().stability = Stability::Volatile;
+    }
+
+    /// The value at this place is another one each time, and nobody waits for it: it keeps the answer from being
+    /// cached, and a live query does not compare it.
+    pub fn passing(&self, place: Vec<PathPart>) {
+        self.seen().passing.push(place);
+    }
+
+    /// Where the passing values are.
+    pub fn passing_values(&self) -> Vec<Vec<PathPart>> {
+        self.seen().passing.clone()
+    }
+
+    /// The answer depends on who is asking, beyond organisation, permissions and projects: nobody else may get it.
+    pub fn personal(&self) {
+        self.seen().personal = true;
+    }
+
+    /// Whether the answer is for who asked alone.
+    pub fn is_personal(&self) -> bool {
+        self.seen().personal
+    }
+
+    /// Something in the answer follows the log at its own pace and had come as far as this.
+    pub fn as_of(&self, position: Position) {
+        let mut seen = self.seen();
+        seen.as_of = Some(seen.as_of.map_or(position, |earlier| earlier.min(position)));
+    }
+
+    /// How far the slowest of what was asked had come; `None` when all of it is as far as the log.
+    pub fn slowest(&self) -> Option<Position> {
+        self.seen().as_of
     }
 
     /// Everything recorded so far, in no particular order.

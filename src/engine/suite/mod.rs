@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod consumers;
+mod golden;
 mod jobs;
 mod log;
 mod personal;

@@ -19,6 +19,8 @@ struct Model {
     visible_by: Option<LitStr>,
     owner: Option<LitStr>,
     scope: Option<Path>,
+    /// Whether everyone of the same organisation, permissions and projects sees the same of it.
+    shared: bool,
     collections: Vec<(Ident, LitStr)>,
 }
 
@@ -78,6 +80,9 @@ impl Model {
         if model.visible_by.is_some() && model.tenant.is_none() {
             return Err(Error::new_spanned(&input.ident, "`visible_by` narrows `tenant`"));
         }
+        if model.shared && model.scope.is_none() {
+            return Err(Error::new_spanned(&input.ident, "`shared` says something of a `scope`"));
+        }
         Ok(model)
     }
 
@@ -90,15 +95,16 @@ impl Model {
             "visible_by" => self.visible_by = Some(meta.value()?.parse()?),
             "owner" => self.owner = Some(meta.value()?.parse()?),
             "scope" => self.scope = Some(meta.value()?.parse()?),
+            "shared" => self.shared = true,
             "collections" => meta.parse_nested_meta(|inner| {
                 let scope = inner.path.require_ident()?.clone();
                 self.collections.push((scope, inner.value()?.parse()?));
                 Ok(())
             })?,
             _ => {
-                return Err(
-                    meta.error("expected `kind`, `name`, `tenant`, `visible_by`, `owner`, `scope` or `collections`")
-                );
+                return Err(meta.error(
+                    "expected `kind`, `name`, `tenant`, `visible_by`, `owner`, `scope`, `shared` or `collections`",
+                ));
             }
         }
         Ok(())
@@ -189,6 +195,7 @@ fn read_model(model: &Ident, declared: &Model, fields: &[Field], name: &str) -> 
     let table =
         declared.table.as_ref().ok_or_else(|| Error::new_spanned(model, "say `#[sea_orm(table_name = \"…\")]`"))?;
     let kind = declared.kind.as_ref().ok_or_else(|| Error::new_spanned(model, "say `kind = \"…\"`"))?;
+    let personal = declared.owner.is_some() || (declared.scope.is_some() && !declared.shared);
     let scope = scope(declared, fields)?;
     let mut touches = Vec::new();
     for (label, text) in &declared.collections {
@@ -219,6 +226,7 @@ fn read_model(model: &Ident, declared: &Model, fields: &[Field], name: &str) -> 
             const TABLE: &'static str = #table;
             const KIND: &'static str = #kind;
             const NAME: &'static str = #name;
+            const PERSONAL: bool = #personal;
             type Filter = #filter;
             type Order = #order;
 
