@@ -18,6 +18,8 @@ pub mod sessions;
 pub mod users;
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod testing;
 
 macro_rules! aggregates {

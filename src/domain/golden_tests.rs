@@ -1,0 +1,220 @@
+//! The golden files of the product's events, in the folder `golden`: for each type and version what its bytes mean.
+//!
+//! A new event type, or a new version of one, gets a sample here and its file by
+//! `ORIEL_BLESS=1 cargo test -p oriel-domain golden`. An old version keeps its file and its sample, as what it becomes
+//! today: `Sample::once`. The names of roles, stages and reasons are data as well: each stands in one of the files.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use oriel_kernel::{Id, IdKind, OrganizationId, Personal};
+
+use crate::DECODERS;
+use crate::documents::{Awaited, DocumentEvent, ExtractedText, Stage, Tags, Title};
+use crate::members::MemberEvent;
+use crate::organizations::{OrganizationEvent, OrganizationName, Slug};
+use crate::projects::{Description, ProjectEvent, ProjectKey, ProjectName};
+use crate::roles::RoleName;
+use crate::sessions::{EndReason, SessionEvent};
+use crate::testing::{at, member, user, uuid};
+use crate::users::UserEvent;
+
+mod files;
+
+use files::{Sample, problems};
+
+#[test]
+fn every_event_that_was_ever_written_decodes_to_what_it_meant() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let may_write = std::env::var_os("ORIEL_BLESS").is_some();
+    let problems = problems(&folder, DECODERS, &samples(), may_write);
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+fn samples() -> Vec<Sample> {
+    [users(), organizations(), members(), sessions(), projects(), documents()].into_iter().flatten().collect()
+}
+
+fn id<K: IdKind>(number: u128) -> Id<K> {
+    Id::from_uuid(uuid(number))
+}
+
+fn organization() -> OrganizationId {
+    id(0x0a)
+}
+
+/// Something that is said about the person 11.
+fn said(text: &str) -> Personal<String> {
+    Personal::new(user(11), text.to_owned())
+}
+
+fn users() -> Vec<Sample> {
+    use UserEvent as E;
+    let registered = |username: Option<&str>| E::Registered {
+        email: said("Ada@example.org"),
+        email_hash: "hash-of-ada@example.org".to_owned(),
+        username: username.map(said),
+        username_hash: username.map(|name| format!("hash-of-{name}")),
+        name: said("Ada Lovelace"),
+        password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"),
+    };
+    vec![
+        Sample::today(registered(Some("countess"))),
+        Sample::today(registered(None)).case("least"),
+        Sample::today(E::Renamed { name: said("Ada King, “Gräfin”") }),
+        Sample::today(E::PasswordChanged { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$bmV3") }),
+    ]
+}
+
+fn organizations() -> Vec<Sample> {
+    use OrganizationEvent as E;
+    let name = |text| OrganizationName::parse(text).unwrap();
+    let slug = Slug::parse("analytical-engines").unwrap();
+    vec![
+        Sample::today(E::Created { organization: organization(), name: name("Analytical"), slug, owner: user(11) }),
+        Sample::today(E::Renamed { name: name("Analytical Engines") }),
+    ]
+}
+
+fn members() -> Vec<Sample> {
+    use MemberEvent as E;
+    let joined = |roles| E::Joined { organization: organization(), user: user(11), roles };
+    let invited = E::Invited {
+        organization: organization(),
+        user: user(11),
+        email: said("ada@example.org"),
+        email_hash: "hash-of-ada@example.org".to_owned(),
+        roles: vec![RoleName::Member],
+        invited_by: member(21),
+    };
+    vec![
+        Sample::today(invited),
+        Sample::today(joined(vec![RoleName::Owner])),
+        Sample::today(E::RolesChanged { roles: RoleName::ALL.to_vec() }),
+        Sample::today(E::Suspended),
+        Sample::today(E::Reactivated),
+        Sample::today(E::Removed),
+    ]
+}
+
+fn sessions() -> Vec<Sample> {
+    use SessionEvent as E;
+    let started = |ip: Option<&str>, user_agent: Option<&str>| E::Started {
+        user: user(11),
+        member: member(21),
+        organization: organization(),
+        refresh_hash: "hash-of-the-first".to_owned(),
+        ip: ip.map(said),
+        user_agent: user_agent.map(said),
+        expires_at: at(3_600),
+    };
+    let ended = |reason| Sample::today(E::Ended { reason });
+    vec![
+        Sample::today(started(Some("192.0.2.7"), Some("Mozilla/5.0"))),
+        Sample::today(started(None, None)).case("least"),
+        Sample::today(E::Refreshed { refresh_hash: "hash-of-the-second".to_owned(), expires_at: at(7_200) }),
+        ended(EndReason::SignedOut),
+        ended(EndReason::Revoked).case("revoked"),
+        ended(EndReason::Reused).case("reused"),
+        ended(EndReason::Switched).case("switched"),
+        ended(EndReason::Expired).case("expired"),
+    ]
+}
+
+fn projects() -> Vec<Sample> {
+    use ProjectEvent as E;
+    let name = |text| ProjectName::parse(text).unwrap();
+    let description = |text| Description::parse(text).unwrap();
+    let created = |description: Option<Description>| E::Created {
+        project: id(0x31),
+        organization: organization(),
+        key: ProjectKey::parse("ATLAS2").unwrap(),
+        name: name("Atlas"),
+        description,
+        owner: member(21),
+    };
+    vec![
+        Sample::today(created(Some(description("Maps.\nAnd \"legends\".")))),
+        Sample::today(created(None)).case("least"),
+        Sample::today(E::Renamed { name: name("Atlas of the world") }),
+        Sample::today(E::Described { description: description("") }),
+        Sample::today(E::Archived),
+        Sample::today(E::Restored),
+        Sample::today(E::MemberAdded { member: member(22) }),
+        Sample::today(E::MemberRemoved { member: member(22) }),
+    ]
+}
+
+fn documents() -> Vec<Sample> {
+    use DocumentEvent as E;
+    let title = |text| Title::parse(text).unwrap();
+    let tags = |texts: &[&str]| Tags::parse(texts).unwrap().as_slice().to_vec();
+    let uploaded = E::Uploaded {
+        organization: organization(),
+        project: id(0x31),
+        title: title("Plan 2031"),
+        file_name: said("Plan 2031.pdf"),
+        media_type: "application/pdf".to_owned(),
+        size: 5_000_000_000,
+        sha256: "0a".repeat(32),
+        blob: "files/0a0b".to_owned(),
+        tags: tags(&["plan", "año"]),
+        uploaded_by: member(21),
+    };
+    let revised = E::RevisionAdded {
+        project: id(0x31),
+        revision: 2,
+        file_name: said("Plan 2031 (2).md"),
+        media_type: "text/markdown".to_owned(),
+        size: 17,
+        sha256: "0b".repeat(32),
+        blob: "files/0c0d".to_owned(),
+        uploaded_by: member(22),
+    };
+    let text = ExtractedText {
+        blob: "texts/0e0f".to_owned(),
+        sha256: "0c".repeat(32),
+        characters: 40_000_000,
+        truncated: true,
+    };
+    let extracted = E::TextExtracted {
+        revision: 1,
+        text: Some(text),
+        page_count: Some(117),
+        language: Some("de".to_owned()),
+        title: Some("Der Plan".to_owned()),
+    };
+    let nothing = E::TextExtracted { revision: 1, text: None, page_count: None, language: None, title: None };
+    let completed = |stage| Sample::today(E::StageCompleted { revision: 1, stage, attempt: 1 });
+    let skipped =
+        |stage, reason: &str| Sample::today(E::StageSkipped { revision: 1, stage, reason: reason.to_owned() });
+    let restored = |awaits| E::Restored { project: id(0x31), size: 5_000_000_017, revision: 2, awaits };
+    let failed = E::StageFailed {
+        revision: 2,
+        stage: Stage::Extract,
+        attempt: 3,
+        reason: "It wants a password.".to_owned(),
+        retrying: false,
+    };
+    vec![
+        Sample::today(uploaded),
+        Sample::today(revised),
+        Sample::today(E::Renamed { title: title("Plan 2032") }),
+        Sample::today(E::Tagged { tags: tags(&["b", "a"]) }),
+        Sample::today(E::Moved { from: id(0x31), to: id(0x32), size: 5_000_000_017 }),
+        Sample::today(E::StageStarted { revision: 1, stage: Stage::Scan, attempt: 2 }),
+        completed(Stage::Validate),
+        completed(Stage::Store).case("store"),
+        completed(Stage::Index).case("index"),
+        skipped(Stage::Thumbnail, "Not in this release."),
+        skipped(Stage::Notify, "Nobody waits.").case("notify"),
+        Sample::today(failed),
+        Sample::today(E::Retried { revision: 2, stage: Stage::Extract, attempt: 4 }),
+        Sample::today(extracted),
+        Sample::today(nothing).case("least"),
+        Sample::today(E::Trashed { project: id(0x31), size: 5_000_000_017 }),
+        Sample::today(restored(Some(Awaited { stage: Stage::Scan, attempt: 2 }))),
+        Sample::today(restored(None)).case("least"),
+        Sample::today(E::Purged { project: id(0x31), size: 5_000_000_017, blobs: vec!["files/0a0b".to_owned()] }),
+    ]
+}
