@@ -13,6 +13,9 @@ use crate::DECODERS;
 use crate::documents::{Awaited, DocumentEvent, ExtractedText, Stage, Tags, Title};
 use crate::members::MemberEvent;
 use crate::organizations::{OrganizationEvent, OrganizationName, Slug};
+use crate::persisted_operations::{
+    OperationBody, OperationHash, OperationKind, OperationName, PersistedOperationEvent,
+};
 use crate::projects::{Description, ProjectEvent, ProjectKey, ProjectName};
 use crate::roles::RoleName;
 use crate::sessions::{EndReason, SessionEvent};
@@ -32,7 +35,8 @@ fn every_event_that_was_ever_written_decodes_to_what_it_meant() {
 }
 
 fn samples() -> Vec<Sample> {
-    [users(), organizations(), members(), sessions(), projects(), documents()].into_iter().flatten().collect()
+    let all = [users(), organizations(), members(), sessions(), projects(), documents(), persisted_operations()];
+    all.into_iter().flatten().collect()
 }
 
 fn id<K: IdKind>(number: u128) -> Id<K> {
@@ -216,5 +220,25 @@ fn documents() -> Vec<Sample> {
         Sample::today(restored(Some(Awaited { stage: Stage::Scan, attempt: 2 }))),
         Sample::today(restored(None)).case("least"),
         Sample::today(E::Purged { project: id(0x31), size: 5_000_000_017, blobs: vec!["files/0a0b".to_owned()] }),
+    ]
+}
+
+fn persisted_operations() -> Vec<Sample> {
+    use PersistedOperationEvent as E;
+    let published = |hash: &str, body: &str, name: Option<&str>, kind| E::Published {
+        organization: organization(),
+        hash: OperationHash::parse(hash).unwrap(),
+        body: OperationBody::parse(body).unwrap(),
+        name: name.map(|name| OperationName::parse(name).unwrap()),
+        kind,
+    };
+    let query = "query Names {\n  projects { nodes { name } } # “all”\n}\n";
+    vec![
+        Sample::today(published(&"0d".repeat(32), query, Some("Names"), OperationKind::Query)),
+        Sample::today(published("x-build:7", "mutation{logout{position}}", None, OperationKind::Mutation))
+            .case("least"),
+        Sample::today(published("live", "subscription{live{__typename}}", None, OperationKind::Subscription))
+            .case("subscription"),
+        Sample::today(E::Retired),
     ]
 }

@@ -12,6 +12,7 @@ use oriel_kernel::{Aggregate, ErrorCode, EventDecoder, Rejection};
 pub mod documents;
 pub mod members;
 pub mod organizations;
+pub mod persisted_operations;
 pub mod projects;
 pub mod roles;
 pub mod sessions;
@@ -36,6 +37,7 @@ aggregates! {
     sessions::Session,
     projects::Project,
     documents::Document,
+    persisted_operations::PersistedOperation,
 }
 
 /// Refuses to make what exists.

@@ -61,6 +61,7 @@ impl RoleName {
                 "documents:*",
                 "search:*",
                 "events:*",
+                "operations:*",
             ],
             Self::Member => &[
                 "organization:view",
@@ -126,7 +127,17 @@ mod tests {
 
     #[test]
     fn the_more_powerful_role_allows_all_that_the_next_does() {
-        let modules = ["organization", "members", "sessions", "projects", "documents", "search", "events", "system"];
+        let modules = [
+            "organization",
+            "members",
+            "sessions",
+            "projects",
+            "documents",
+            "search",
+            "events",
+            "operations",
+            "system",
+        ];
         for pair in RoleName::ALL.windows(2) {
             for module in modules {
                 for action in Permission::ACTIONS {
