@@ -1,85 +1,17 @@
-//! The same on PostgreSQL: `ORIEL_TEST_POSTGRES_URL`, or a server of this test's own when `initdb` is there.
-
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+//! The same on PostgreSQL.
 
 use futures::future::join_all;
 use proptest::prelude::*;
 
 use super::pages::{config, filters, orders, things, walk};
 use super::*;
-
-/// A server in a folder of its own; stopped and removed when dropped.
-struct Server {
-    folder: tempfile::TempDir,
-    programs: PathBuf,
-    url: String,
-}
-
-impl Server {
-    fn start() -> Option<Self> {
-        let programs = ["/usr/lib/postgresql/15/bin", "/usr/lib/postgresql/16/bin", "/usr/bin"]
-            .iter()
-            .map(PathBuf::from)
-            .find(|folder| folder.join("initdb").exists())?;
-        let folder = tempfile::tempdir().unwrap();
-        if is_root() {
-            assert!(Command::new("chown").arg("postgres").arg(folder.path()).status().unwrap().success());
-        }
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Self { folder, programs, url: format!("postgres://postgres@127.0.0.1:{port}/postgres") };
-        server.run("initdb", &["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]);
-        let options = format!("-F -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''");
-        server.run(
-            "pg_ctl",
-            &["start", "-w", "-o", &options, "-l", &server.data().with_extension("log").to_string_lossy()],
-        );
-        Some(server)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let program = self.programs.join(program);
-        // PostgreSQL does not run as root.
-        let mut command = match is_root() {
-            true => {
-                let mut command = Command::new("runuser");
-                command.args(["-u", "postgres", "--"]).arg(program);
-                command
-            }
-            false => Command::new(program),
-        };
-        command.current_dir(self.folder.path()).arg("-D").arg(self.data()).args(arguments);
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap();
-        assert!(status.success(), "{command:?}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.run("pg_ctl", &["stop", "-m", "immediate"]);
-    }
-}
-
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    Path::new("/proc/self").metadata().is_ok_and(|m| m.uid() == 0)
-}
+use crate::testing;
 
 #[test]
 fn the_same_on_postgresql() {
-    let given = std::env::var("ORIEL_TEST_POSTGRES_URL").ok();
-    let server = if given.is_none() { Server::start() } else { None };
-    let Some(url) = given.or_else(|| server.as_ref().map(|s| s.url.clone())) else {
-        assert!(std::env::var_os("ORIEL_REQUIRE_SERVERS").is_none(), "PostgreSQL is missing (Debian: postgresql)");
-        eprintln!("not run: PostgreSQL is missing (Debian: postgresql)");
-        return;
-    };
+    let Some(server) = testing::postgres() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let db = runtime.block_on(connect(&url));
+    let db = runtime.block_on(connect(&server.fresh_database()));
     let cases = (things(), orders(), prop::option::of(filters()), 1..6i32);
     proptest!(config(100), |((things, order, filter, size) in cases)| {
         runtime.block_on(async {
@@ -91,12 +23,10 @@ fn the_same_on_postgresql() {
     runtime.block_on(db.close()).unwrap();
 }
 
-/// One connection, whose tables are temporary: nothing is left behind in a database that is not ours.
 async fn connect(url: &str) -> DatabaseConnection {
     let mut options = ConnectOptions::new(url);
-    options.max_connections(1).min_connections(1).sqlx_logging(false);
+    options.max_connections(1).sqlx_logging(false);
     let db = Database::connect(options).await.unwrap();
-    db.execute_unprepared("SET search_path TO pg_temp").await.unwrap();
     create(&db).await;
     // The texts in the order of their bytes, as this test's own model has them.
     for column in ["name", "note"] {
