@@ -4,6 +4,7 @@
 //! committer does, and it announces `events@org:ID` with every batch. What the log holds sealed is opened by
 //! [`Payloads`], which the server puts into the context of a request, and by nothing here.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject, Union};
@@ -157,9 +158,27 @@ impl Filterable for ActorUuid {
 /// Opens payloads. The server puts an `Arc<dyn Payloads>` into the context of a request.
 #[async_trait]
 pub trait Payloads: Send + Sync {
-    /// The payload as JSON, in today's form, personal values opened where their key exists and null where it was
-    /// destroyed. Whoever asks has seen the event's row already.
-    async fn data(&self, event: &Model) -> Result<serde_json::Value>;
+    /// The payloads of these events, in their order, as JSON in today's form, personal values opened where their key
+    /// exists and null where it was destroyed. Whoever asks has seen the events' rows already.
+    async fn data(&self, events: &[Arc<Model>]) -> Vec<Result<serde_json::Value>>;
+}
+
+/// An event whose payload is wanted; those of one page are opened together.
+#[derive(Clone, Debug)]
+struct Wanted(Arc<Model>);
+
+impl PartialEq for Wanted {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.position == other.0.position
+    }
+}
+
+impl Eq for Wanted {}
+
+impl Hash for Wanted {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.position.hash(hasher);
+    }
 }
 
 // --- relations -----------------------------------------------------------------------------------------------------
@@ -242,7 +261,18 @@ impl Model {
     #[graphql(name = "data")]
     async fn shown_data(&self, cx: &Context<'_>) -> Result<serde_json::Value> {
         let payloads = cx.data_opt::<Arc<dyn Payloads>>().ok_or_else(|| defect("no Payloads in the context"))?;
-        payloads.data(self).await
+        let payloads = Arc::clone(payloads);
+        let open = move |wanted: Vec<Wanted>| {
+            let payloads = Arc::clone(&payloads);
+            async move {
+                let events: Vec<_> = wanted.iter().map(|event| Arc::clone(&event.0)).collect();
+                let opened = payloads.data(&events).await;
+                Ok(wanted.into_iter().zip(opened.into_iter().map(Some)).collect())
+            }
+        };
+        let opened: Option<Result<serde_json::Value>> =
+            reader(cx)?.batched(Wanted(Arc::new(self.clone())), open).await?;
+        opened.unwrap_or_else(|| Err(defect("a payload was left out of its batch").into()))
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_graphql::{Context, EmptyMutation, EmptySubscription, Object, Request, Result, Schema, Value, value};
 use async_trait::async_trait;
@@ -83,12 +84,15 @@ impl Contents for Blobs {
     }
 }
 
-struct Opened;
+/// Opens payloads, and counts how often it is asked.
+#[derive(Default)]
+struct Opened(AtomicUsize);
 
 #[async_trait]
 impl Payloads for Opened {
-    async fn data(&self, event: &events::Model) -> Result<serde_json::Value> {
-        Ok(serde_json::from_slice(&event.data)?)
+    async fn data(&self, events: &[Arc<events::Model>]) -> Vec<Result<serde_json::Value>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        events.iter().map(|event| Ok(serde_json::from_slice(&event.data)?)).collect()
     }
 }
 
@@ -175,10 +179,12 @@ async fn ask(db: &DatabaseConnection, viewer: &Arc<Viewer>, query: &str) -> (Val
     let recorder = Arc::new(Recorder::default());
     let reader = Reader::new(db.clone(), viewer.clone(), recorder.clone());
     let contents: Arc<dyn Contents> = Arc::new(Blobs);
-    let payloads: Arc<dyn Payloads> = Arc::new(Opened);
+    let opened = Arc::new(Opened::default());
+    let payloads: Arc<dyn Payloads> = Arc::clone(&opened) as _;
     let request = Request::new(query).data(reader).data(contents).data(payloads);
     let answer = Schema::new(Query, EmptyMutation, EmptySubscription).execute(request).await;
     assert!(answer.errors.is_empty(), "{query}: {:?}", answer.errors);
+    assert!(opened.0.load(Ordering::SeqCst) <= 1, "{query}: the payloads of a page are opened together");
     (answer.data, recorder)
 }
 
@@ -433,6 +439,7 @@ async fn everything_is_described() {
         member: Id::ABSENT,
         organization: organization(0),
         session: Id::ABSENT,
+        member_version: 1,
         permissions: Arc::default(),
         visible: Visible::All,
     });

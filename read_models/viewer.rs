@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use oriel_domain::projects::ProjectId;
-use oriel_domain::roles::{first_organization_permissions, permissions};
+use oriel_domain::roles::{RoleName, first_organization_permissions, permissions};
 use oriel_engine::read::{Dependency, ReadModel, Tags};
 use oriel_kernel::{Grant, MemberId, OrganizationId, SessionId, Timestamp, UserId, Viewer, Visible};
 use sea_orm::sea_query::{Expr, Order, Query, SelectStatement, SubQueryStatement};
@@ -26,6 +26,8 @@ use crate::{members, organizations, projects, roles, same, sessions};
 pub struct ViewerRow {
     /// Who is asking, and what they may see.
     pub viewer: Arc<Viewer>,
+    /// The roles that allow it.
+    pub roles: Vec<RoleName>,
     /// When the session ends by itself.
     pub expires_at: Timestamp,
     /// What it depends on: the session, the person's memberships, and the member's projects.
@@ -39,6 +41,7 @@ struct Found {
     organization_id: OrganizationId,
     expires_at: Timestamp,
     roles: Tags,
+    version: i32,
     first: Option<Uuid>,
 }
 
@@ -76,10 +79,11 @@ pub async fn resolve(
         member: found.member_id,
         organization: found.organization_id,
         session,
+        member_version: found.version,
         permissions: Arc::new(permissions),
         visible,
     };
-    Ok(Some(ViewerRow { viewer: Arc::new(viewer), expires_at: found.expires_at, dependencies }))
+    Ok(Some(ViewerRow { viewer: Arc::new(viewer), roles: names, expires_at: found.expires_at, dependencies }))
 }
 
 /// The session that goes on, with its active member, and which organisation is the first.
@@ -95,7 +99,7 @@ fn signed_in(session: SessionId) -> SelectStatement {
     let member = |ours: M, theirs: S| same((members::Entity, ours), (sessions::Entity, theirs));
     Query::select()
         .columns([S::UserId, S::MemberId, S::OrganizationId, S::ExpiresAt].map(|column| (sessions::Entity, column)))
-        .column((members::Entity, M::Roles))
+        .columns([M::Roles, M::Version].map(|column| (members::Entity, column)))
         .expr_as(Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(first))), "first")
         .from(sessions::Entity)
         .inner_join(members::Entity, member(M::Id, S::MemberId))

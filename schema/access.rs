@@ -7,12 +7,16 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ErrorExtensions, InputType, Value};
+use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
+use oriel_domain::sessions;
 use oriel_engine::read::{ReadError, Reader};
-use oriel_engine::{CommandContext, CommandError};
+use oriel_engine::{Authority, CommandContext, CommandError, Engine, Scope};
 use oriel_kernel::{
-    Actor, CommandId, ErrorCode, Grant, Id, OrganizationId, Permission, Rejection, UserError, Viewer, Visible,
+    Actor, CommandId, ErrorCode, Grant, Id, Observed, OrganizationId, Permission, Rejection, SessionId, UserError,
+    Viewer,
 };
+use oriel_read_models::viewer;
 use uuid::Uuid;
 
 use crate::services::{Meta, Services};
@@ -28,15 +32,43 @@ pub enum Access {
     Permission(Permission),
 }
 
+/// The roots of the schema.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Root {
+    /// What can be asked.
+    Query,
+    /// What can be done.
+    Mutation,
+    /// What can be followed.
+    Subscription,
+}
+
+impl Root {
+    /// Its name before the name of an operation: `query.document`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Query => "query",
+            Self::Mutation => "mutation",
+            Self::Subscription => "subscription",
+        }
+    }
+}
+
 /// An operation and who may call it.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation {
     /// The field of the root.
     pub name: &'static str,
-    /// Whether it stands in `Mutation`; else in `Query`.
-    pub mutation: bool,
+    /// Where it stands.
+    pub root: Root,
     /// Who may call it.
     pub access: Access,
+}
+
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.root.as_str(), self.name)
+    }
 }
 
 /// What an operation answers.
@@ -60,6 +92,7 @@ pub trait Payload: Sized {
 /// The caller may do it: who they are, and how far their permission reaches.
 pub struct Granted {
     operation: &'static str,
+    access: Access,
     viewer: Option<Arc<Viewer>>,
     grant: Grant,
 }
@@ -76,22 +109,31 @@ pub enum Refusal {
 /// Checks who calls. Written into every operation by `#[operations]`.
 pub fn authorize(cx: &Context<'_>, operation: &'static str, access: Access) -> Result<Granted, Refusal> {
     let viewer = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone());
-    let grant = match (access, &viewer) {
-        (Access::Public, _) | (Access::SignedIn, Some(_)) => Grant::All,
-        (Access::SignedIn | Access::Permission(_), None) => return Err(Refusal::Unauthenticated),
-        (Access::Permission(wanted), Some(viewer)) => viewer.grant(wanted).ok_or(Refusal::Forbidden(wanted))?,
-    };
-    Ok(Granted { operation, viewer, grant })
+    let grant = access.grant(viewer.as_deref())?;
+    Ok(Granted { operation, access, viewer, grant })
+}
+
+impl Access {
+    /// How far it reaches for whoever calls.
+    fn grant(self, viewer: Option<&Viewer>) -> Result<Grant, Refusal> {
+        match (self, viewer) {
+            (Self::Public, _) | (Self::SignedIn, Some(_)) => Ok(Grant::All),
+            (Self::SignedIn | Self::Permission(_), None) => Err(Refusal::Unauthenticated),
+            (Self::Permission(wanted), Some(viewer)) => viewer.grant(wanted).ok_or(Refusal::Forbidden(wanted)),
+        }
+    }
 }
 
 /// A refused mutation. Written by `#[operations]`.
 pub fn refuse_mutation<P: Payload>(refusal: Refusal) -> Option<async_graphql::Result<P>> {
     Some(match refusal {
-        Refusal::Forbidden(wanted) => Ok(P::rejected(vec![
-            Rejection::new(ErrorCode::Forbidden, format!("This requires the permission `{wanted}`.")).into(),
-        ])),
+        Refusal::Forbidden(wanted) => Ok(P::rejected(vec![forbidden(wanted).into()])),
         Refusal::Unauthenticated => Err(refusal.into()),
     })
+}
+
+fn forbidden(wanted: Permission) -> Rejection {
+    Rejection::new(ErrorCode::Forbidden, format!("This requires the permission `{wanted}`."))
 }
 
 /// A mutation's answer. Written by `#[operations]`.
@@ -156,9 +198,9 @@ impl Granted {
         if let Some(key) = &key {
             oriel_kernel::input::bounded(key, 1, 200, false).map_err(|r| Failure::from(r.at("idempotencyKey")))?;
         }
-        let (actor, organization, visible) = match &self.viewer {
-            Some(viewer) => (viewer.actor(), viewer.organization, viewer.visible.clone()),
-            None => (Actor::Anonymous, OrganizationId::ABSENT, Visible::All),
+        let (actor, organization) = match &self.viewer {
+            Some(viewer) => (viewer.actor(), viewer.organization),
+            None => (Actor::Anonymous, OrganizationId::ABSENT),
         };
         let mut text = format!("{}\n{value}\n", self.operation).into_bytes();
         text.extend_from_slice(content);
@@ -168,20 +210,65 @@ impl Granted {
             None => services.engine.new_id(),
         };
         let request = Meta::of(cx)?.request;
+        let (scope, authority) = match &self.viewer {
+            Some(viewer) if !matches!(self.access, Access::Public) => {
+                let asked =
+                    Asked { engine: Arc::clone(&services.engine), session: viewer.session, access: self.access };
+                (scope(viewer, self.grant), Some(Arc::new(asked) as Arc<dyn Authority>))
+            }
+            // What everybody may do rests on nothing.
+            _ => (Scope::unlimited(), None),
+        };
         Ok(CommandContext {
             command,
             may_repeat: key.is_some(),
             input_hash: sha256(&text),
             actor,
             organization,
-            grant: self.grant,
-            visible,
-            observed: None,
+            scope,
+            authority,
             expected_version,
             correlation: request,
             causation: None,
             now: services.engine.now(),
         })
+    }
+}
+
+/// What a viewer may do, and what that rests on: their session goes on, and they are what they were.
+fn scope(viewer: &Viewer, grant: Grant) -> Scope {
+    let observed = Observed {
+        versions: vec![(viewer.member.uuid(), viewer.member_version)],
+        facts: vec![sessions::active(viewer.organization, viewer.session)],
+    };
+    Scope { grant, visible: viewer.visible.clone(), observed }
+}
+
+/// An operation that a session asked for.
+struct Asked {
+    engine: Arc<Engine>,
+    session: SessionId,
+    access: Access,
+}
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asked").field("session", &self.session).field("access", &self.access).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Authority for Asked {
+    async fn renew(&self) -> Result<Scope, CommandError> {
+        let row = viewer::resolve(self.engine.database().reader(), self.session, self.engine.now())
+            .await
+            .map_err(|e| CommandError::Unavailable(e.to_string()))?;
+        let viewer = row.ok_or(CommandError::SignedOut)?.viewer;
+        match self.access.grant(Some(&viewer)) {
+            Ok(grant) => Ok(scope(&viewer, grant)),
+            Err(Refusal::Unauthenticated) => Err(CommandError::SignedOut),
+            Err(Refusal::Forbidden(wanted)) => Err(forbidden(wanted).into()),
+        }
     }
 }
 
@@ -268,6 +355,7 @@ impl From<CommandError> for Failure {
         match failed {
             CommandError::Rejected(error) => Self::Rejected(vec![error]),
             CommandError::Stale => Rejection::conflict("Your permissions changed at this moment. Try again.").into(),
+            CommandError::SignedOut => Refusal::Unauthenticated.into(),
             CommandError::Overloaded => Self::Error(
                 error("OVERLOADED", "Too many changes wait at the moment. Try again after a second.")
                     .extend_with(|_, extensions| extensions.set("retryAfter", 1)),
@@ -308,9 +396,7 @@ pub async fn after_write<M: oriel_engine::read::ReadModel>(cx: &Context<'_>, id:
     let Some(viewer) = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone()) else { return Ok(None) };
     // What the viewer may see can have changed by the very command: it is resolved anew.
     let session = services.engine.database().reader();
-    let row = oriel_read_models::viewer::resolve(session, viewer.session, services.engine.now())
-        .await
-        .map_err(unavailable)?;
+    let row = viewer::resolve(session, viewer.session, services.engine.now()).await.map_err(unavailable)?;
     let Some(row) = row else { return Ok(None) };
     let fresh = Reader::new(session.clone(), row.viewer, Arc::default());
     let found = fresh.get::<M>(id).await?;

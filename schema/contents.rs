@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::Result;
 use oriel_backends::blobs::{BlobError, BlobKey, Disposition};
-use oriel_kernel::AnyEvent;
+use oriel_engine::log::Sealed;
 use oriel_read_models::documents::{Contents, Download};
 use oriel_read_models::events::{self, Payloads};
 
@@ -62,7 +62,7 @@ impl Services {
     }
 }
 
-/// The log, for the event's data; asked one batch a request.
+/// The log, for the data of events.
 pub(crate) struct LogPayloads(Arc<Services>);
 
 impl LogPayloads {
@@ -73,10 +73,18 @@ impl LogPayloads {
 
 #[async_trait::async_trait]
 impl Payloads for LogPayloads {
-    async fn data(&self, event: &events::Model) -> Result<serde_json::Value> {
-        let log = self.0.engine.log();
-        let stored = log.payload(&event.stream, &event.event_type.0, event.type_version, &event.data);
-        let opened: Box<dyn AnyEvent> = stored.await.map_err(internal)?;
-        opened.shown().map_err(internal)
+    async fn data(&self, events: &[Arc<events::Model>]) -> Vec<Result<serde_json::Value>> {
+        let sealed = events.iter().map(|event| Sealed {
+            position: event.place(),
+            stream: &event.stream,
+            event_type: &event.event_type.0,
+            type_version: event.type_version,
+            data: &event.data,
+        });
+        let sealed: Vec<_> = sealed.collect();
+        match self.0.engine.log().unseal(&sealed).await {
+            Ok(opened) => opened.into_iter().map(|event| event.map_err(internal)?.shown().map_err(internal)).collect(),
+            Err(error) => vec![Err(unavailable(error)); events.len()],
+        }
     }
 }

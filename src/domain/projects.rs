@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use oriel_kernel::{
     Actor, Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
-    Rejection, bounded_text, ids,
+    Rejection, Visible, bounded_text, ids,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -202,6 +202,10 @@ fn already_active() -> Rejection {
     Rejection::conflict("This project is active already.")
 }
 
+fn already_in() -> Rejection {
+    Rejection::conflict("This member is in the project already.").at("memberId")
+}
+
 // --- commands ----------------------------------------------------------------------------------------------------
 
 /// Makes a project in the organisation in which the actor acts.
@@ -235,6 +239,7 @@ impl Command for CreateProject {
         }])
         .claim(key_fact(organization, &self.key), taken)
         .claim(active(organization, id), already_active())
+        .claim(Visible::fact(self.owner, id.uuid()), already_in())
         .require(members::active(organization, self.owner), inactive))
     }
 }
@@ -310,10 +315,10 @@ impl Command for AddProjectMember {
             let message = format!("A project has at most {} members.", Project::MAX_MEMBERS);
             return Err(Rejection::new(ErrorCode::LimitExceeded, message));
         }
-        Ok(Outcome::events([ProjectEvent::MemberAdded { member: self.member }]).require(
-            members::active(given.organization, self.member),
-            Rejection::new(ErrorCode::NotFound, "There is no such active member.").at("memberId"),
-        ))
+        let inactive = Rejection::new(ErrorCode::NotFound, "There is no such active member.").at("memberId");
+        Ok(Outcome::events([ProjectEvent::MemberAdded { member: self.member }])
+            .claim(Visible::fact(self.member, project.id.uuid()), already_in())
+            .require(members::active(given.organization, self.member), inactive))
     }
 }
 
@@ -335,7 +340,8 @@ impl Command for RemoveProjectMember {
         if !project.members.contains(&self.member) {
             return Ok(Outcome::nothing());
         }
-        Ok(Outcome::events([ProjectEvent::MemberRemoved { member: self.member }]))
+        Ok(Outcome::events([ProjectEvent::MemberRemoved { member: self.member }])
+            .release(Visible::fact(self.member, project.id.uuid())))
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use oriel_kernel::{
     Actor, Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
-    Personal, Rejection, Timestamp, UserId, kinds,
+    Personal, Rejection, SessionId, Timestamp, UserId, kinds,
 };
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,8 @@ pub enum EndReason {
     Switched,
     /// Its time was over.
     Expired,
+    /// The member was suspended or removed.
+    MemberGone,
 }
 
 // --- state -------------------------------------------------------------------------------------------------------
@@ -119,6 +121,13 @@ impl Aggregate for Session {
     }
 }
 
+impl Whose {
+    fn ended(&self, given: &Given<'_>, reason: EndReason) -> Outcome<SessionEvent> {
+        let session = SessionId::from_uuid(given.id);
+        Outcome::events([SessionEvent::Ended { reason }]).release(active(self.organization, session))
+    }
+}
+
 impl Session {
     /// How many replaced tokens are recognised.
     pub const REMEMBERED: usize = 100;
@@ -138,9 +147,18 @@ impl Session {
     }
 }
 
+/// That this session of this organisation goes on: started and not ended. What somebody may do rests on it.
+pub fn active(organization: OrganizationId, session: SessionId) -> Fact {
+    Fact::new("session_active", organization, session.to_string())
+}
+
 fn member_active(organization: OrganizationId, member: MemberId) -> (Fact, Rejection) {
     let message = "You are not an active member of this organization. Ask one of its administrators.";
     (members::active(organization, member), Rejection::new(ErrorCode::Forbidden, message))
+}
+
+fn already_active() -> Rejection {
+    Rejection::conflict("This session has begun already.")
 }
 
 // --- commands ----------------------------------------------------------------------------------------------------
@@ -167,10 +185,10 @@ impl Command for StartSession {
     type Aggregate = Session;
     const CREATES: bool = true;
 
-    fn decide(&self, session: &Session, _: &Given<'_>) -> Decision<SessionEvent> {
+    fn decide(&self, session: &Session, given: &Given<'_>) -> Decision<SessionEvent> {
         crate::must_be_new(session)?;
         let personal = |text: &String| Personal::new(self.user, text.chars().take(400).collect());
-        let (active, otherwise) = member_active(self.organization, self.member);
+        let (may_act, otherwise) = member_active(self.organization, self.member);
         Ok(Outcome::events([SessionEvent::Started {
             user: self.user,
             member: self.member,
@@ -180,7 +198,8 @@ impl Command for StartSession {
             user_agent: self.user_agent.as_ref().map(personal),
             expires_at: self.expires_at,
         }])
-        .require(active, otherwise))
+        .claim(active(self.organization, SessionId::from_uuid(given.id)), already_active())
+        .require(may_act, otherwise))
     }
 }
 
@@ -211,17 +230,17 @@ impl Command for RefreshSession {
             return Err(Rejection::new(ErrorCode::Expired, "This session is over. Sign in again."));
         }
         if session.current != self.presented_hash {
-            return Ok(Outcome::events([SessionEvent::Ended { reason: EndReason::Reused }]));
+            return Ok(whose.ended(given, EndReason::Reused));
         }
         if session.knows(&self.next_hash) {
             return Err(Rejection::conflict("The next token has to be a new one."));
         }
-        let (active, otherwise) = member_active(whose.organization, whose.member);
+        let (may_act, otherwise) = member_active(whose.organization, whose.member);
         Ok(Outcome::events([SessionEvent::Refreshed {
             refresh_hash: self.next_hash.clone(),
             expires_at: self.expires_at,
         }])
-        .require(active, otherwise))
+        .require(may_act, otherwise))
     }
 }
 
@@ -235,14 +254,14 @@ impl Command for EndSession {
     type Aggregate = Session;
 
     fn decide(&self, session: &Session, given: &Given<'_>) -> Decision<SessionEvent> {
-        let own = session.whose.as_ref().is_some_and(|whose| given.actor == Actor::Member(whose.member));
-        if given.grant == Grant::Own && !own {
+        let whose = session.whose.as_ref().ok_or_else(|| Rejection::not_found(Session::NOUN))?;
+        if given.grant == Grant::Own && given.actor != Actor::Member(whose.member) {
             return Err(crate::not_yours(Session::NOUN));
         }
         if session.ended.is_some() {
             return Ok(Outcome::nothing());
         }
-        Ok(Outcome::events([SessionEvent::Ended { reason: self.reason }]))
+        Ok(whose.ended(given, self.reason))
     }
 }
 

@@ -6,12 +6,13 @@
 //! and the same `now`, a bounded number of times.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use oriel_kernel::{
-    Actor, Aggregate, AnyEvent, Command, CommandId, ErrorCode, EventId, Facts, Given, Grant, Id, OrganizationId,
-    Position, Recorded, Rejection, Timestamp, UserError, Visible,
+    Actor, Aggregate, AnyEvent, Command, CommandId, ErrorCode, EventId, Fact, Facts, Given, Grant, Id, Observed,
+    OrganizationId, Position, Recorded, Rejection, Timestamp, UserError, Visible,
 };
 use uuid::Uuid;
 
@@ -27,6 +28,40 @@ pub const MAX_EVENTS: usize = 1_000;
 /// The most bytes that one command may write.
 pub const MAX_BYTES: usize = 1 << 20;
 
+/// What somebody may do, and what that rests on.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// How far their permission reaches.
+    pub grant: Grant,
+    /// Which parts of the organisation they see.
+    pub visible: Visible,
+    /// What both were read from.
+    pub observed: Observed,
+}
+
+impl Scope {
+    /// Everything, whatever happens: for Oriel itself, and for who needs no permission.
+    pub fn unlimited() -> Self {
+        Self { grant: Grant::All, visible: Visible::All, observed: Observed::default() }
+    }
+
+    /// What lets this actor see these parts of the organisation.
+    fn sight(&self, actor: Actor, parts: [Option<Uuid>; 2]) -> Vec<Fact> {
+        let (Visible::Only(seen), Actor::Member(member)) = (&self.visible, actor) else { return Vec::new() };
+        parts.into_iter().flatten().filter(|part| seen.contains(part)).map(|part| Visible::fact(member, part)).collect()
+    }
+}
+
+/// Finds out what somebody may do at this moment.
+#[async_trait::async_trait]
+pub trait Authority: std::fmt::Debug + Send + Sync {
+    /// What they may do now.
+    ///
+    /// # Errors
+    /// When they may not do it any more, or it cannot be found out.
+    async fn renew(&self) -> Result<Scope, CommandError>;
+}
+
 /// On whose behalf and in which circumstances a command is decided.
 #[derive(Clone, Debug)]
 pub struct CommandContext {
@@ -40,12 +75,10 @@ pub struct CommandContext {
     pub actor: Actor,
     /// The organisation that they act in.
     pub organization: OrganizationId,
-    /// How far their permission reaches.
-    pub grant: Grant,
-    /// Which parts of the organisation they see.
-    pub visible: Visible,
-    /// An aggregate whose version their permission was read from; another version means: resolve them anew.
-    pub observed: Option<(Uuid, i32)>,
+    /// What they may do.
+    pub scope: Scope,
+    /// Finds that out anew, once, when it has changed at the moment of the commit. Without it the command is refused.
+    pub authority: Option<Arc<dyn Authority>>,
     /// What the client believes the first aggregate's version to be.
     pub expected_version: Option<i32>,
     /// What belongs together.
@@ -65,9 +98,8 @@ impl CommandContext {
             input_hash: [0; 32],
             actor: Actor::System,
             organization,
-            grant: Grant::All,
-            visible: Visible::All,
-            observed: None,
+            scope: Scope::unlimited(),
+            authority: None,
             expected_version: None,
             correlation: command.uuid(),
             causation: None,
@@ -102,9 +134,12 @@ pub enum CommandError {
     /// Something that a person can mend.
     #[error("rejected: {0:?}")]
     Rejected(UserError),
-    /// The viewer's permissions changed since they were read: resolve the viewer anew.
-    #[error("the viewer's permissions changed")]
+    /// What the actor may do has changed since it was read, and again when that was read anew.
+    #[error("the actor's permissions changed")]
     Stale,
+    /// The session of who asks has ended since.
+    #[error("the actor's session has ended")]
+    SignedOut,
     /// Too much is waiting.
     #[error("too many commands wait")]
     Overloaded,
@@ -170,6 +205,8 @@ struct Decided {
     events: Vec<Box<dyn AnyEvent>>,
     facts: Facts,
     tenant: OrganizationId,
+    /// The part of the organisation that it was in before, and that it is in afterwards.
+    parts: [Option<Uuid>; 2],
     after: Arc<dyn Any + Send + Sync>,
 }
 
@@ -208,7 +245,8 @@ impl<C: Command> Step for StepOf<C> {
         }
         let tenant = after.tenant().unwrap_or(given.organization);
         let events = outcome.events.into_iter().map(|event| Box::new(event) as Box<dyn AnyEvent>).collect();
-        Ok(Decided { events, facts: outcome.facts, tenant, after: Arc::new(after) })
+        let parts = [state.scope(), after.scope()];
+        Ok(Decided { events, facts: outcome.facts, tenant, parts, after: Arc::new(after) })
     }
 }
 
@@ -263,9 +301,17 @@ impl Engine {
         if let Some(committed) = self.repeated(context).await? {
             return Ok(committed);
         }
-        let mut conflicts = 0;
+        let mut context = Cow::Borrowed(context);
+        let (mut conflicts, mut renewed) = (0, false);
         loop {
-            let attempt = self.attempt(context, &transaction.steps, subject).await;
+            let attempt = self.attempt(&context, &transaction.steps, subject).await;
+            if let (Err(CommandError::Stale), Some(authority), false) = (&attempt, &context.authority, renewed) {
+                tracing::debug!(command = %context.command, "the actor's permissions changed; they are read anew");
+                let scope = authority.renew().await?;
+                context.to_mut().scope = scope;
+                renewed = true;
+                continue;
+            }
             // It may have been carried out since that look (by another node, or for a client that went away). Then
             // this decision is about what it did itself, and the first answer is the answer.
             let about_itself = match &attempt {
@@ -273,7 +319,7 @@ impl Engine {
                 Ok(Attempt::Conflict) | Err(CommandError::Rejected(_)) => true,
                 Err(_) => false,
             };
-            if about_itself && let Some(committed) = self.repeated(context).await? {
+            if about_itself && let Some(committed) = self.repeated(&context).await? {
                 return Ok(committed);
             }
             match attempt? {
@@ -310,6 +356,7 @@ impl Engine {
         subject: Uuid,
     ) -> Result<Attempt, CommandError> {
         let (mut appends, mut after) = (Vec::new(), Vec::new());
+        let mut observed = context.scope.observed.clone();
         let (mut events, mut bytes) = (0, 0);
         for (n, step) in steps.iter().enumerate() {
             let cached = self.load(step.as_ref()).await?;
@@ -328,6 +375,7 @@ impl Engine {
             if decided.events.is_empty() && decided.facts.is_empty() {
                 continue;
             }
+            observed.facts.extend(context.scope.sight(context.actor, decided.parts));
             let mut prepared = Vec::with_capacity(decided.events.len());
             for event in decided.events {
                 let mut sealed = event.clone_boxed();
@@ -362,7 +410,7 @@ impl Engine {
             subject,
             organization: context.organization,
             appends,
-            observed: context.observed.into_iter().collect(),
+            observed,
             actor: context.actor,
             at: oriel_kernel::time::to_micros(context.now),
             correlation: context.correlation,
@@ -471,8 +519,8 @@ impl Engine {
             now: context.now,
             actor: context.actor,
             organization: context.organization,
-            grant: context.grant,
-            visible: &context.visible,
+            grant: context.scope.grant,
+            visible: &context.scope.visible,
             blinder: self.keyring.as_ref(),
         }
     }

@@ -5,20 +5,25 @@
 //! survivors before them; one that fails is answered and leaves. A batch that fails as a whole is halved, so that a
 //! poisoned command fails alone. Nothing is acknowledged before it is on disk.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod batch;
+mod ground;
+
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use oriel_kernel::{Actor, AnyEvent, EventId, Facts, OrganizationId, Position, Recorded, Rejection, Timestamp};
-use sea_orm::{ColumnType, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value};
+use oriel_kernel::{
+    Actor, AnyEvent, EventId, Facts, Observed, OrganizationId, Position, Recorded, Rejection, Timestamp,
+};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use crate::bulk::{Bulk, OnConflict, Writes, ids_json, in_ids};
+use self::batch::{Batch, changes_row};
+use self::ground::Ground;
 use crate::db::Database;
-use crate::feed::{Applied, Feed, touched_json};
-use crate::log::chain;
-use crate::projection::{Inline, ProjectError};
+use crate::feed::{Applied, Feed};
+use crate::projection::{Inline, ProjectError, project};
 use crate::queue::{Queue, QueueLimits, Waiting};
 use crate::read::Dependency;
 
@@ -51,8 +56,8 @@ pub(crate) struct Proposal {
     pub(crate) subject: Uuid,
     pub(crate) organization: OrganizationId,
     pub(crate) appends: Vec<Append>,
-    /// Aggregates that have to be at these versions, though nothing is appended to them.
-    pub(crate) observed: Vec<(Uuid, i32)>,
+    /// What its actor's permission rests on: it has to be so still.
+    pub(crate) observed: Observed,
     pub(crate) actor: Actor,
     pub(crate) at: Timestamp,
     pub(crate) correlation: Uuid,
@@ -246,25 +251,16 @@ impl Committer {
         for (event, _) in &batch.events {
             touched.insert(Dependency::collection("events", "org", event.organization.uuid()));
         }
-        for read_model in self.read_models.iter() {
-            let events: Vec<_> = batch
-                .events
-                .iter()
-                .filter(|(event, _)| read_model.takes(event.event.stream()))
-                .map(|(event, _)| Arc::clone(event))
-                .collect();
-            if !events.is_empty() {
-                let projected = read_model.project(&transaction, read_model.table(), &events).await?;
-                writes.merge(projected.writes);
-                touched.extend(projected.touched);
-            }
-        }
+        let events: Vec<_> = batch.events.into_iter().map(|(event, _)| event).collect();
+        let read_models = self.read_models.iter().map(|read_model| (read_model.as_ref(), read_model.table()));
+        let projected = project(&transaction, read_models, &events).await?;
+        writes.merge(projected.writes);
+        touched.extend(projected.touched);
         writes.insert(changes_row(self.database.backend(), first, last, &touched)?);
         writes.execute(&transaction).await?;
         self.commit(transaction, proposals, &verdicts).await?;
 
-        metrics::counter!("oriel_events_total").increment(batch.events.len() as u64);
-        let events = batch.events.into_iter().map(|(event, _)| event).collect();
+        metrics::counter!("oriel_events_total").increment(events.len() as u64);
         self.feed.announce(Applied { first, last, touched: touched.into_iter().collect(), events }).await;
         Ok(verdicts)
     }
@@ -314,300 +310,4 @@ fn is_outage(error: &BatchError) -> bool {
         }
         _ => false,
     }
-}
-
-/// What the log and the facts say at the moment of the lock, about everything that the batch mentions.
-#[derive(Default)]
-struct Ground {
-    head: Position,
-    chains: HashMap<Uuid, (i64, Vec<u8>)>,
-    versions: HashMap<Uuid, i32>,
-    commands: HashMap<Uuid, (Position, Uuid, Vec<u8>)>,
-    facts: BTreeSet<(String, String)>,
-    read_models: HashMap<String, i32>,
-}
-
-impl Ground {
-    /// One statement for the whole batch.
-    async fn read(transaction: &DatabaseTransaction, proposals: &[Proposal]) -> Result<Self, DbErr> {
-        let backend = transaction.get_database_backend();
-        let (mut organizations, mut subjects, mut commands) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut facts: BTreeSet<(&str, &str)> = BTreeSet::new();
-        for proposal in proposals {
-            commands.insert(proposal.command);
-            subjects.extend(proposal.observed.iter().map(|(id, _)| *id));
-            for append in &proposal.appends {
-                organizations.insert(append.tenant.uuid());
-                subjects.insert(append.subject);
-                let asked = append.facts.claim.iter().chain(&append.facts.require).map(|(fact, _)| fact);
-                facts.extend(asked.chain(&append.facts.release).map(|f| (f.scope.as_str(), f.value.as_str())));
-            }
-        }
-        let list = |ids: BTreeSet<Uuid>| Value::from(ids_json(&ids.into_iter().collect::<Vec<_>>()));
-        let values =
-            [list(organizations), list(subjects), list(commands), Value::from(serde_json::json!(facts).to_string())];
-        let rows =
-            transaction.query_all_raw(Statement::from_sql_and_values(backend, ground_sql(backend), values)).await?;
-        let mut ground = Self::default();
-        for row in &rows {
-            ground.take(row)?;
-        }
-        Ok(ground)
-    }
-
-    fn take(&mut self, row: &QueryResult) -> Result<(), DbErr> {
-        let id = || row.try_get::<Uuid>("", "id");
-        let number = || row.try_get::<i64>("", "n");
-        let text = |name: &str| row.try_get::<String>("", name);
-        let small = |n: i64| i32::try_from(n).map_err(|e| DbErr::Type(e.to_string()));
-        match row.try_get::<i32>("", "k")? {
-            1 => self.head = Position::new(number()?),
-            2 => {
-                self.chains.insert(id()?, (number()?, row.try_get("", "h")?));
-            }
-            3 => {
-                self.versions.insert(id()?, small(number()?)?);
-            }
-            4 => {
-                self.commands.insert(id()?, (Position::new(number()?), row.try_get("", "id2")?, row.try_get("", "h")?));
-            }
-            5 => {
-                self.facts.insert((text("a")?, text("b")?));
-            }
-            _ => {
-                self.read_models.insert(text("a")?, small(number()?)?);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn ground_sql(backend: DbBackend) -> String {
-    let (ids, pairs, null_id, null_bytes) = match backend {
-        DbBackend::Postgres => (
-            "(SELECT value::uuid AS id FROM json_array_elements_text($N::json))",
-            "(SELECT value ->> 0 AS scope, value ->> 1 AS value FROM json_array_elements($4::json))",
-            "NULL::uuid",
-            "NULL::bytea",
-        ),
-        _ => (
-            "(SELECT unhex(value) AS id FROM json_each($N))",
-            "(SELECT value ->> 0 AS scope, value ->> 1 AS value FROM json_each($4))",
-            "NULL",
-            "NULL",
-        ),
-    };
-    let of = |n: u8| ids.replace("$N", &format!("${n}"));
-    let (organizations, subjects) = (of(1), of(2));
-    let commands = in_ids(backend, "c.id", 3);
-    let (text, big) = ("CAST(NULL AS TEXT)", "CAST(NULL AS BIGINT)");
-    format!(
-        "SELECT 1 AS k, {null_id} AS id, {null_id} AS id2, {text} AS a, {text} AS b, MAX(position) AS n, {null_bytes} AS h \
-           FROM events HAVING MAX(position) IS NOT NULL \
-         UNION ALL SELECT 2, e.organization_id, {null_id}, {text}, {text}, e.sequence, e.hash \
-           FROM {organizations} o JOIN events e ON e.organization_id = o.id AND e.sequence = \
-             (SELECT MAX(l.sequence) FROM events l WHERE l.organization_id = o.id) \
-         UNION ALL SELECT 3, s.id, {null_id}, {text}, {text}, v.version, {null_bytes} FROM \
-             (SELECT s.id, (SELECT MAX(e.version) FROM events e WHERE e.subject_id = s.id) AS version FROM {subjects} s) v \
-             JOIN {subjects} s ON s.id = v.id WHERE v.version IS NOT NULL \
-         UNION ALL SELECT 4, c.id, c.subject_id, {text}, {text}, c.position, c.input_hash FROM commands c WHERE {commands} \
-         UNION ALL SELECT 5, {null_id}, {null_id}, f.scope, f.value, {big}, {null_bytes} \
-           FROM {pairs} w JOIN facts f ON f.scope = w.scope AND f.value = w.value \
-         UNION ALL SELECT 6, {null_id}, {null_id}, r.name, r.state, r.version, {null_bytes} \
-           FROM read_models r WHERE r.state = 'inline'"
-    )
-}
-
-/// A batch while it is judged: what is known, with the survivors so far on top.
-struct Batch {
-    ground: Ground,
-    events: Vec<(Arc<Recorded>, Vec<u8>)>,
-    hashes: Vec<Vec<u8>>,
-    commands: Vec<(Uuid, Position, Uuid, [u8; 32], Timestamp)>,
-    /// Facts that the batch changed: whether they hold now, and whether they held before.
-    facts: BTreeMap<(String, String), (bool, bool)>,
-}
-
-impl Batch {
-    fn new(ground: Ground) -> Self {
-        Self { ground, events: Vec::new(), hashes: Vec::new(), commands: Vec::new(), facts: BTreeMap::new() }
-    }
-
-    fn judge(&mut self, proposal: &Proposal) -> Verdict {
-        if let Some((position, subject, input_hash)) = self.ground.commands.get(&proposal.command) {
-            return Verdict::Repeated { position: *position, subject: *subject, input_hash: input_hash.clone() };
-        }
-        let version = |id: &Uuid| self.ground.versions.get(id).copied().unwrap_or(0);
-        if proposal.observed.iter().any(|(id, expected)| version(id) != *expected) {
-            return Verdict::Stale;
-        }
-        if let Some(append) = proposal.appends.iter().find(|append| version(&append.subject) != append.expected) {
-            return Verdict::Conflict { subject: append.subject };
-        }
-        let facts = match self.judge_facts(proposal) {
-            Ok(facts) => facts,
-            Err(rejection) => return Verdict::Rejected(rejection),
-        };
-        for (fact, holds) in facts {
-            let held = self.ground.facts.contains(&fact);
-            self.facts.entry(fact).or_insert((holds, held)).0 = holds;
-        }
-        let events = self.append(proposal);
-        let position = self.ground.head;
-        self.ground.commands.insert(proposal.command, (position, proposal.subject, proposal.input_hash.to_vec()));
-        self.commands.push((proposal.command, position, proposal.subject, proposal.input_hash, proposal.at));
-        Verdict::Committed { position, events }
-    }
-
-    /// In the order of the command's parts: what is required, then what is released, then what is claimed.
-    fn judge_facts(&self, proposal: &Proposal) -> Result<BTreeMap<(String, String), bool>, Rejection> {
-        let mut changed: BTreeMap<(String, String), bool> = BTreeMap::new();
-        let key = |fact: &oriel_kernel::Fact| (fact.scope.clone(), fact.value.clone());
-        for facts in proposal.appends.iter().map(|append| &append.facts) {
-            let holds = |changed: &BTreeMap<(String, String), bool>, key: &(String, String)| {
-                let in_batch = || self.facts.get(key).map(|(holds, _)| *holds);
-                changed.get(key).copied().or_else(in_batch).unwrap_or_else(|| self.ground.facts.contains(key))
-            };
-            for (fact, otherwise) in &facts.require {
-                if !holds(&changed, &key(fact)) {
-                    return Err(otherwise.clone());
-                }
-            }
-            for fact in &facts.release {
-                changed.insert(key(fact), false);
-            }
-            for (fact, otherwise) in &facts.claim {
-                if holds(&changed, &key(fact)) {
-                    return Err(otherwise.clone());
-                }
-                changed.insert(key(fact), true);
-            }
-        }
-        Ok(changed)
-    }
-
-    fn append(&mut self, proposal: &Proposal) -> Vec<Arc<Recorded>> {
-        let mut events = Vec::new();
-        for append in &proposal.appends {
-            for prepared in &append.events {
-                self.ground.head = self.ground.head.next();
-                let link = self.ground.chains.entry(append.tenant.uuid()).or_insert((0, Vec::new()));
-                link.0 += 1;
-                let version = self.ground.versions.entry(append.subject).or_insert(0);
-                *version += 1;
-                let event = Recorded {
-                    position: self.ground.head,
-                    id: prepared.id,
-                    organization: append.tenant,
-                    sequence: link.0,
-                    subject: append.subject,
-                    version: *version,
-                    actor: proposal.actor,
-                    at: proposal.at,
-                    correlation: proposal.correlation,
-                    causation: proposal.causation,
-                    event: Arc::clone(&prepared.event),
-                };
-                link.1 = chain(&link.1, &event, &prepared.data);
-                self.hashes.push(link.1.clone());
-                let event = Arc::new(event);
-                self.events.push((Arc::clone(&event), prepared.data.clone()));
-                events.push(event);
-            }
-        }
-        events
-    }
-
-    fn log_writes(&self, backend: DbBackend) -> Result<Writes, DbErr> {
-        let bytes = || ColumnType::VarBinary(sea_orm::sea_query::StringLen::None);
-        let columns = [
-            ("position", ColumnType::BigInteger),
-            ("id", ColumnType::Uuid),
-            ("organization_id", ColumnType::Uuid),
-            ("sequence", ColumnType::BigInteger),
-            ("stream", ColumnType::Text),
-            ("subject_id", ColumnType::Uuid),
-            ("version", ColumnType::Integer),
-            ("type", ColumnType::Text),
-            ("type_version", ColumnType::SmallInteger),
-            ("actor_kind", ColumnType::SmallInteger),
-            ("actor_id", ColumnType::Uuid),
-            ("at", ColumnType::TimestampWithTimeZone),
-            ("correlation_id", ColumnType::Uuid),
-            ("causation_id", ColumnType::Uuid),
-            ("data", bytes()),
-            ("hash", bytes()),
-        ];
-        let mut events = Bulk::new(backend, "events", &columns, OnConflict::Fail);
-        for ((event, data), hash) in self.events.iter().zip(&self.hashes) {
-            let (actor_kind, actor_id) = event.actor.to_columns();
-            events.row([
-                Value::from(event.position.number()),
-                event.id.uuid().into(),
-                event.organization.uuid().into(),
-                event.sequence.into(),
-                event.event.stream().into(),
-                event.subject.into(),
-                event.version.into(),
-                event.event.event_type().into(),
-                event.event.type_version().into(),
-                actor_kind.into(),
-                actor_id.into(),
-                event.at.into(),
-                event.correlation.into(),
-                event.causation.into(),
-                data.clone().into(),
-                hash.clone().into(),
-            ])?;
-        }
-        let columns = [
-            ("id", ColumnType::Uuid),
-            ("input_hash", bytes()),
-            ("position", ColumnType::BigInteger),
-            ("subject_id", ColumnType::Uuid),
-            ("at", ColumnType::TimestampWithTimeZone),
-        ];
-        let mut commands = Bulk::new(backend, "commands", &columns, OnConflict::Fail);
-        for (id, position, subject, input_hash, at) in &self.commands {
-            commands.row([
-                Value::from(*id),
-                input_hash.to_vec().into(),
-                position.number().into(),
-                (*subject).into(),
-                (*at).into(),
-            ])?;
-        }
-        let columns = [("scope", ColumnType::Text), ("value", ColumnType::Text)];
-        let mut claimed = Bulk::new(backend, "facts", &columns, OnConflict::Fail);
-        let mut released = Vec::new();
-        for ((scope, value), change) in &self.facts {
-            match change {
-                (true, false) => claimed.row([Value::from(scope.as_str()), value.as_str().into()])?,
-                (false, true) => released.push((scope.as_str(), value.as_str())),
-                (true, true) | (false, false) => {}
-            }
-        }
-        let mut writes = Writes::default();
-        writes.insert(events);
-        writes.insert(commands);
-        writes.insert(claimed);
-        writes.remove_facts(&released);
-        Ok(writes)
-    }
-}
-
-fn changes_row(
-    backend: DbBackend,
-    first: Position,
-    last: Position,
-    touched: &BTreeSet<Dependency>,
-) -> Result<Bulk, DbErr> {
-    let columns = [
-        ("position", ColumnType::BigInteger),
-        ("first_position", ColumnType::BigInteger),
-        ("touched", ColumnType::Text),
-    ];
-    let mut changes = Bulk::new(backend, "changes", &columns, OnConflict::Fail);
-    changes.row([Value::from(last.number()), first.number().into(), touched_json(touched).into()])?;
-    Ok(changes)
 }

@@ -134,10 +134,10 @@ impl Keyring {
     ///
     /// # Errors
     /// When the database is not there.
-    pub async fn unseal(&self, events: &mut [Box<dyn AnyEvent>]) -> Result<(), KeyError> {
+    pub async fn unseal(&self, mut events: Vec<&mut dyn AnyEvent>) -> Result<(), KeyError> {
         let mut persons = BTreeSet::new();
-        for event in events.iter_mut() {
-            persons.extend(persons_of(event.as_mut()));
+        for event in &mut events {
+            persons.extend(persons_of(*event));
         }
         if persons.is_empty() {
             return Ok(());

@@ -27,6 +27,6 @@ mod suite;
 mod testing;
 mod workers;
 
-pub use bus::{CommandContext, CommandError, Committed, Transaction};
+pub use bus::{Authority, CommandContext, CommandError, Committed, Scope, Transaction};
 pub use db::Database;
 pub use engine::{Engine, Parts, Sources, StartError, SystemSources};

@@ -40,6 +40,21 @@ pub enum LogError {
     Key(#[from] KeyError),
 }
 
+/// A payload as the log holds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed<'a> {
+    /// Where.
+    pub position: Position,
+    /// The aggregate's stream.
+    pub stream: &'a str,
+    /// The stored type.
+    pub event_type: &'a str,
+    /// The stored version.
+    pub type_version: i16,
+    /// The bytes.
+    pub data: &'a [u8],
+}
+
 /// Reads the log.
 #[derive(Clone)]
 pub struct Log {
@@ -140,25 +155,47 @@ impl Log {
         self.decode(rows).await
     }
 
-    /// A stored payload in today's form, personal data opened where its key exists.
+    /// Stored payloads in today's form, personal data opened where its key exists; the keys of all of them are one
+    /// look-up. One that does not decode is an error by itself.
     ///
     /// # Errors
-    /// See [`Log::read`].
-    pub async fn payload(
-        &self,
-        stream: &str,
-        event_type: &str,
-        type_version: i16,
-        data: &[u8],
-    ) -> Result<Box<dyn AnyEvent>, LogError> {
-        let position = Position::START;
-        let unknown = || LogError::Stream { position, stream: stream.to_owned() };
-        let decoder = self.decoders.get(stream).ok_or_else(unknown)?;
-        let event = (decoder.decode)(event_type, type_version, data);
-        let mut event = [event.map_err(|source| LogError::Decode { position, source })?];
-        self.keyring.unseal(&mut event).await?;
-        let [event] = event;
-        Ok(event)
+    /// When the database is not there.
+    pub async fn unseal(&self, sealed: &[Sealed<'_>]) -> Result<Vec<Result<Box<dyn AnyEvent>, LogError>>, LogError> {
+        let mut events: Vec<_> = sealed.iter().map(|payload| self.decode_sealed(payload)).collect();
+        self.keyring.unseal(events.iter_mut().flatten().map(AsMut::as_mut).collect()).await?;
+        Ok(events)
+    }
+
+    /// Whether the log is what was written: every position once, every organisation's sequence without a gap, and its
+    /// hash chain without a break. Gives the first position where it is not. What personal data says, and whether this
+    /// release knows the event, does not matter.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn verify(&self) -> Result<Option<Position>, LogError> {
+        let sql = format!("SELECT {COLUMNS}, hash FROM events WHERE position > $1 ORDER BY position LIMIT 1000");
+        let mut reached = Position::START;
+        let mut chains: HashMap<Uuid, (i64, Vec<u8>)> = HashMap::new();
+        loop {
+            let rows = self.database.query(&sql, vec![reached.number().into()]).await?;
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            for row in &rows {
+                reached = reached.next();
+                let (stream, event_type): (String, String) = (row.try_get("", "stream")?, row.try_get("", "type")?);
+                let event = Envelope::stored(row, (&stream, &event_type))?;
+                let (sequence, link) = chains.entry(event.organization).or_default();
+                *sequence += 1;
+                *link = chain(link, &event, &row.try_get::<Vec<u8>>("", "data")?);
+                let whole = row.try_get::<i64>("", "position")? == reached.number()
+                    && event.sequence == *sequence
+                    && row.try_get::<Vec<u8>>("", "hash")? == *link;
+                if !whole {
+                    return Ok(Some(reached));
+                }
+            }
+        }
     }
 
     async fn decode(&self, rows: Vec<QueryResult>) -> Result<Vec<Arc<Recorded>>, LogError> {
@@ -166,17 +203,26 @@ impl Log {
         for row in &rows {
             events.push(self.decode_payload(row)?);
         }
-        self.keyring.unseal(&mut events).await?;
+        self.keyring.unseal(events.iter_mut().map(AsMut::as_mut).collect()).await?;
         rows.iter().zip(events).map(|(row, event)| Ok(Arc::new(recorded(row, event.into())?))).collect()
     }
 
     fn decode_payload(&self, row: &QueryResult) -> Result<Box<dyn AnyEvent>, LogError> {
-        let position = Position::new(row.try_get("", "position")?);
-        let stream: String = row.try_get("", "stream")?;
-        let data: Vec<u8> = row.try_get("", "data")?;
-        let decoder = self.decoders.get(stream.as_str()).ok_or(LogError::Stream { position, stream })?;
-        let event_type: String = row.try_get("", "type")?;
-        (decoder.decode)(&event_type, row.try_get("", "type_version")?, &data)
+        let (stream, event_type): (String, String) = (row.try_get("", "stream")?, row.try_get("", "type")?);
+        self.decode_sealed(&Sealed {
+            position: Position::new(row.try_get("", "position")?),
+            stream: &stream,
+            event_type: &event_type,
+            type_version: row.try_get("", "type_version")?,
+            data: &row.try_get::<Vec<u8>>("", "data")?,
+        })
+    }
+
+    fn decode_sealed(&self, sealed: &Sealed<'_>) -> Result<Box<dyn AnyEvent>, LogError> {
+        let position = sealed.position;
+        let unknown = || LogError::Stream { position, stream: sealed.stream.to_owned() };
+        let decoder = self.decoders.get(sealed.stream).ok_or_else(unknown)?;
+        (decoder.decode)(sealed.event_type, sealed.type_version, sealed.data)
             .map_err(|source| LogError::Decode { position, source })
     }
 }
@@ -198,33 +244,84 @@ fn recorded(row: &QueryResult, event: Arc<dyn AnyEvent>) -> Result<Recorded, DbE
     })
 }
 
+/// What a link of the hash chain covers besides the payload, as the log's table holds it.
+#[derive(Debug)]
+pub(crate) struct Envelope<'a> {
+    id: Uuid,
+    organization: Uuid,
+    sequence: i64,
+    stream: &'a str,
+    subject: Uuid,
+    version: i32,
+    event_type: &'a str,
+    /// The version that was written, which today's form of the event may have left behind.
+    type_version: i16,
+    actor: (i16, Uuid),
+    at: Timestamp,
+    correlation: Uuid,
+    causation: Option<Uuid>,
+}
+
+impl<'a> Envelope<'a> {
+    /// Of an event that is being written.
+    pub(crate) fn of(event: &'a Recorded) -> Self {
+        Self {
+            id: event.id.uuid(),
+            organization: event.organization.uuid(),
+            sequence: event.sequence,
+            stream: event.event.stream(),
+            subject: event.subject,
+            version: event.version,
+            event_type: event.event.event_type(),
+            type_version: event.event.type_version(),
+            actor: event.actor.to_columns(),
+            at: event.at,
+            correlation: event.correlation,
+            causation: event.causation,
+        }
+    }
+
+    /// Of a row of the log; the two texts are its `stream` and its `type`.
+    pub(crate) fn stored(row: &QueryResult, (stream, event_type): (&'a str, &'a str)) -> Result<Self, DbErr> {
+        Ok(Self {
+            id: row.try_get("", "id")?,
+            organization: row.try_get("", "organization_id")?,
+            sequence: row.try_get("", "sequence")?,
+            stream,
+            subject: row.try_get("", "subject_id")?,
+            version: row.try_get("", "version")?,
+            event_type,
+            type_version: row.try_get("", "type_version")?,
+            actor: (row.try_get("", "actor_kind")?, row.try_get("", "actor_id")?),
+            at: row.try_get("", "at")?,
+            correlation: row.try_get("", "correlation_id")?,
+            causation: row.try_get("", "causation_id")?,
+        })
+    }
+}
+
 /// The link of an organisation's hash chain: SHA-256 over the link before, the event's envelope and its sealed
 /// payload, each field with its length before it.
-pub(crate) fn chain(before: &[u8], event: &Recorded, data: &[u8]) -> Vec<u8> {
+pub(crate) fn chain(before: &[u8], event: &Envelope<'_>, data: &[u8]) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
-    let (actor_kind, actor_id) = event.actor.to_columns();
     let mut field = |bytes: &[u8]| {
         context.update(&(bytes.len() as u64).to_be_bytes());
         context.update(bytes);
     };
     field(before);
-    field(event.id.uuid().as_bytes());
-    field(event.organization.uuid().as_bytes());
+    field(event.id.as_bytes());
+    field(event.organization.as_bytes());
     field(&event.sequence.to_be_bytes());
-    field(event.event.stream().as_bytes());
+    field(event.stream.as_bytes());
     field(event.subject.as_bytes());
     field(&event.version.to_be_bytes());
-    field(event.event.event_type().as_bytes());
-    field(&event.event.type_version().to_be_bytes());
-    field(&actor_kind.to_be_bytes());
-    field(actor_id.as_bytes());
-    field(&timestamp(event.at));
+    field(event.event_type.as_bytes());
+    field(&event.type_version.to_be_bytes());
+    field(&event.actor.0.to_be_bytes());
+    field(event.actor.1.as_bytes());
+    field(&event.at.timestamp_micros().to_be_bytes());
     field(event.correlation.as_bytes());
     field(event.causation.unwrap_or(Uuid::nil()).as_bytes());
     field(data);
     context.finish().as_ref().to_vec()
-}
-
-fn timestamp(at: Timestamp) -> [u8; 8] {
-    at.timestamp_micros().to_be_bytes()
 }

@@ -1,7 +1,7 @@
 //! Projections: how events become the rows of a read model.
 //!
-//! A projection is a pure fold. The engine finds out which rows a batch of events updates by a dry run, loads them in
-//! one statement, folds, and writes them in bulk, in the transaction that appends the events. What changed, old row
+//! A projection is a pure fold. The engine finds out which rows a batch of events updates by a dry run, loads those of
+//! all read models in one statement, folds, and writes them in bulk, in the transaction that appends the events. What changed, old row
 //! against new, is computed here, so that nobody writes an invalidation.
 //!
 //! Rebuilding is the same fold into another table. Nothing here knows which read models exist.
@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use oriel_kernel::{Event, Recorded};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, FromQueryResult, IdenStatic, Iterable,
-    ModelTrait, Statement, Value,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic,
+    Iterable, ModelTrait, QueryResult, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -106,7 +106,6 @@ impl<M: ReadModel> Rows<M> {
 }
 
 /// A read model whose projection runs inside the commit, whatever its row.
-#[async_trait::async_trait]
 pub trait Inline: Send + Sync {
     /// The table.
     fn table(&self) -> &'static str;
@@ -114,13 +113,23 @@ pub trait Inline: Send + Sync {
     fn version(&self) -> i32;
     /// Whether events of this stream mean anything to it.
     fn takes(&self, stream: &str) -> bool;
-    /// Folds events, in order, into this table (the read model's own, or the one that is being rebuilt).
-    async fn project(
-        &self,
-        transaction: &DatabaseTransaction,
-        table: &str,
-        events: &[Arc<Recorded>],
-    ) -> Result<Projected, ProjectError>;
+    /// Begins to fold these events, in order, into this table (the read model's own, or the one that is being rebuilt).
+    fn begin(&self, table: &str, events: Vec<Arc<Recorded>>) -> Box<dyn Fold>;
+}
+
+/// Events on their way into one table. The rows that they need are asked for until none is missing.
+pub trait Fold: Send {
+    /// The table.
+    fn table(&self) -> &str;
+    /// Its columns.
+    fn columns(&self) -> Vec<&'static str>;
+    /// The ids of the rows that are still needed, found out by a dry run. Those that were asked for before and have not
+    /// been given are not there.
+    fn missing(&mut self) -> Result<Vec<Uuid>, ProjectError>;
+    /// Gives one of them; its columns' names have this prefix.
+    fn give(&mut self, row: &QueryResult, prefix: &str) -> Result<(), DbErr>;
+    /// What is to be written.
+    fn finish(self: Box<Self>, backend: DbBackend) -> Result<Projected, ProjectError>;
 }
 
 /// What a projection wants written, and what that changes.
@@ -154,6 +163,71 @@ pub enum ProjectError {
     },
 }
 
+/// Folds events into these read models, each into its table. The rows that all of them need are one statement on
+/// PostgreSQL, and a second one if what they hold leads to further ones: what a batch costs does not depend on how many
+/// read models it touches.
+pub(crate) async fn project<'a>(
+    transaction: &DatabaseTransaction,
+    read_models: impl IntoIterator<Item = (&'a dyn Inline, &'a str)>,
+    events: &[Arc<Recorded>],
+) -> Result<Projected, ProjectError> {
+    let backend = transaction.get_database_backend();
+    let mut folds = Vec::new();
+    for (read_model, table) in read_models {
+        let taken: Vec<_> = events.iter().filter(|event| read_model.takes(event.event.stream())).cloned().collect();
+        if !taken.is_empty() {
+            folds.push(read_model.begin(table, taken));
+        }
+    }
+    loop {
+        let mut wanted = Vec::new();
+        for fold in &mut folds {
+            let ids = fold.missing()?;
+            if !ids.is_empty() {
+                wanted.push((fold, ids));
+            }
+        }
+        if wanted.is_empty() {
+            break;
+        }
+        // SQLite is in this process: a statement costs no round trip there, and outer joins do.
+        let together = if backend == DbBackend::Postgres { wanted.len() } else { 1 };
+        for wanted in wanted.chunks_mut(together) {
+            load(transaction, wanted).await?;
+        }
+    }
+    let mut projected = Projected::default();
+    for fold in folds {
+        let one = fold.finish(backend)?;
+        projected.writes.merge(one.writes);
+        projected.touched.extend(one.touched);
+    }
+    Ok(projected)
+}
+
+/// Loads rows of several tables by one statement: side by side, none joined to any.
+async fn load(transaction: &DatabaseTransaction, wanted: &mut [(&mut Box<dyn Fold>, Vec<Uuid>)]) -> Result<(), DbErr> {
+    let backend = transaction.get_database_backend();
+    let (mut shown, mut tables, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for (n, (fold, ids)) in wanted.iter().enumerate() {
+        shown.extend(fold.columns().into_iter().map(|column| format!("t{n}.\"{column}\" AS \"t{n}_{column}\"")));
+        let by_id = in_ids(backend, "\"id\"", n + 1);
+        tables.push(format!("(SELECT * FROM \"{}\" WHERE {by_id}) t{n}", fold.table()));
+        values.push(Value::from(ids_json(ids)));
+    }
+    let mut sql = format!("SELECT {} FROM {}", shown.join(", "), tables.join(" FULL JOIN "));
+    sql.push_str(&" ON FALSE".repeat(tables.len() - 1));
+    for row in transaction.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await? {
+        for (n, (fold, _)) in wanted.iter_mut().enumerate() {
+            let prefix = format!("t{n}_");
+            if row.try_get::<Option<Uuid>>(&prefix, "id")?.is_some() {
+                fold.give(&row, &prefix)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Hands an event to [`On::on`] for its aggregate. Written by [`projection!`](crate::projection!).
 pub type Dispatch<P> = (&'static str, fn(&mut Rows<<P as Projection>::Row>, &Recorded));
 
@@ -168,34 +242,8 @@ impl<P: Projection> InlineOf<P> {
     pub const fn new(dispatch: &'static [Dispatch<P>]) -> Self {
         Self { dispatch, projection: PhantomData }
     }
-
-    fn fold(&self, rows: &mut Rows<P::Row>, events: &[Arc<Recorded>]) -> Result<(), ProjectError> {
-        let fold = std::panic::AssertUnwindSafe(|| {
-            for event in events {
-                let stream = event.event.stream();
-                for (_, on) in self.dispatch.iter().filter(|(name, _)| *name == stream) {
-                    on(rows, event);
-                }
-            }
-        });
-        std::panic::catch_unwind(fold).map_err(|_| ProjectError::Panicked { table: P::Row::TABLE })
-    }
-
-    async fn load(&self, transaction: &DatabaseTransaction, table: &str, ids: &[Uuid]) -> Result<Vec<P::Row>, DbErr> {
-        let backend = transaction.get_database_backend();
-        let columns: Vec<String> = columns::<P::Row>().map(|column| format!("\"{}\"", column.as_str())).collect();
-        let sql = format!("SELECT {} FROM \"{table}\" WHERE {}", columns.join(", "), in_ids(backend, "\"id\"", 1));
-        let statement = Statement::from_sql_and_values(backend, sql, [Value::from(ids_json(ids))]);
-        let rows = transaction.query_all_raw(statement).await?;
-        rows.iter().map(|row| P::Row::from_query_result(row, "")).collect()
-    }
 }
 
-fn columns<M: ReadModel>() -> impl Iterator<Item = <M::Entity as EntityTrait>::Column> {
-    <<M as ModelTrait>::Entity as EntityTrait>::Column::iter()
-}
-
-#[async_trait::async_trait]
 impl<P: Projection> Inline for InlineOf<P> {
     fn table(&self) -> &'static str {
         P::Row::TABLE
@@ -209,64 +257,115 @@ impl<P: Projection> Inline for InlineOf<P> {
         self.dispatch.iter().any(|(name, _)| *name == stream)
     }
 
-    async fn project(
-        &self,
-        transaction: &DatabaseTransaction,
-        table: &str,
-        events: &[Arc<Recorded>],
-    ) -> Result<Projected, ProjectError> {
-        // A dry run says which rows are needed; what they hold may lead to further ones.
-        let mut loaded: Vec<P::Row> = Vec::new();
-        let mut absent: BTreeSet<Uuid> = BTreeSet::new();
-        let rows = loop {
-            let mut rows = Rows::of(loaded.iter().cloned());
-            rows.slots.extend(absent.iter().map(|id| (*id, Slot { old: None, new: None })));
-            self.fold(&mut rows, events)?;
-            if rows.missing.is_empty() {
-                break rows;
-            }
-            let wanted: Vec<Uuid> = rows.missing.into_iter().collect();
-            let found = self.load(transaction, table, &wanted).await?;
-            absent.extend(wanted.iter().filter(|id| found.iter().all(|row| row.id() != **id)));
-            loaded.extend(found);
-        };
-        if rows.slots.len() > ROWS_PER_EVENT * events.len() {
-            return Err(ProjectError::TooMany { table: P::Row::TABLE, events: events.len(), rows: rows.slots.len() });
-        }
-        self.difference(transaction, table, rows)
+    fn begin(&self, table: &str, events: Vec<Arc<Recorded>>) -> Box<dyn Fold> {
+        Box::new(FoldOf::<P> {
+            dispatch: self.dispatch,
+            table: table.to_owned(),
+            events,
+            given: HashMap::new(),
+            folded: None,
+        })
     }
 }
 
-impl<P: Projection> InlineOf<P> {
-    fn difference(
-        &self,
-        transaction: &DatabaseTransaction,
-        table: &str,
-        rows: Rows<P::Row>,
-    ) -> Result<Projected, ProjectError> {
-        let columns: Vec<_> = columns::<P::Row>().collect();
-        let named: Vec<_> =
-            columns.iter().map(|column| (column.as_str(), column.def().get_column_type().clone())).collect();
-        let mut bulk = Bulk::new(transaction.get_database_backend(), table, &named, OnConflict::Replace);
-        let mut removed = Vec::new();
-        let mut projected = Projected::default();
-        for (id, Slot { old, new }) in rows.slots {
-            match (&old, &new) {
-                (None, None) => continue,
-                (Some(old), Some(new)) if columns.iter().all(|c| old.get(*c) == new.get(*c)) => continue,
-                (_, Some(new)) => bulk.row(columns.iter().map(|column| new.get(*column)))?,
-                (Some(_), None) => removed.push(id),
+/// [`Fold`] for a projection.
+struct FoldOf<P: Projection> {
+    dispatch: &'static [Dispatch<P>],
+    table: String,
+    events: Vec<Arc<Recorded>>,
+    /// What was asked for: the row, or that there is none.
+    given: HashMap<Uuid, Option<P::Row>>,
+    /// The outcome, once nothing is missing.
+    folded: Option<Rows<P::Row>>,
+}
+
+impl<P: Projection> FoldOf<P> {
+    fn run(&self) -> Result<Rows<P::Row>, ProjectError> {
+        let slot = |row: &Option<P::Row>| Slot { old: row.clone(), new: row.clone() };
+        let slots = self.given.iter().map(|(id, row)| (*id, slot(row))).collect();
+        let mut rows = Rows { slots, missing: BTreeSet::new() };
+        let fold = std::panic::AssertUnwindSafe(|| {
+            for event in &self.events {
+                let stream = event.event.stream();
+                for (_, on) in self.dispatch.iter().filter(|(name, _)| *name == stream) {
+                    on(&mut rows, event);
+                }
             }
-            for row in [old, new].iter().flatten() {
-                row.dependencies(&mut |dependency| {
-                    projected.touched.insert(dependency);
-                });
-            }
-        }
-        projected.writes.insert(bulk);
-        projected.writes.remove(table, &removed);
-        Ok(projected)
+        });
+        std::panic::catch_unwind(fold).map_err(|_| ProjectError::Panicked { table: P::Row::TABLE })?;
+        Ok(rows)
     }
+}
+
+impl<P: Projection> Fold for FoldOf<P> {
+    fn table(&self) -> &str {
+        &self.table
+    }
+
+    fn columns(&self) -> Vec<&'static str> {
+        columns::<P::Row>().map(|column| column.as_str()).collect()
+    }
+
+    fn missing(&mut self) -> Result<Vec<Uuid>, ProjectError> {
+        if self.folded.is_some() {
+            return Ok(Vec::new());
+        }
+        let rows = self.run()?;
+        if rows.missing.is_empty() {
+            self.folded = Some(rows);
+            return Ok(Vec::new());
+        }
+        self.given.extend(rows.missing.iter().map(|id| (*id, None)));
+        Ok(rows.missing.into_iter().collect())
+    }
+
+    fn give(&mut self, row: &QueryResult, prefix: &str) -> Result<(), DbErr> {
+        let row = P::Row::from_query_result(row, prefix)?;
+        self.given.insert(row.id(), Some(row));
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, backend: DbBackend) -> Result<Projected, ProjectError> {
+        let rows = match self.folded {
+            Some(rows) => rows,
+            None => self.run()?,
+        };
+        let events = self.events.len();
+        if rows.slots.len() > ROWS_PER_EVENT * events {
+            return Err(ProjectError::TooMany { table: P::Row::TABLE, events, rows: rows.slots.len() });
+        }
+        difference(backend, &self.table, rows)
+    }
+}
+
+fn columns<M: ReadModel>() -> impl Iterator<Item = <M::Entity as EntityTrait>::Column> {
+    <<M as ModelTrait>::Entity as EntityTrait>::Column::iter()
+}
+
+/// What has become of the rows: what is written, and what that touches.
+fn difference<M: ReadModel>(backend: DbBackend, table: &str, rows: Rows<M>) -> Result<Projected, ProjectError> {
+    let columns: Vec<_> = columns::<M>().collect();
+    let named: Vec<_> =
+        columns.iter().map(|column| (column.as_str(), column.def().get_column_type().clone())).collect();
+    let mut bulk = Bulk::new(backend, table, &named, OnConflict::Replace);
+    let mut removed = Vec::new();
+    let mut projected = Projected::default();
+    for (id, Slot { old, new }) in rows.slots {
+        match (&old, &new) {
+            (None, None) => continue,
+            (Some(old), Some(new)) if columns.iter().all(|c| old.get(*c) == new.get(*c)) => continue,
+            (_, Some(new)) => bulk.row(columns.iter().map(|column| new.get(*column)))?,
+            (Some(_), None) => removed.push(id),
+        }
+        for row in [old, new].iter().flatten() {
+            row.dependencies(&mut |dependency| {
+                projected.touched.insert(dependency);
+            });
+        }
+    }
+    projected.writes.insert(bulk);
+    projected.writes.remove(table, &removed);
+    Ok(projected)
 }
 
 /// Declares a projection: `projection! { /// What it is. pub Projects for Model, version 1, on ProjectEvent }`.

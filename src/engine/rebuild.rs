@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Value};
 
 use crate::engine::Engine;
 use crate::log::LogError;
-use crate::projection::{Inline, ProjectError};
+use crate::projection::{Inline, ProjectError, project};
 use crate::read::Dependency;
 
 /// Events in one transaction of a rebuild.
@@ -192,12 +192,9 @@ impl Engine {
         events: &[Arc<Recorded>],
         reached: Position,
     ) -> Result<Position, RebuildError> {
-        let taken: Vec<_> = events.iter().filter(|e| read_model.takes(e.event.stream())).map(Arc::clone).collect();
-        if !taken.is_empty() {
-            let next = format!("{}__next", read_model.table());
-            let projected = read_model.project(transaction, &next, &taken).await?;
-            projected.writes.execute(transaction).await?;
-        }
+        let next = format!("{}__next", read_model.table());
+        let projected = project(transaction, [(read_model, next.as_str())], events).await?;
+        projected.writes.execute(transaction).await?;
         let reached = events.last().map_or(reached, |event| event.position);
         let sql = "UPDATE read_models SET position = $2 WHERE name = $1 AND state = 'catching_up'";
         let values: Vec<Value> = vec![read_model.table().into(), reached.number().into()];

@@ -30,7 +30,7 @@ pub use personal::{Blinder, Personal, PersonalField, PersonalVisitor};
 pub use position::Position;
 pub use rejection::{ErrorCode, Rejection, UserError};
 pub use time::Timestamp;
-pub use viewer::{Viewer, Visible};
+pub use viewer::{Observed, Viewer, Visible};
 
 ids! {
     /// An organisation: a tenant.

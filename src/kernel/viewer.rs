@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::{Actor, Grant, MemberId, OrganizationId, Permission, Permissions, SessionId, UserId};
+use crate::{Actor, Fact, Grant, MemberId, OrganizationId, Permission, Permissions, SessionId, UserId};
 
 /// Who is asking, and what they may see. Without one nothing tenant-scoped can be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,8 @@ pub struct Viewer {
     pub organization: OrganizationId,
     /// The signed-in device.
     pub session: SessionId,
+    /// The version of the member that all this was read at: another one means other roles or another status.
+    pub member_version: i32,
     /// What their roles allow.
     pub permissions: Arc<Permissions>,
     /// Which parts of the organisation they see.
@@ -41,6 +43,22 @@ impl Visible {
             Self::Only(scopes) => scopes.contains(&scope),
         }
     }
+
+    /// The fact that lets a member see a part of the organisation. The aggregate that is this part claims and releases
+    /// it with its members; it is looked at again when a command on something in this part is committed.
+    pub fn fact(member: MemberId, scope: Uuid) -> Fact {
+        Fact::new("sees", member, scope.to_string())
+    }
+}
+
+/// What somebody's permission rests on, as it was read. The committer compares it with the log of the moment: nothing
+/// is written on a permission that has changed meanwhile.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Observed {
+    /// Aggregates, and the versions at which they were read.
+    pub versions: Vec<(Uuid, i32)>,
+    /// What has to hold still.
+    pub facts: Vec<Fact>,
 }
 
 impl Viewer {

@@ -7,6 +7,7 @@
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oriel_kernel::{Grant, OrganizationId, Permission, Permissions, Viewer, Visible};
@@ -54,7 +55,7 @@ pub struct Reader {
     loaders: Arc<Mutex<Loaders>>,
 }
 
-/// The loaders made so far: one for each read model and purpose.
+/// The loaders made so far: one for each read model and purpose, or for each pair of types.
 type Loaders = HashMap<(TypeId, Purpose), Arc<dyn Any + Send + Sync>>;
 
 /// What the loaders share with their reader. They do not hold the reader itself, which holds them.
@@ -70,6 +71,7 @@ enum Purpose {
     Row,
     Many(&'static str),
     Count(&'static str),
+    Batch,
 }
 
 /// The rows of one relation.
@@ -289,14 +291,35 @@ impl Reader {
         filter.map_or_else(|| Ok(Condition::all()), |f| compile(f, self.backend(), &self.core.limits))
     }
 
+    /// What `load` gives for this key, for what belongs to rows and is none. Keys that are asked for together are one
+    /// call, and each is asked for once. The types say what is loaded: one pair of them, one `load`.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub async fn batched<K, V, F>(
+        &self,
+        key: K,
+        load: impl Fn(Vec<K>) -> F + Send + Sync + 'static,
+    ) -> Result<V, ReadError>
+    where
+        K: Eq + Hash + Clone + fmt::Debug + Send + Sync + 'static,
+        V: Default + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<HashMap<K, V>, ReadError>> + Send + 'static,
+    {
+        self.kept((TypeId::of::<(K, V)>(), Purpose::Batch), || Loader::new(load))?.get(key).await
+    }
+
     fn loader<M: ReadModel, V: Default + Clone + Send + Sync + 'static>(
         &self,
         purpose: Purpose,
         make: impl FnOnce(Arc<Core>) -> Loader<Uuid, V>,
     ) -> Result<Arc<Loader<Uuid, V>>, ReadError> {
+        self.kept((TypeId::of::<(M, V)>(), purpose), || make(self.core.clone()))
+    }
+
+    fn kept<L: Any + Send + Sync>(&self, of: (TypeId, Purpose), make: impl FnOnce() -> L) -> Result<Arc<L>, ReadError> {
         let mut loaders = self.loaders.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = loaders.entry((TypeId::of::<(M, V)>(), purpose));
-        let found = slot.or_insert_with(|| Arc::new(make(self.core.clone()))).clone();
+        let found = loaders.entry(of).or_insert_with(|| Arc::new(make())).clone();
         drop(loaders);
         found.downcast().map_err(|_| ReadError::internal("a loader of another type stands under this key"))
     }

@@ -56,7 +56,7 @@ on_both! {
 
         let payload = std::fs::read(folder().join("thing_made.v1.json")).unwrap();
         let mut read: Vec<Box<dyn AnyEvent>> = vec![Box::new(ThingEvent::decode("thing_made", 1, &payload).unwrap())];
-        keyring.unseal(&mut read).await.unwrap();
+        keyring.unseal(read.iter_mut().map(AsMut::as_mut).collect()).await.unwrap();
         let owner = |event: &dyn AnyEvent| match event.as_any().downcast_ref() {
             Some(ThingEvent::Made { owner, .. }) => owner.clone(),
             _ => panic!("{event:?}"),

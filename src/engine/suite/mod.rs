@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod authority;
 mod consumers;
+mod echoes;
 mod golden;
 mod jobs;
 mod log;
@@ -27,7 +29,9 @@ use crate::bus::{CommandContext, CommandError, Committed};
 use crate::db::{Database, Location};
 use crate::engine::{Engine, Parts, Sources};
 use crate::keyring::MasterKey;
+use crate::projection::Inline;
 use crate::queue::QueueLimits;
+pub use things::ThingEvent;
 use things::{Count, Make, Model, ThingId};
 
 /// A clock that moves when it is told to, and ids that count.
@@ -93,11 +97,20 @@ impl Place {
     }
 
     pub async fn engine_on(&self, database: Database, limits: QueueLimits) -> Arc<Engine> {
+        self.engine_of(database, limits, things::read_models()).await
+    }
+
+    pub async fn engine_of(
+        &self,
+        database: Database,
+        limits: QueueLimits,
+        read_models: Vec<Box<dyn Inline>>,
+    ) -> Arc<Engine> {
         let parts = Parts {
             database,
             master: MasterKey::new([7; 32]),
             decoders: &things::DECODERS,
-            read_models: things::read_models(),
+            read_models,
             sources: Arc::clone(&self.sources) as Arc<dyn Sources>,
             limits,
             cached_aggregates: 10_000,

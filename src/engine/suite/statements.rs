@@ -5,11 +5,14 @@
 use std::path::PathBuf;
 
 use futures::future::join_all;
+use oriel_kernel::Position;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::things::{Label, Make};
 use super::*;
+use crate::keyring::Keyring;
+use crate::log::{Log, LogError, Sealed};
 use crate::testing;
 
 struct Proxy {
@@ -87,7 +90,10 @@ async fn watched() -> Option<(Place, Arc<Engine>, Proxy)> {
     let database = place.database_name().await;
     let proxy = Proxy::before(&place.location, &database);
     let connections = Database::open(&proxy.url, 2).await.unwrap();
-    let engine = place.engine_on(connections, QueueLimits::default()).await;
+    // Six read models: what a batch costs does not depend on how many it touches.
+    echoes::create(&connections).await;
+    let read_models = things::read_models().into_iter().chain(echoes::read_models()).collect();
+    let engine = place.engine_of(connections, QueueLimits::default(), read_models).await;
     Some((place, engine, proxy))
 }
 
@@ -126,6 +132,7 @@ async fn a_batch_takes_at_most_eight_round_trips() {
     count(&engine, org(0), things[0]).await.unwrap();
     let hot = proxy.trips() - before;
     assert!((3..=8).contains(&hot), "{hot} round trips");
+    assert_eq!(number(&engine, "SELECT SUM(CAST(total AS BIGINT))::bigint FROM echo_fifth").await, 12 * 5 + 1);
     let before = proxy.trips();
     engine.execute(&context(&engine, org(1)), things[1], Label("with facts".to_owned())).await.unwrap();
     let facts = proxy.trips() - before;
@@ -171,4 +178,43 @@ async fn many_commands_share_their_round_trips() {
     }
     let trips = proxy.trips() - before;
     assert!(trips <= 1 + 2 * 8, "{trips} round trips for {} commands", things.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_of_a_page_are_one_question() {
+    let Some((_place, engine, proxy)) = watched().await else { return };
+    for n in 0..50 {
+        let command = Make { label: format!("{n}"), owner: person(n), name: "Ada Lovelace" };
+        engine.execute(&context(&engine, org(1)), engine.new_id(), command).await.unwrap();
+    }
+    let sql = "SELECT position, type, data FROM events ORDER BY position";
+    let rows = engine.database().query(sql, vec![]).await.unwrap();
+    let payloads: Vec<(i64, String, Vec<u8>)> = rows
+        .iter()
+        .map(|row| {
+            (row.try_get("", "position").unwrap(), row.try_get("", "type").unwrap(), row.try_get("", "data").unwrap())
+        })
+        .collect();
+    let sealed = payloads.iter().map(|(position, event_type, data)| Sealed {
+        position: Position::new(*position),
+        stream: "thing",
+        event_type,
+        type_version: if *position == 7 { 99 } else { 1 },
+        data,
+    });
+    let sealed: Vec<_> = sealed.collect();
+    // A process that has no key at hand.
+    let cold = Keyring::open(engine.database().clone(), &MasterKey::new([7; 32]), engine.now()).await.unwrap();
+    let log = Log::new(engine.database().clone(), Arc::new(cold), &things::DECODERS);
+    let before = proxy.trips();
+    let opened = log.unseal(&sealed).await.unwrap();
+    let trips = proxy.trips() - before;
+    // One question, and on a connection that has not heard it before its preparation.
+    assert!((1..=2).contains(&trips), "{trips} round trips");
+    for (n, event) in opened.into_iter().enumerate() {
+        match event {
+            Ok(event) => assert_eq!(event.shown().unwrap()["owner"], "Ada Lovelace"),
+            Err(error) => assert!(n == 6 && matches!(error, LogError::Decode { .. }), "{error}"),
+        }
+    }
 }

@@ -77,7 +77,7 @@ fn label_fact(given: &Given<'_>, label: &str) -> Fact {
 }
 
 /// That a thing is there.
-fn there(thing: ThingId) -> Fact {
+pub fn there(thing: ThingId) -> Fact {
     Fact::new("thing", thing, "there")
 }
 

@@ -135,6 +135,7 @@ pub fn viewer(organization: u128, visible: Visible) -> Arc<Viewer> {
         member: MemberId::from_uuid(uuid(8)),
         organization: org(organization),
         session: SessionId::from_uuid(uuid(9)),
+        member_version: 1,
         permissions: Arc::new(Permissions::default()),
         visible,
     })
