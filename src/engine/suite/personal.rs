@@ -37,7 +37,7 @@ on_both! {
         let erased = Personal::Erased { of: person(1) };
         assert_eq!(whole_log(&engine).await.iter().map(|event| owner(event)).collect::<Vec<_>>(), [erased.clone(), clear[1].clone()]);
         assert_eq!(engine.state::<Thing>(forgotten).await.unwrap().owner, Some(erased));
-        engine.rebuild("toys", &|_, _| {}).await.unwrap();
+        engine.rebuild("toys", &crate::rebuild::unwatched).await.unwrap();
         let mut owners: Vec<Option<String>> = rows(&engine).await.into_iter().map(|row| row.owner).collect();
         owners.sort();
         assert_eq!(owners, [None, Some("Grace Hopper".to_owned())]);

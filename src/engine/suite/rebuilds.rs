@@ -1,6 +1,7 @@
 //! Rebuilt equals grown.
 
-use std::sync::atomic::AtomicBool;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use futures::future::{Either, join_all, poll_fn, select};
 use oriel_kernel::Position;
@@ -10,6 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::things::{Count, Label, Make, Remove};
 use super::*;
+use crate::rebuild::{RebuildError, unwatched};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -59,7 +61,7 @@ async fn history(engine: &Engine, seed: &mut TestRunner, length: usize) -> Vec<S
 
 async fn same_after_rebuild(engine: &Engine) {
     let grown = rows(engine).await;
-    engine.rebuild("toys", &|_, _| {}).await.unwrap();
+    engine.rebuild("toys", &unwatched).await.unwrap();
     assert_eq!(rows(engine).await, grown);
     let verified = engine.verify("toys").await.unwrap();
     assert_eq!((verified.rows, verified.only_running, verified.only_replayed), (grown.len() as i64, 0, 0));
@@ -85,7 +87,7 @@ on_both! {
         engine.database().writer().execute_unprepared("UPDATE toys SET total = 77 WHERE label = 'a'").await.unwrap();
         let verified = engine.verify("toys").await.unwrap();
         assert_eq!((verified.rows, verified.only_running, verified.only_replayed), (2, 1, 1));
-        engine.rebuild("toys", &|_, _| {}).await.unwrap();
+        engine.rebuild("toys", &unwatched).await.unwrap();
         assert_eq!(engine.verify("toys").await.unwrap().only_running, 0);
         assert!(rows(&engine).await.iter().all(|row| row.total == 0));
     }
@@ -127,7 +129,7 @@ on_both! {
         let writers: Vec<_> = writers.collect();
         for _ in 0..3 {
             let before = engine.feed().head();
-            engine.rebuild("toys", &|_, _| {}).await.unwrap();
+            engine.rebuild("toys", &unwatched).await.unwrap();
             // The writers go on, in the new table.
             in_time(engine.feed().reached(Position::new(before.number() + 20))).await;
         }
@@ -147,7 +149,10 @@ on_both! {
         let grown = rows(&engine).await;
         for chunks in [1, 3] {
             let halfway = AtomicBool::new(false);
-            let progress = |reached: Position, _: Position| halfway.store(reached.number() >= chunks * 500, Ordering::SeqCst);
+            let progress = |reached: Position, _: Position| {
+                halfway.store(reached.number() >= chunks * 500, Ordering::SeqCst);
+                ControlFlow::Continue(())
+            };
             let ended = {
                 let rebuild = std::pin::pin!(engine.rebuild("toys", &progress));
                 let killed = poll_fn(|_| match halfway.load(Ordering::SeqCst) {
@@ -169,6 +174,7 @@ on_both! {
         let first = std::sync::Mutex::new(None);
         let progress = |reached: Position, _: Position| {
             first.lock().unwrap().get_or_insert(reached.number());
+            ControlFlow::Continue(())
         };
         engine.rebuild("toys", &progress).await.unwrap();
         assert!(first.lock().unwrap().is_some_and(|first| first >= 1_000));
@@ -177,12 +183,116 @@ on_both! {
         assert_eq!((verified.only_running, verified.only_replayed), (0, 0));
     }
 
+    async fn cancelled_by_who_watches(place) {
+        let engine = place.engine().await;
+        let id = make(&engine, org(1), "a").await;
+        engine.execute(&context(&engine, org(1)), id, Count { by: 1, times: 900, beside: None }).await.unwrap();
+        let grown = rows(&engine).await;
+        let progress = |reached: Position, _: Position| match reached.number() {
+            0 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        };
+        let ended = engine.rebuild("toys", &progress).await;
+        assert!(matches!(ended, Err(RebuildError::Cancelled)), "{ended:?}");
+        assert_eq!(rows(&engine).await, grown);
+        engine.rebuild("toys", &unwatched).await.unwrap();
+        assert_eq!(rows(&engine).await, grown);
+    }
+
+    /// Two processes, each at a moment of its own: one of them may win, none of them spoils what is switched to.
+    async fn two_at_once(place) {
+        let engine = place.engine().await;
+        let id = make(&engine, org(1), "a").await;
+        for _ in 0..3 {
+            engine.execute(&context(&engine, org(1)), id, Count { by: 1, times: 900, beside: None }).await.unwrap();
+        }
+        for _ in 0..3 {
+            let (one, other, compared) = tokio::join!(
+                engine.rebuild("toys", &unwatched),
+                engine.rebuild("toys", &unwatched),
+                engine.verify("toys"),
+            );
+            for ended in [one, other] {
+                assert!(matches!(ended, Ok(()) | Err(RebuildError::Elsewhere("toys"))), "{ended:?}");
+            }
+            let compared = compared.unwrap();
+            assert_eq!((compared.rows, compared.only_running, compared.only_replayed), (1, 0, 0));
+            assert_eq!(rows(&engine).await[0].total, 2_700);
+        }
+        engine.rebuild("toys", &unwatched).await.unwrap();
+        let states = engine.read_model_states().await.unwrap();
+        assert_eq!(states.iter().map(|state| state.state.as_str()).collect::<Vec<_>>(), ["inline"], "nothing is left");
+    }
+
+    /// Whoever reads while tables are switched under them sees every row that was there when they began: on a
+    /// connection that knows the statement already, and in a transaction whose moment lies before the switch.
+    async fn readers_see_every_row_at_every_moment(place) {
+        const REBUILDS: usize = 40;
+        let engine = place.engine().await;
+        for n in 0..20 {
+            make(&engine, org(n), "first").await;
+        }
+        let (made, stop) = (Arc::new(AtomicUsize::new(20)), Arc::new(AtomicBool::new(false)));
+        let mut others = Vec::new();
+        for reader in 0..4 {
+            let (engine, made, stop) = (Arc::clone(&engine), Arc::clone(&made), Arc::clone(&stop));
+            others.push(tokio::spawn(async move {
+                let mut reads = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    let expected = made.load(Ordering::SeqCst);
+                    let seen = if reader % 2 == 0 {
+                        things::Entity::find().all(engine.database().reader()).await.unwrap().len()
+                    } else {
+                        let moment = engine.snapshot().await.unwrap();
+                        let sql = "SELECT CAST(COUNT(*) AS BIGINT) FROM events";
+                        let statement = engine.database().statement(sql, sql, vec![]);
+                        let events = moment.query_one_raw(statement).await.unwrap().unwrap();
+                        // A switch may come now: the moment of this transaction is fixed.
+                        tokio::task::yield_now().await;
+                        let seen = things::Entity::find().all(&moment).await.unwrap().len();
+                        assert_eq!(seen as i64, events.try_get_by_index::<i64>(0).unwrap(), "an event makes a row");
+                        seen
+                    };
+                    assert!(seen >= expected, "{seen} rows are seen, {expected} were made before");
+                    reads += 1;
+                }
+                reads
+            }));
+        }
+        others.push(tokio::spawn({
+            let (engine, made, stop) = (Arc::clone(&engine), Arc::clone(&made), Arc::clone(&stop));
+            async move {
+                let mut written = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    make(&engine, org(1), &format!("more {written}")).await;
+                    made.fetch_add(1, Ordering::SeqCst);
+                    written += 1;
+                }
+                written
+            }
+        }));
+        for _ in 0..REBUILDS {
+            engine.rebuild("toys", &unwatched).await.unwrap();
+            let seen = things::Entity::find().all(engine.database().reader()).await.unwrap().len();
+            assert!(seen >= 20, "right after the switch");
+            if others.iter().any(tokio::task::JoinHandle::is_finished) {
+                break; // a reader has failed, and says how
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+        for other in join_all(others).await {
+            assert!(other.unwrap() > 0, "everybody had their turn");
+        }
+        let verified = engine.verify("toys").await.unwrap();
+        assert_eq!((verified.rows as usize, verified.only_running, verified.only_replayed), (made.load(Ordering::SeqCst), 0, 0));
+    }
+
     async fn nobody_serves_an_answer_of_the_old_table(place) {
         let engine = place.engine().await;
         make(&engine, org(1), "a").await;
         let t0 = engine.tracker().tick();
         assert!(engine.tracker().valid(t0, []));
-        engine.rebuild("toys", &|_, _| {}).await.unwrap();
+        engine.rebuild("toys", &unwatched).await.unwrap();
         assert!(!engine.tracker().valid(t0, []));
     }
 }
