@@ -2,6 +2,10 @@
 //!
 //! SQLite has one writer connection and `query_only` readers; one process owns the file. PostgreSQL has a pool for
 //! each. Start-up refuses settings under which an acknowledged write could be lost.
+//!
+//! What nobody waits for any more is not worked on: on PostgreSQL a read whose future was dropped is ended by the server
+//! within two seconds, and any statement after its time-out; on SQLite it ends with its next row. What gives no row
+//! before its end there, such as a count, goes on to that end and holds one of the readers meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -77,14 +81,40 @@ impl From<sqlx::Error> for OpenError {
     }
 }
 
+/// How many connections, and what they do at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Connections {
+    /// Readers at most (and on PostgreSQL as many writers).
+    pub most: u32,
+    /// How long a statement that reads may take on PostgreSQL.
+    pub reading: Duration,
+}
+
+impl Connections {
+    /// How long a statement may take that nobody has set a time for.
+    const READING: Duration = Duration::from_secs(30);
+}
+
+/// How long a connection that is given back may take to say that it is idle. Only one that is still at work for
+/// somebody who has gone does not.
+const IDLE_WITHIN: Duration = Duration::from_secs(1);
+
 impl Database {
     /// Connects. `connections` bounds the readers (and on PostgreSQL the writers).
     ///
     /// # Errors
     /// When the database cannot be reached, or is set up to lose acknowledged writes.
     pub async fn open(location: &Location, connections: u32) -> Result<Self, OpenError> {
+        Self::open_with(location, Connections { most: connections, reading: Connections::READING }).await
+    }
+
+    /// Connects, with bounds on what the connections do.
+    ///
+    /// # Errors
+    /// As [`Database::open`].
+    pub async fn open_with(location: &Location, connections: Connections) -> Result<Self, OpenError> {
         match location {
-            Location::Sqlite(path) => Self::open_sqlite(path, connections).await,
+            Location::Sqlite(path) => Self::open_sqlite(path, connections.most).await,
             Location::Postgres(url) => Self::open_postgres(&url.0, connections).await,
         }
     }
@@ -117,11 +147,11 @@ impl Database {
         })
     }
 
-    async fn open_postgres(url: &str, connections: u32) -> Result<Self, OpenError> {
+    async fn open_postgres(url: &str, connections: Connections) -> Result<Self, OpenError> {
         let options = PgConnectOptions::from_str(url)?.application_name("oriel").statement_cache_capacity(200);
-        let pool = |options: PgConnectOptions| {
+        let pool = || {
             PgPoolOptions::new()
-                .max_connections(connections.max(2))
+                .max_connections(connections.most.max(2))
                 .acquire_timeout(Duration::from_secs(10))
                 .idle_timeout(Duration::from_secs(60))
                 // A round trip before each use would double the cost of small reads: only what has been idle is asked
@@ -135,11 +165,25 @@ impl Database {
                         Ok(true)
                     })
                 })
-                .connect_with(options)
         };
-        let writer = pool(options.clone().options([("statement_timeout", "60s")])).await?;
-        let reader =
-            pool(options.options([("statement_timeout", "30s"), ("default_transaction_read_only", "on")])).await?;
+        let writer = pool().connect_with(options.clone().options([("statement_timeout", "60s")])).await?;
+        let reading = connections.reading.as_millis().max(1).to_string();
+        let options = options.options([
+            ("statement_timeout", reading.as_str()),
+            ("default_transaction_read_only", "on"),
+            // A server that is at work looks that often whether somebody still listens.
+            ("client_connection_check_interval", "500ms"),
+        ]);
+        // The pool keeps a connection whose query was dropped, and waits for the end of that query. This one is closed
+        // instead, which the server takes for the end of its work.
+        let reader = pool().after_release(|connection, _| {
+            Box::pin(async move {
+                let idle = tokio::time::timeout(IDLE_WITHIN, connection.ping()).await;
+                idle.unwrap_or_else(|_| Err(sqlx::Error::Protocol("nobody waits for its answer any more".to_owned())))?;
+                Ok(true)
+            })
+        });
+        let reader = reader.connect_with(options).await?;
         let this = Self {
             writer: SqlxPostgresConnector::from_sqlx_postgres_pool(writer),
             reader: SqlxPostgresConnector::from_sqlx_postgres_pool(reader),

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod abandoned;
 mod authority;
 mod consumers;
 mod echoes;
