@@ -16,6 +16,7 @@ mod m0004_members;
 mod m0005_sessions;
 mod m0006_projects;
 mod m0007_documents;
+mod m0008_persisted_operations;
 mod read_model;
 
 /// Every migration, in order.
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_sessions::Migration),
             Box::new(m0006_projects::Migration),
             Box::new(m0007_documents::Migration),
+            Box::new(m0008_persisted_operations::Migration),
         ]
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject, Union};
 use async_trait::async_trait;
-use oriel_engine::read::{Filterable, On, OrderDirection, ReadError, ReadModel, StringFilter, Within};
+use oriel_engine::read::{Filterable, On, OrderDirection, ReadError, ReadModel, Reader, StringFilter, Within};
 use oriel_kernel::{
     Actor as Author, CommandId, EventDecoder, EventId, Grant, OrganizationId, Permission, Position, RawId, Timestamp,
     Viewer,
@@ -196,6 +196,19 @@ pub enum Actor {
     System(SystemActor),
 }
 
+impl Actor {
+    /// Who this is; nothing when they are not there any more, or nobody was known.
+    pub(crate) async fn of(reader: &Reader, author: Author) -> Result<Option<Self>, ReadError> {
+        Ok(match author {
+            Author::Member(id) => reader.get::<members::Model>(id).await?.map(Self::Member),
+            Author::User(id) => users::find(reader, id).await?.map(Self::User),
+            Author::ApiKey(_) => author.id().map(|id| Self::ApiKey(ApiKey { id: ID(id) })),
+            Author::System => Some(Self::System(SystemActor { name: "Oriel".to_owned() })),
+            Author::Anonymous => None,
+        })
+    }
+}
+
 /// A key that a program uses.
 #[derive(Clone, Debug, SimpleObject)]
 pub struct ApiKey {
@@ -245,14 +258,10 @@ impl Model {
     /// Who caused it; null when they are not there any more, or nobody was known.
     async fn actor(&self, cx: &Context<'_>) -> Option<Result<Actor>> {
         let actor = async {
-            let reader = reader(cx)?;
-            Ok(match Author::from_columns(self.actor_kind, self.actor_id.0) {
-                Some(Author::Member(id)) => reader.get::<members::Model>(id).await?.map(Actor::Member),
-                Some(Author::User(id)) => users::find(reader, id).await?.map(Actor::User),
-                Some(author @ Author::ApiKey(_)) => author.id().map(|id| Actor::ApiKey(ApiKey { id: ID(id) })),
-                Some(Author::System) => Some(Actor::System(SystemActor { name: "Oriel".to_owned() })),
-                Some(Author::Anonymous) | None => None,
-            })
+            match Author::from_columns(self.actor_kind, self.actor_id.0) {
+                Some(author) => Ok(Actor::of(reader(cx)?, author).await?),
+                None => Ok(None),
+            }
         };
         actor.await.transpose()
     }

@@ -14,6 +14,10 @@ use oriel_domain::members::{
     AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, RemoveMember, SuspendMember,
 };
 use oriel_domain::organizations::{CreateOrganization, Organization, OrganizationEvent, OrganizationName, Slug};
+use oriel_domain::persisted_operations::{
+    OperationBody, OperationHash, OperationKind, PersistedOperation, PersistedOperationEvent, PublishOperation,
+    RetireOperation,
+};
 use oriel_domain::projects::{
     AddProjectMember, ArchiveProject, CreateProject, Project, ProjectEvent, ProjectId, ProjectKey, ProjectName,
     RemoveProjectMember, RestoreProject,
@@ -31,7 +35,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::documents::DocumentStatus;
-use crate::{documents, members, organizations, projects, sessions, users};
+use crate::{documents, members, organizations, persisted_operations, projects, sessions, users};
 
 struct Plain;
 
@@ -57,6 +61,7 @@ pub const MEMBER: u128 = 3;
 pub const PROJECT: u128 = 4;
 pub const DOCUMENT: u128 = 5;
 pub const SESSION: u128 = 6;
+pub const OPERATION: u128 = 7;
 
 pub fn organization(n: u8) -> OrganizationId {
     Id::from_uuid(uuid(ORGANIZATION, n))
@@ -83,6 +88,7 @@ pub struct World {
     sequences: BTreeMap<OrganizationId, i64>,
     pub documents: States<Document>,
     members: States<Member>,
+    operations: States<PersistedOperation>,
     organizations: States<Organization>,
     projects: States<Project>,
     sessions: States<Session>,
@@ -102,7 +108,15 @@ macro_rules! held {
     )+};
 }
 
-held!(Document: documents, Member: members, Organization: organizations, Project: projects, Session: sessions, User: users);
+held!(
+    Document: documents,
+    Member: members,
+    Organization: organizations,
+    PersistedOperation: operations,
+    Project: projects,
+    Session: sessions,
+    User: users
+);
 
 impl World {
     /// Decides a command; what happens is the next part of the history. Facts are left out.
@@ -211,6 +225,17 @@ impl World {
         self.run(uuid(SESSION, n), organization(to), &command);
     }
 
+    /// Publishes operation n under a hash of its own: there are three bodies.
+    pub fn publish(&mut self, n: u8, to: u8) {
+        let command = PublishOperation {
+            hash: OperationHash::parse(&format!("operation-{n}")).unwrap(),
+            body: OperationBody::parse(&format!("{{ field{} }}", n % 3)).unwrap(),
+            name: None,
+            kind: OperationKind::Query,
+        };
+        self.run(uuid(OPERATION, n), organization(to), &command);
+    }
+
     /// The one fact that the rows rely on: a document is in a project of its own organisation.
     fn has_project(&self, n: u8, home: OrganizationId) -> bool {
         self.projects.get(&project(n).uuid()).is_some_and(|(project, _)| project.tenant() == Some(home))
@@ -263,6 +288,8 @@ impl World {
                 self.run(uuid(SESSION, a), home, &refresh);
             }
             26 => self.run(uuid(SESSION, a), home, &EndSession { reason: EndReason::Revoked }),
+            27 => self.publish(a, a % 2),
+            28 => self.run(uuid(OPERATION, a), home, &RetireOperation),
             _ => {
                 let name = PersonName::parse(&format!("Name {b}")).unwrap();
                 self.run(uuid(USER, a), Id::ABSENT, &RenameUser { by: user(a), name });
@@ -341,6 +368,8 @@ read_models! {
     project_members: projects::members::ProjectMembers => projects::members::Model, on ProjectEvent;
     documents: documents::Documents => documents::Model, on DocumentEvent;
     revisions: documents::revisions::DocumentRevisions => documents::revisions::Model, on DocumentEvent;
+    persisted_operations: persisted_operations::PersistedOperations => persisted_operations::Model,
+        on PersistedOperationEvent;
 }
 
 impl Everything {
@@ -382,7 +411,7 @@ proptest! {
 
     #[test]
     fn rebuilt_equals_grown_and_every_counter_adds_up(
-        steps in prop::collection::vec((0u8..28, 0u8..5, 0u8..5, 0u8..6), 0..250),
+        steps in prop::collection::vec((0u8..30, 0u8..5, 0u8..5, 0u8..6), 0..250),
         batch in 1usize..30,
     ) {
         let mut world = World::default();
@@ -395,6 +424,8 @@ proptest! {
         prop_assert_eq!(&Everything::of(&world.log, (1, 1)), &rebuilt, "grown one by one");
         prop_assert_eq!(&Everything::of(&world.log, (batch, 2)), &rebuilt, "each event folded twice");
         rebuilt.adds_up()?;
+        let published = |(state, _): &&(PersistedOperation, i32)| state.is_published();
+        prop_assert_eq!(rebuilt.persisted_operations.len(), world.operations.values().filter(published).count());
         for (id, row) in &rebuilt.documents {
             let (document, version) = &world.documents[id];
             prop_assert_eq!(row.version, *version);

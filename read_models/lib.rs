@@ -3,7 +3,7 @@
 //!
 //! Invariants: a projection is a pure fold, so that a rebuilt read model equals a grown one; it matches events without
 //! `_`. Everything is read through a [`Reader`](oriel_engine::read::Reader), which knows the viewer; what is read
-//! before there is one stands in `sign_in.rs` and `viewer.rs`, and nowhere else. What a partner sees is described for
+//! before there is one stands in `sign_in.rs`, `viewer.rs` and `persisted_operations.rs`, and nowhere else. What a partner sees is described for
 //! somebody who has only introspection.
 //! Nothing here knows a transport, a blob store or a key: what needs one is asked of a trait in the request's context
 //! ([`documents::Contents`], [`events::Payloads`]).
@@ -19,6 +19,7 @@ pub mod events;
 pub mod members;
 pub mod node;
 pub mod organizations;
+pub mod persisted_operations;
 pub mod projects;
 mod readers;
 pub mod roles;
@@ -48,6 +49,7 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         projects::members::ProjectMembers,
         documents::Documents,
         documents::revisions::DocumentRevisions,
+        persisted_operations::PersistedOperations,
     ]
 }
 

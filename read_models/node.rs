@@ -9,7 +9,7 @@ use async_graphql::{ID, Interface};
 use oriel_engine::read::{ReadError, Reader};
 use oriel_kernel::{Id, IdKind, Permission, RawId, kinds};
 
-use crate::{documents, events, members, organizations, projects, sessions, users};
+use crate::{documents, events, members, organizations, persisted_operations, projects, sessions, users};
 
 /// Something with a global id.
 #[derive(Clone, Debug, Interface)]
@@ -29,6 +29,8 @@ pub enum Node {
     ProjectMember(Arc<projects::members::Model>),
     /// A document.
     Document(Arc<documents::Model>),
+    /// An operation that clients may send by its hash.
+    PersistedOperation(Arc<persisted_operations::Model>),
     /// Something that happened.
     Event(Arc<events::Model>),
 }
@@ -40,7 +42,9 @@ impl Node {
     /// The database cannot be read.
     pub async fn load(reader: &Reader, id: RawId<'_>) -> Result<Option<Self>, ReadError> {
         use crate::projects::members::kinds::ProjectMemberId;
-        use oriel_domain::{documents::kinds::DocumentId, projects::kinds::ProjectId};
+        use oriel_domain::documents::kinds::DocumentId;
+        use oriel_domain::persisted_operations::kinds::PersistedOperationId;
+        use oriel_domain::projects::kinds::ProjectId;
         let may = |wanted: Permission| reader.grant(wanted).is_some();
         Ok(match id.prefix {
             kinds::UserId::PREFIX if may(members::VIEW) => {
@@ -54,6 +58,9 @@ impl Node {
             ProjectId::PREFIX if may(projects::VIEW) => reader.get(id.uuid).await?.map(Self::Project),
             ProjectMemberId::PREFIX if may(projects::VIEW) => reader.get(id.uuid).await?.map(Self::ProjectMember),
             DocumentId::PREFIX if may(documents::VIEW) => reader.get(id.uuid).await?.map(Self::Document),
+            PersistedOperationId::PREFIX if may(persisted_operations::VIEW) => {
+                reader.get(id.uuid).await?.map(Self::PersistedOperation)
+            }
             kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
             _ => None,
         })

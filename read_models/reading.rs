@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use oriel_domain::documents::{AddRevision, DeleteDocument};
 use oriel_domain::roles::RoleName;
 use oriel_domain::sessions::{EndReason, EndSession};
-use oriel_engine::read::{Connection, PageArgs, Reader, Recorder};
+use oriel_engine::read::{Connection, PageArgs, ReadModel, Reader, Recorder};
 use oriel_kernel::{Grant, Id, Permission, RawId, SessionId, Viewer, Visible};
 use sea_orm::{ActiveModelBehavior, ActiveModelTrait, DatabaseConnection, EntityTrait, IntoActiveModel, ModelTrait};
 use uuid::Uuid;
@@ -18,12 +18,12 @@ use crate::documents::{Contents, DocumentFilter, Download};
 use crate::events::{EventFilter, Payloads};
 use crate::guards::migrated;
 use crate::histories::{
-    DOCUMENT, Everything, Folded, MEMBER, ORGANIZATION, PROJECT, SESSION, USER, World, at, file, organization, user,
-    uuid,
+    DOCUMENT, Everything, Folded, MEMBER, OPERATION, ORGANIZATION, PROJECT, SESSION, USER, World, at, file,
+    organization, user, uuid,
 };
 use crate::node::Node;
 use crate::viewer::{ViewerRow, resolve};
-use crate::{documents, events, members, organizations, sessions, sign_in};
+use crate::{documents, events, members, organizations, persisted_operations, sessions, sign_in};
 
 struct Query;
 
@@ -121,6 +121,7 @@ fn history() -> World {
         world.sign_in(session, user, member, home);
     }
     world.run(uuid(SESSION, 4), organization(0), &EndSession { reason: EndReason::Revoked });
+    (0..2).for_each(|n| world.publish(n, n));
     world
 }
 
@@ -146,6 +147,7 @@ async fn database() -> DatabaseConnection {
     put(&db, everything.project_members).await;
     put(&db, everything.documents).await;
     put(&db, everything.revisions).await;
+    put(&db, everything.persisted_operations).await;
     let event = |at: &Arc<oriel_kernel::Recorded>| {
         let (actor_kind, actor) = at.actor.to_columns();
         events::Model {
@@ -195,8 +197,15 @@ fn id(prefix: &str, kind: u128, n: u8) -> String {
 /// Which ids a viewer can look up: kinds and numbers.
 async fn known(db: &DatabaseConnection, viewer: &Arc<Viewer>) -> String {
     let mut known = Vec::new();
-    let kinds =
-        [("usr", USER), ("org", ORGANIZATION), ("mbr", MEMBER), ("prj", PROJECT), ("doc", DOCUMENT), ("ses", SESSION)];
+    let kinds = [
+        ("usr", USER),
+        ("org", ORGANIZATION),
+        ("mbr", MEMBER),
+        ("prj", PROJECT),
+        ("doc", DOCUMENT),
+        ("ses", SESSION),
+        ("pop", OPERATION),
+    ];
     for (prefix, kind) in kinds {
         for n in 0..6 {
             let text = id(prefix, kind, n);
@@ -256,8 +265,8 @@ async fn who_is_nobody() {
 async fn nobody_looks_up_what_is_not_theirs() {
     let db = database().await;
     for (session, expected) in [
-        (0, "usr0 usr2 org0 mbr0 mbr2 mbr4 prj0 prj1 doc0 doc1 doc2 ses0 ses4"),
-        (1, "usr1 usr2 org1 mbr1 mbr3 prj2 doc3 ses1"),
+        (0, "usr0 usr2 org0 mbr0 mbr2 mbr4 prj0 prj1 doc0 doc1 doc2 ses0 ses4 pop0"),
+        (1, "usr1 usr2 org1 mbr1 mbr3 prj2 doc3 ses1 pop1"),
         // Sees project 0 alone; is a member of both organisations, but looks up nothing else of the other.
         (2, "usr0 usr2 org0 org1 mbr0 mbr2 mbr4 prj0 doc0 doc2 ses2 ses3"),
     ] {
@@ -415,6 +424,23 @@ async fn my_organizations_and_my_sessions() {
     let ended = signed_in(&db, 0).await.viewer;
     let (answer, _) = ask(&db, &ended, "{ sessions { id } }").await;
     assert_eq!(answer, value!({ "sessions": [{ "id": id("ses", SESSION, 0) }] }));
+}
+
+#[tokio::test]
+async fn an_operation_is_found_by_its_hash_or_its_text_and_only_in_its_organisation() {
+    use persisted_operations::{dependency, operator, published};
+    let db = database().await;
+    assert_eq!(operator(&db).await.unwrap(), Some(organization(0)));
+    let sha256 = oriel_domain::persisted_operations::OperationBody::parse("{ field0 }").unwrap().sha256();
+    for hash in ["operation-0", &sha256] {
+        assert_eq!(published(&db, organization(0), hash).await.unwrap().as_deref(), Some("{ field0 }"));
+        assert_eq!(published(&db, organization(1), hash).await.unwrap(), None);
+    }
+    assert_eq!(published(&db, organization(0), "operation-1").await.unwrap(), None);
+    let mut touched = Vec::new();
+    let row = persisted_operations::Entity::find_by_id(Id::from_uuid(uuid(OPERATION, 0))).one(&db).await.unwrap();
+    ReadModel::dependencies(&row.unwrap(), &mut |dependency| touched.push(dependency));
+    assert!(touched.contains(&dependency(organization(0))), "{touched:?}");
 }
 
 #[tokio::test]
