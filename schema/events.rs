@@ -24,7 +24,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::Query;
-use crate::access::{Access, Refusal, authorize, error, reader, unavailable};
+use crate::access::{Access, Operation, Refusal, Root, authorize, error, reader, unavailable};
 use crate::services::{Meta, Services};
 
 #[cfg(test)]
@@ -68,6 +68,12 @@ fn newest_first() -> Vec<EventOrder> {
     vec![EventOrder { field: EventOrderField::Position, direction: OrderDirection::Desc }]
 }
 
+impl LiveSubscription {
+    /// Every operation here, with who may call it.
+    pub const OPERATIONS: &'static [Operation] =
+        &[Operation { name: "live", root: Root::Subscription, access: Access::Public }];
+}
+
 #[Subscription]
 impl LiveSubscription {
     /// Any query, kept true: its answer now, and its whole answer again after each change that makes it another one.
@@ -75,11 +81,20 @@ impl LiveSubscription {
     /// `extensions.position` what it has seen; after a reconnection, ask for an answer that is at least as fresh with
     /// the request extension `atLeast`.
     ///
-    /// `live` has to be the only field of the subscription. For everyone; what is inside needs what it always needs.
+    /// `live` has to be the only field of the subscription. What is inside needs what it always needs.
+    ///
+    /// For everyone.
     async fn live(&self) -> impl Stream<Item = Query> {
         // The endpoint executes `live` itself, again and again. Here it is a query with one answer.
         futures::stream::iter([Query::default()])
     }
+}
+
+impl EventSubscription {
+    const EVENTS: Operation = Operation { name: "events", root: Root::Subscription, access: Access::Permission(VIEW) };
+
+    /// Every operation here, with who may call it.
+    pub const OPERATIONS: &'static [Operation] = &[Self::EVENTS];
 }
 
 #[Subscription]
@@ -103,7 +118,7 @@ impl EventSubscription {
         after: Option<Position>,
         #[graphql(desc = "Only those for which this holds.")] filter: Option<EventFilter>,
     ) -> async_graphql::Result<impl Stream<Item = async_graphql::Result<Happened>>> {
-        authorize(cx, "events", Access::Permission(VIEW))?;
+        authorize(cx, Self::EVENTS.name, Self::EVENTS.access)?;
         let services = Arc::clone(Services::of(cx)?);
         let session = Meta::of(cx)?.session.ok_or(Refusal::Unauthenticated)?;
         // Before anything is read: what is committed meanwhile waits in here, or is said to be too much.

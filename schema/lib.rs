@@ -47,7 +47,10 @@ macro_rules! modules {
 
         /// Every operation and who may call it.
         pub fn operations() -> Vec<&'static Operation> {
-            [$(<$query>::OPERATIONS),+, $(<$mutation>::OPERATIONS),+].into_iter().flatten().collect()
+            [$(<$query>::OPERATIONS),+, $(<$mutation>::OPERATIONS),+, $(<$subscription>::OPERATIONS),+]
+                .into_iter()
+                .flatten()
+                .collect()
         }
     };
 }

@@ -48,7 +48,7 @@ struct PermissionInfo {
     /// The permission, as `module:action`. A role may also have it as `module:action:own` (only what is one's own),
     /// or as a part of `module:*`, `*:action` or `*`.
     permission: String,
-    /// Whose name begins with `query.` or `mutation.`: the operations that require it.
+    /// Whose name begins with `query.`, `mutation.` or `subscription.`: the operations that require it.
     operations: Vec<String>,
     /// What it is for, for people.
     description: String,
@@ -58,9 +58,8 @@ fn catalog() -> Vec<PermissionInfo> {
     let mut catalog: BTreeMap<String, (Permission, Vec<String>)> = BTreeMap::new();
     for operation in crate::operations() {
         if let Access::Permission(permission) = operation.access {
-            let root = if operation.mutation { "mutation" } else { "query" };
             let entry = catalog.entry(permission.to_string()).or_insert_with(|| (permission, Vec::new()));
-            entry.1.push(format!("{root}.{}", operation.name));
+            entry.1.push(operation.to_string());
         }
     }
     let info = |(permission, (parts, mut operations)): (String, (Permission, Vec<String>))| {

@@ -14,13 +14,14 @@ pub fn expand(args: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
         "query" => false,
         _ => return Err(Error::new_spanned(root, "say `query` or `mutation`")),
     };
+    let place = if mutation { quote!(crate::access::Root::Mutation) } else { quote!(crate::access::Root::Query) };
     let mut listed = Vec::new();
     for item in &mut block.items {
         if let ImplItem::Fn(method) = item {
             let access = take_access(method)?;
             let name = method.sig.ident.to_string().to_lower_camel_case();
             let (value, last_line) = &access;
-            listed.push(quote!(crate::access::Operation { name: #name, mutation: #mutation, access: #value }));
+            listed.push(quote!(crate::access::Operation { name: #name, root: #place, access: #value }));
             method.attrs.push(parse_quote!(#[doc = ""]));
             method.attrs.push(parse_quote!(#[doc = #last_line]));
             wrap(method, value, mutation)?;
