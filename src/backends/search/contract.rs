@@ -35,6 +35,7 @@ pub(super) async fn contract(search: Search, skills: Skills) {
     names_its_limits(&bed).await;
     walls::walls_and_counts_hold(&bed);
     rebuilds_beside(&bed).await;
+    compares_entry_by_entry(&bed).await;
     resets(&bed).await;
 }
 
@@ -400,7 +401,9 @@ async fn rebuilds_beside(bed: &Bed) {
 
     let rebuild = bed.search.begin_rebuild().await.unwrap();
     rebuild.apply(vec![put(entry(org, "after", "Glacier", ""))], to).await.unwrap();
+    let generation = bed.search.generation();
     rebuild.switch().await.unwrap();
+    assert_eq!(bed.search.generation(), generation + 1);
     let answer = bed.search.search(&scope, &ask("glacier")).await.unwrap();
     assert_eq!(short(&[answer.hits[0].id.clone()]), ["after"]);
     assert_eq!((answer.total, answer.checkpoint), (1, Some(to)));
@@ -413,6 +416,50 @@ async fn rebuilds_beside(bed: &Bed) {
     assert_eq!(bed.ids(&scope, "glacier").await.len(), 2);
     drop(bed.search.begin_rebuild().await.unwrap());
     assert_eq!(bed.ids(&scope, "glacier").await.len(), 2, "a dropped one never was");
+}
+
+async fn compares_entry_by_entry(bed: &Bed) {
+    let org = Uuid::new_v4();
+    bed.search.reset().await.unwrap();
+    let entries: Vec<Entry> = (0..60).map(|n| entry(org, &format!("n{n}"), "Fjord", &"deep ".repeat(1 + n))).collect();
+    // In several steps, and some of them twice: how it came about makes no difference.
+    for some in entries.chunks(25) {
+        bed.put(some).await;
+    }
+    let to = bed.put(&entries[7..9]).await;
+    let mut others: Vec<(Entry, u64)> = vec![(entries[3].clone(), 0)];
+    let changed: [fn(&mut Entry); 9] = [
+        |entry| entry.organization = Uuid::from_u128(5),
+        |entry| entry.project = Some(Uuid::from_u128(6)),
+        |entry| entry.kind = "Project".into(),
+        |entry| entry.title = "Fjords".into(),
+        |entry| entry.body.push_str("and cold"),
+        |entry| entry.tags = vec!["water".into()],
+        |entry| entry.media_type = None,
+        |entry| entry.keywords = vec!["fjord.txt".into()],
+        |entry| entry.updated_at = time(9),
+    ];
+    others.extend(changed.iter().map(|change| {
+        let mut other = entries[3].clone();
+        change(&mut other);
+        (other, 1)
+    }));
+    for (other, differing) in others {
+        let rebuild = bed.search.begin_rebuild().await.unwrap();
+        let mut fresh = entries.clone();
+        fresh[3] = other.clone();
+        fresh.reverse();
+        rebuild.apply(fresh.into_iter().map(put).collect(), to).await.unwrap();
+        let expected = Compared { entries: 60, only_running: differing, only_other: differing };
+        assert_eq!(rebuild.compare(()).await.unwrap(), expected, "{other:?}");
+        rebuild.abort().await.unwrap();
+    }
+    let rebuild = bed.search.begin_rebuild().await.unwrap();
+    rebuild.apply(entries[2..].iter().cloned().map(put).collect(), to).await.unwrap();
+    rebuild.apply(vec![put(entry(org, "more", "Fjord", ""))], to).await.unwrap();
+    let expected = Compared { entries: 60, only_running: 2, only_other: 1 };
+    assert_eq!(rebuild.compare(()).await.unwrap(), expected);
+    rebuild.abort().await.unwrap();
 }
 
 async fn resets(bed: &Bed) {

@@ -11,11 +11,13 @@
 //! offset, so a page may repeat or miss entries that moved meanwhile.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use meilisearch_sdk::client::{Client, SwapIndexes};
-use meilisearch_sdk::documents::DocumentDeletionQuery;
+use meilisearch_sdk::documents::{DocumentDeletionQuery, DocumentsQuery, DocumentsResults};
 use meilisearch_sdk::errors::{Error, ErrorCode};
 use meilisearch_sdk::indexes::Index;
 use meilisearch_sdk::search::{MatchingStrategies, SearchResult, SearchResults, Selectors};
@@ -28,14 +30,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
+use super::compare::Comparison;
 use super::highlight::escape;
 use super::query::Query;
 use super::suggest::{Candidates, Typed};
 use super::{
-    Change, Checkpoint, Cursor, Entry, FacetCounts, FacetField, Highlight, HighlightField, Hit, MAX_BODY_BYTES,
-    MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent, not_backwards,
+    Change, Checkpoint, Compared, Cursor, Entry, FacetCounts, FacetField, Highlight, HighlightField, Hit,
+    MAX_BODY_BYTES, MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent,
+    not_backwards,
 };
 
+/// See [`Search::version`](super::Search::version).
+pub(super) const VERSION: i32 = 1;
 /// Entries of one request; at about a megabyte each they stay below the server's limit of 100 MB.
 const MAX_PUT: usize = 50;
 /// How often a task is asked for, and for how long.
@@ -74,6 +80,7 @@ impl Meilisearch {
         let client = Client::new(url.trim_end_matches('/'), key)?;
         let live = Arc::new(Generation::new(&client, prefix));
         live.create().await?;
+        live.mark().await?;
         Ok(Self {
             live,
             prefix: prefix.to_owned(),
@@ -89,6 +96,10 @@ impl Meilisearch {
 
     pub(super) async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
         self.live.checkpoint().await
+    }
+
+    pub(super) fn generation(&self) -> i32 {
+        self.live.number.load(Ordering::Relaxed)
     }
 
     pub(super) async fn search(&self, scope: &Scope, request: &SearchRequest) -> Result<SearchAnswer, SearchError> {
@@ -163,6 +174,7 @@ impl Meilisearch {
         let next = Arc::new(Generation::new(&self.live.client, &format!("{}_next", self.prefix)));
         next.delete().await?;
         next.create().await?;
+        next.number.store(self.generation() + 1, Ordering::Relaxed);
         Ok(Rebuild { live: Arc::clone(&self.live), next, writing: Arc::clone(&self.writing), _only: only })
     }
 
@@ -201,6 +213,14 @@ impl Rebuild {
         self.next.checkpoint().await
     }
 
+    pub(super) async fn compare(&self, still: impl Send) -> Result<Compared, SearchError> {
+        let mut comparison = Comparison::default();
+        self.live.contents(|id, digest| comparison.running(id, digest)).await?;
+        self.next.contents(|id, digest| comparison.other(&id, digest)).await?;
+        drop(still);
+        Ok(comparison.finish())
+    }
+
     pub(super) async fn switch(self) -> Result<(), SearchError> {
         let _writing = self.writing.lock().await;
         if let Some(at) = self.live.checkpoint().await? {
@@ -219,6 +239,7 @@ impl Rebuild {
         let pair = |a: &Index, b: &Index| SwapIndexes { indexes: (a.uid.clone(), b.uid.clone()), rename: None };
         let swap = [pair(&self.live.entries, &self.next.entries), pair(&self.live.checkpoint, &self.next.checkpoint)];
         self.live.done(self.live.client.swap_indexes(&swap).await?).await?;
+        self.live.number.store(self.next.number.load(Ordering::Relaxed), Ordering::Relaxed);
         // What was live has the other's names now.
         self.next.delete().await
     }
@@ -228,12 +249,19 @@ struct Generation {
     client: Client,
     entries: Index,
     checkpoint: Index,
+    /// Which one it is, from 1; stands in the mark.
+    number: AtomicI32,
 }
 
 impl Generation {
     fn new(client: &Client, prefix: &str) -> Self {
         let index = |name: &str| client.index(format!("{prefix}_{name}"));
-        Self { client: client.clone(), entries: index("entries"), checkpoint: index("checkpoint") }
+        Self {
+            client: client.clone(),
+            entries: index("entries"),
+            checkpoint: index("checkpoint"),
+            number: AtomicI32::new(1),
+        }
     }
 
     async fn create(&self) -> Result<(), SearchError> {
@@ -260,8 +288,16 @@ impl Generation {
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
+        Ok(self.mark().await?.map(|mark| mark.checkpoint))
+    }
+
+    /// Where it stands, and which one it is: another node may have switched.
+    async fn mark(&self) -> Result<Option<Mark>, SearchError> {
         match bounded(self.checkpoint.get_document::<Mark>(CHECKPOINT_ID)).await {
-            Ok(mark) => Ok(Some(mark.checkpoint)),
+            Ok(mark) => {
+                self.number.store(mark.generation, Ordering::Relaxed);
+                Ok(Some(mark))
+            }
             Err(SearchError::Unavailable(error))
                 if error.downcast_ref().is_some_and(|error| is(error, ErrorCode::DocumentNotFound)) =>
             {
@@ -305,8 +341,29 @@ impl Generation {
         for task in tasks {
             self.done(task).await?;
         }
-        let mark = Mark { id: CHECKPOINT_ID.into(), checkpoint: to };
+        let generation = self.number.load(Ordering::Relaxed);
+        let mark = Mark { id: CHECKPOINT_ID.into(), generation, checkpoint: to };
         self.done(self.checkpoint.add_or_replace(&[mark], Some("id")).await?).await
+    }
+
+    /// Tells of each entry its id and a digest of all that is kept of it.
+    async fn contents(&self, mut each: impl FnMut(String, u64)) -> Result<(), SearchError> {
+        let mut offset = 0;
+        loop {
+            let mut page = DocumentsQuery::new(&self.entries);
+            page.with_offset(offset).with_limit(MAX_PUT);
+            let found: DocumentsResults<Stored> = bounded(page.execute()).await?;
+            offset += found.results.len();
+            let is_last = found.results.len() < MAX_PUT;
+            for entry in found.results {
+                let mut digest = DefaultHasher::new();
+                digest.write(&serde_json::to_vec(&entry).map_err(SearchError::unavailable)?);
+                each(entry.id, digest.finish());
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     async fn done(&self, task: TaskInfo) -> Result<(), SearchError> {
@@ -321,12 +378,19 @@ impl Generation {
 #[derive(Serialize, Deserialize)]
 struct Mark {
     id: String,
+    #[serde(default = "first")]
+    generation: i32,
     #[serde(flatten)]
     checkpoint: Checkpoint,
 }
 
+/// The generation of a mark that was written when they were not counted yet.
+fn first() -> i32 {
+    1
+}
+
 /// An entry as a document.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct Stored {
     id: String,
     kind: String,

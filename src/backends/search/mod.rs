@@ -12,6 +12,7 @@
 //! not what they stand for; nothing here knows an aggregate, an event or GraphQL.
 
 mod analyze;
+mod compare;
 mod highlight;
 pub mod meilisearch;
 mod query;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub use self::compare::Compared;
 pub use self::meilisearch::Meilisearch;
 pub use self::tantivy::Tantivy;
 
@@ -368,6 +370,22 @@ impl Search {
         }
     }
 
+    /// How often the index was built, counted from 1; another one answers after a rebuild or a reset.
+    pub fn generation(&self) -> i32 {
+        match self {
+            Self::Tantivy(index) => index.generation(),
+            Self::Meilisearch(index) => index.generation(),
+        }
+    }
+
+    /// Of the way in which entries are held: an index of another version is built anew.
+    pub fn version(&self) -> i32 {
+        match self {
+            Self::Tantivy(_) => tantivy::VERSION,
+            Self::Meilisearch(_) => meilisearch::VERSION,
+        }
+    }
+
     /// The backend's name, for `system` and metrics.
     pub fn name(&self) -> &'static str {
         match self {
@@ -402,6 +420,16 @@ impl Rebuild {
         match self {
             Self::Tantivy(rebuild) => Ok(rebuild.checkpoint()),
             Self::Meilisearch(rebuild) => rebuild.checkpoint().await,
+        }
+    }
+
+    /// Compares the running generation with this one, entry by entry: all that a search reads of each. `still` keeps
+    /// the running one from being applied to, and is let go as soon as that does not matter any more: in process at
+    /// once, on a server at the end.
+    pub async fn compare(&self, still: impl Send) -> Result<Compared, SearchError> {
+        match self {
+            Self::Tantivy(rebuild) => rebuild.compare(still).await,
+            Self::Meilisearch(rebuild) => rebuild.compare(still).await,
         }
     }
 

@@ -10,6 +10,7 @@
 //! - One process owns the folder (tantivy's writer lock).
 
 mod answer;
+mod contents;
 mod facets;
 mod files;
 mod generation;
@@ -25,9 +26,16 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
+use self::contents::contents;
 use self::files::Folder;
 use self::generation::Generation;
-use super::{Change, Checkpoint, MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion};
+use super::compare::Comparison;
+use super::{
+    Change, Checkpoint, Compared, MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion,
+};
+
+/// See [`Search::version`](super::Search::version).
+pub(super) const VERSION: i32 = files::FORMAT;
 
 /// Searches that work at once; the rest wait their turn.
 const MAX_SEARCHES: usize = 16;
@@ -103,6 +111,10 @@ impl Tantivy {
 
     pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
         self.inner.live().snapshot().checkpoint
+    }
+
+    pub(super) fn generation(&self) -> i32 {
+        self.inner.live().number()
     }
 
     pub(super) async fn search(&self, scope: &Scope, request: &SearchRequest) -> Result<SearchAnswer, SearchError> {
@@ -198,6 +210,19 @@ impl Rebuild {
 
     pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
         self.next.as_ref().and_then(|next| next.snapshot().checkpoint)
+    }
+
+    pub(super) async fn compare(&self, still: impl Send) -> Result<Compared, SearchError> {
+        let (running, next) = (self.inner.live().snapshot(), self.next()?.snapshot());
+        // What a snapshot shows stays as it is.
+        drop(still);
+        blocking(move || {
+            let mut comparison = Comparison::default();
+            contents(&running, |id, digest| comparison.running(id, digest))?;
+            contents(&next, |id, digest| comparison.other(&id, digest))?;
+            Ok(comparison.finish())
+        })
+        .await
     }
 
     pub(super) async fn switch(mut self) -> Result<(), SearchError> {

@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::super::SearchError;
 
 /// Raised with every change of the fields or of how text becomes words.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: i32 = 1;
 
 const CURRENT: &str = "CURRENT";
 
 #[derive(Serialize, Deserialize)]
 struct Current {
-    format: u32,
+    format: i32,
     generation: String,
 }
 
@@ -117,6 +117,7 @@ impl Folder {
     }
 }
 
-fn number(generation: &str) -> Option<u64> {
+/// Which one it is, from 1.
+pub(super) fn number(generation: &str) -> Option<i32> {
     generation.strip_prefix('g')?.parse().ok()
 }

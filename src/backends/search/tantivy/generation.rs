@@ -9,6 +9,7 @@ use tantivy::schema::Schema;
 use tantivy::{Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, Term};
 
 use super::super::{Change, Checkpoint, SearchError, Stats, not_backwards};
+use super::files;
 use super::schema::{Fields, Owner};
 
 /// What the writer may hold before it writes a segment.
@@ -68,6 +69,11 @@ impl Generation {
         let snapshot = RwLock::new(Snapshot { searcher: reader.searcher(), fields, checkpoint });
         let (name, path) = (name.to_owned(), path.to_owned());
         Ok(Self { name, path, schema, fields, index, reader, writer: Mutex::new(None), snapshot })
+    }
+
+    /// Which one it is, from 1.
+    pub fn number(&self) -> i32 {
+        files::number(&self.name).unwrap_or_default()
     }
 
     pub fn snapshot(&self) -> Snapshot {
@@ -152,14 +158,14 @@ fn checkpoint(index: &Index) -> Result<Option<Checkpoint>, SearchError> {
         .map_err(|error| SearchError::Damaged(format!("its checkpoint is not readable: {error}")))
 }
 
-fn files(path: &Path) -> impl Iterator<Item = std::fs::DirEntry> {
+fn files_in(path: &Path) -> impl Iterator<Item = std::fs::DirEntry> {
     std::fs::read_dir(path).into_iter().flatten().flatten()
 }
 
 fn holds_files(path: &Path) -> bool {
-    files(path).next().is_some()
+    files_in(path).next().is_some()
 }
 
 fn size(path: &Path) -> u64 {
-    files(path).filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+    files_in(path).filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
