@@ -96,6 +96,21 @@ pub struct ReadModelState {
     pub position: Position,
 }
 
+/// Nobody appends to the log as long as this lives.
+#[must_use]
+#[derive(Debug)]
+pub struct Standstill(DatabaseTransaction);
+
+impl Standstill {
+    /// Lets everybody go on.
+    ///
+    /// # Errors
+    /// When the database is not there; then they go on as well.
+    pub async fn end(self) -> Result<(), DbErr> {
+        self.0.rollback().await
+    }
+}
+
 /// What a table beside the running one is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -204,6 +219,15 @@ impl Engine {
             transaction.execute_unprepared(&lock).await?;
         }
         Ok(transaction)
+    }
+
+    /// Lets nobody append, for the little that something beside the log has left to catch up with. What is held up
+    /// waits: not to be held for long.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn standstill(&self) -> Result<Standstill, DbErr> {
+        Ok(Standstill(self.database.begin_ordered().await?))
     }
 
     /// Every read model and how far it is.

@@ -16,6 +16,7 @@ use oriel_backends::search::Search;
 use oriel_engine::Engine;
 use oriel_engine::consumers::{Behind, Consumer, ConsumerLimits, ConsumerState, Consumers, Reactor};
 use oriel_engine::jobs::{QueueState, Worker, WorkerLimits, Workers};
+use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_kernel::Position;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,7 +30,7 @@ mod search_index;
 mod suite;
 mod sweep;
 
-pub use search_index::{IndexError, RebuildProgress, open_index, search_dependency};
+pub use search_index::{INDEX, IndexError, open_index, search_dependency};
 pub use sweep::{SweepError, Swept};
 
 /// Where the files of documents are kept.
@@ -163,18 +164,29 @@ impl Reactors {
         reached.map_err(|_| Behind::At(self.index.position()))
     }
 
-    /// Builds the search index anew from the log beside the running one, and switches. May be dropped at any moment:
-    /// then nothing happened.
+    /// The search index as operators see it: the generation that answers, and the one that is being built beside it.
+    pub fn index_states(&self) -> Vec<ReadModelState> {
+        self.index.states()
+    }
+
+    /// Builds the search index anew from the log beside the running one, and switches. May be dropped at any moment,
+    /// or ended by `progress`: then nothing happened.
     ///
     /// # Errors
     /// When a rebuild runs already, or the log, the read models, the blobs or the index are not there.
-    pub async fn rebuild_index(
-        &self,
-        progress: &(dyn Fn(RebuildProgress) + Send + Sync),
-    ) -> Result<Position, IndexError> {
+    pub async fn rebuild_index(&self, progress: Progress<'_>) -> Result<Position, IndexError> {
         let position = self.index.rebuild(progress).await?;
         tracing::info!(%position, head = %self.engine.feed().head(), "the search index was rebuilt");
         Ok(position)
+    }
+
+    /// Builds the search index anew beside the running one and compares the two, entry by entry, at one position: all
+    /// that a search reads of each. What was built is thrown away.
+    ///
+    /// # Errors
+    /// See [`Reactors::rebuild_index`].
+    pub async fn verify_index(&self) -> Result<Verified, IndexError> {
+        self.index.verify().await
     }
 
     /// Removes files that nobody needs, a bounded number of them. Also happens by itself now and then.

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
@@ -24,6 +24,7 @@ use oriel_engine::Engine;
 use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError};
 use oriel_engine::log::LogError;
 use oriel_engine::read::{Dependency, ReadModel};
+use oriel_engine::rebuild::ReadModelState;
 use oriel_kernel::{EventId, OrganizationId, Position, Recorded, Timestamp};
 use oriel_read_models::{documents, projects};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
@@ -34,8 +35,8 @@ use crate::Parts;
 
 mod rebuild;
 
-pub use rebuild::RebuildProgress;
-
+/// The name of the index among what can be rebuilt.
+pub const INDEX: &str = "search";
 /// The consumer's name.
 pub(crate) const NAME: &str = "search_index";
 /// Text that is gathered before it is handed to the index.
@@ -67,6 +68,9 @@ pub enum IndexError {
     /// A row is older than the event that asks for it: a replica that lags.
     #[error("the row of {0} is behind its events")]
     Behind(Uuid),
+    /// Whoever watches a rebuild ended it.
+    #[error("the rebuild was cancelled; the running index is untouched")]
+    Cancelled,
 }
 
 impl From<IndexError> for ConsumerError {
@@ -110,6 +114,8 @@ pub(crate) struct SearchIndex {
     /// Held by whoever changes the running index: the consumer, and a rebuild while it switches.
     applying: Mutex<()>,
     reached: watch::Sender<Position>,
+    /// How far the index is that is being built to take this one's place.
+    next: std::sync::Mutex<Option<Position>>,
     /// See [`CHUNK_BYTES`].
     chunk_bytes: usize,
 }
@@ -139,6 +145,7 @@ impl SearchIndex {
             search: parts.search.clone(),
             applying: Mutex::new(()),
             reached: watch::Sender::new(Position::START),
+            next: std::sync::Mutex::new(None),
             chunk_bytes: CHUNK_BYTES,
         }
     }
@@ -153,6 +160,24 @@ impl SearchIndex {
     /// A search that begins now sees everything up to here.
     pub(crate) fn position(&self) -> Position {
         *self.reached.borrow()
+    }
+
+    /// The generation that answers, and the one that is being built.
+    pub(crate) fn states(&self) -> Vec<ReadModelState> {
+        let state = |behind: i32, state: &str, position| ReadModelState {
+            name: INDEX.to_owned(),
+            generation: self.search.generation() + behind,
+            version: self.search.version(),
+            state: state.to_owned(),
+            position,
+        };
+        let next = *self.next();
+        let next = next.map(|position| state(1, "catching_up", position));
+        [state(0, "following", self.position())].into_iter().chain(next).collect()
+    }
+
+    fn next(&self) -> std::sync::MutexGuard<'_, Option<Position>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a search sees everything up to `position`.

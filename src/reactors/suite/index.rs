@@ -1,15 +1,17 @@
 //! The index beside the log: it follows, forgets, begins anew, and is the same however it was built.
 
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use oriel_backends::search::SearchError;
 use oriel_domain::documents::{DeleteDocument, MoveDocument, PurgeDocument, RestoreDocument, UpdateDocument};
 use oriel_domain::projects::{ArchiveProject, UpdateProject};
 use oriel_engine::consumers::{ConsumerLimits, Consumers};
+use oriel_engine::rebuild::unwatched;
 
 use super::*;
 use crate::search_index::SearchIndex;
-use crate::{IndexError, RebuildProgress, TEXTS, search_dependency};
+use crate::{IndexError, TEXTS, search_dependency};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trash_is_not_found_and_what_comes_back_is() {
@@ -98,18 +100,32 @@ async fn an_index_built_anew_equals_the_running_one() {
     assert!(grown[0].starts_with(": 11 "), "{}", grown[0]);
 
     let steps = Mutex::new(Vec::new());
-    let note = |step: RebuildProgress| steps.lock().unwrap().push(step);
+    let note = |position: Position, _: Position| {
+        let generations: Vec<_> = reactors.index_states().iter().map(|state| state.generation).collect();
+        steps.lock().unwrap().push((position, generations));
+        ControlFlow::Continue(())
+    };
+    assert_eq!(reactors.index_states()[0].state, "following");
     let position = reactors.rebuild_index(&note).await.unwrap();
     assert_eq!(position, house.engine.feed().head());
     assert_eq!(told(&house).await, grown);
-    assert_eq!(steps.lock().unwrap().last().map(|step| step.position), Some(position));
+    let steps = steps.into_inner().unwrap();
+    assert_eq!(steps.first(), Some(&(Position::START, vec![1, 2])), "the next one is shown beside the running one");
+    assert_eq!(steps.last().map(|(position, _)| *position), Some(position));
+    let generations: Vec<_> = reactors.index_states().iter().map(|state| state.generation).collect();
+    assert_eq!(generations, [2]);
+
+    // One that is cancelled never existed.
+    let cancelled = reactors.rebuild_index(&|_, _| ControlFlow::Break(())).await;
+    assert!(matches!(cancelled, Err(IndexError::Cancelled)), "{cancelled:?}");
+    assert_eq!(told(&house).await, grown);
 
     // One that was dropped never existed.
-    let unfinished = reactors.rebuild_index(&|_| {});
+    let unfinished = reactors.rebuild_index(&unwatched);
     assert!(futures::FutureExt::now_or_never(unfinished).is_none());
     assert_eq!(told(&house).await, grown);
     // Its files are closed on a thread of their own; until then it counts as running.
-    while let Err(error) = reactors.rebuild_index(&|_| {}).await {
+    while let Err(error) = reactors.rebuild_index(&unwatched).await {
         assert!(matches!(error, IndexError::Search(SearchError::Rebuilding)), "{error}");
         tokio::task::yield_now().await;
     }
@@ -120,19 +136,61 @@ async fn an_index_built_anew_equals_the_running_one() {
             house.run(*id, rename("Changed meanwhile")).await;
         }
     };
-    let (rebuilt, ()) = tokio::join!(reactors.rebuild_index(&|_| {}), changing);
+    let (rebuilt, ()) = tokio::join!(reactors.rebuild_index(&unwatched), changing);
     rebuilt.unwrap();
     house.indexed(&reactors).await;
     let mut found = house.found("meanwhile").await;
     found.sort();
     assert_eq!(found, ids[6..].iter().map(ToString::to_string).collect::<Vec<_>>());
     let grown = told(&house).await;
-    reactors.rebuild_index(&|_| {}).await.unwrap();
+    reactors.rebuild_index(&unwatched).await.unwrap();
     assert_eq!(told(&house).await, grown);
     // And it follows on.
     house.run(ids[0], rename("The last")).await;
     house.indexed(&reactors).await;
     assert_eq!(house.found("last").await, [ids[0].to_string()]);
+}
+
+/// Entries are made of the current rows, so a comparison beside writes has to find a moment for itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_finds_what_differs_and_nothing_else() {
+    let house = House::new().await;
+    let reactors = house.start();
+    let id = house.upload("A river", "text/plain", b"Danube").await;
+    house.ready(id).await;
+    let rename =
+        |number: usize| UpdateDocument { title: Some(Title::parse(&format!("River {number}")).unwrap()), tags: None };
+    let verify = async || {
+        let verified = reactors.verify_index().await.unwrap();
+        (verified.rows, verified.only_running, verified.only_replayed)
+    };
+    for round in 0..3 {
+        let compared = std::sync::atomic::AtomicBool::new(false);
+        let writing = async {
+            let mut written = 0;
+            while !compared.load(Ordering::SeqCst) {
+                house.run(id, rename(1_000 * round + written)).await;
+                written += 1;
+            }
+            written
+        };
+        let comparing = async {
+            let found = verify().await;
+            compared.store(true, Ordering::SeqCst);
+            found
+        };
+        let (written, found) = tokio::join!(writing, comparing);
+        assert_eq!(found, (2, 0, 0), "a document and a project");
+        assert!(written > 0);
+    }
+    house.indexed(&reactors).await;
+    // Somebody changed the index behind the product's back.
+    let at = house.search.checkpoint().await.unwrap().unwrap();
+    house.search.apply(vec![oriel_backends::search::Change::Remove { id: id.to_string() }], at).await.unwrap();
+    assert_eq!(verify().await, (1, 0, 1));
+    reactors.rebuild_index(&unwatched).await.unwrap();
+    assert_eq!(verify().await, (2, 0, 0));
+    assert_eq!(house.found("danube").await, [id.to_string()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
