@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::Context;
+use async_graphql::parser::types::ExecutableDocument;
 use oriel_backends::blobs::Blobs;
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
-use oriel_kernel::{Position, SessionId, Viewer};
+use oriel_kernel::{Position, Rejection, SessionId, Viewer};
 use uuid::Uuid;
 
 use crate::passwords::Passwords;
@@ -28,6 +29,8 @@ pub struct Services {
     pub passwords: Passwords,
     /// What operators see of the parts that the schema does not know.
     pub operations: Arc<dyn Operations>,
+    /// Reads documents within the limits of a request.
+    pub documents: Arc<dyn DocumentReader>,
     /// What the settings say.
     pub policy: Policy,
 }
@@ -51,10 +54,23 @@ pub struct Policy {
     pub scanner: bool,
     /// How fast bursts reach a live query at most.
     pub live_pace: Duration,
+    /// How many live queries one person may have open on this node.
+    pub live_queries_per_viewer: usize,
+    /// How many bytes of answers are kept.
+    pub cache_bytes: u64,
     /// How long a request waits for the position that it asks for.
     pub at_least_wait: Duration,
     /// What URLs of this server begin with, such as `http://127.0.0.1:8080`.
     pub base_url: String,
+}
+
+/// Reads documents as the transport does, which has the limits of a request.
+pub trait DocumentReader: Send + Sync {
+    /// Parses a document.
+    ///
+    /// # Errors
+    /// `LIMIT_EXCEEDED` when it is over a limit, `INVALID` when it is no document.
+    fn read(&self, text: &str) -> Result<ExecutableDocument, Rejection>;
 }
 
 /// What operators see of the parts that the schema does not know: consumers and queues.

@@ -4,6 +4,7 @@
 //! it is ever cached. A rebuild goes on after its mutation has answered; `system.readModels` shows how far it is.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use oriel_engine::read::Dependency;
 use oriel_engine::rebuild::{ReadModelState, RebuildError, Verified};
 use oriel_kernel::{ErrorCode, Position, Rejection, UserError, operations};
 
-use crate::access::{Failure, Payload, Result, internal, reader, unavailable};
+use crate::access::{Failure, Payload, answered, Result, internal, reader, unavailable};
 use crate::payload::payloads;
 use crate::services::{self, Services};
 
+pub mod cache;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +75,7 @@ impl SystemMutation {
             let progress = move |at: Position, head: Position| {
                 tracing::info!(read_model = name, %at, %head, "a read model is being rebuilt");
                 feed.touch(&[dependency()]);
+                ControlFlow::Continue(())
             };
             if let Err(error) = engine.rebuild(name, &progress).await {
                 tracing::error!(read_model = name, %error, "a read model was not rebuilt; the running one is untouched");
@@ -178,6 +181,11 @@ impl System {
     /// Work that waits.
     async fn queues(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<QueueStatus>> {
         Ok(Services::of(cx)?.operations.queues().into_iter().map(QueueStatus::from).collect())
+    }
+
+    /// The answers that the node keeps.
+    async fn cache(&self, cx: &Context<'_>) -> Result<cache::CacheStats, async_graphql::Error> {
+        answered(cache::stats(cx))
     }
 
     /// The tables that are read from, with those that are being rebuilt beside them.

@@ -7,24 +7,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_graphql::{Request, Variables};
+use async_graphql::parser::parse_query;
+use async_graphql::parser::types::ExecutableDocument;
+use async_graphql::{Request, ServerError, Variables};
 use oriel_backends::blobs::{Blobs, UrlKeys};
 use oriel_backends::search::{Search, Tantivy};
 use oriel_engine::db::Location;
 use oriel_engine::keyring::MasterKey;
 use oriel_engine::queue::QueueLimits;
 use oriel_engine::{Database, Engine, Parts, Sources};
-use oriel_kernel::{Position, Timestamp};
-use oriel_read_models::{documents, members, organizations, projects, sessions, users};
+use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
+use oriel_read_models::{documents, members, organizations, persisted_operations, projects, sessions, users};
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::endpoint::{Caller, Endpoint};
+use crate::endpoint::{Caller, Document, Endpoint, Operation};
 use crate::passwords::Passwords;
-use crate::services::{BackendState, ConsumerState, Operations, Policy, QueueState, Services};
+use crate::services::{BackendState, ConsumerState, DocumentReader, Operations, Policy, QueueState, Services};
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
+
+pub mod direct;
 
 // The engine's tables, from the text of their migration: this room may not use that one either.
 #[path = "../src/engine/suite/tables.rs"]
@@ -54,6 +58,12 @@ impl Sources for Clock {
     }
 }
 
+/// The operation of a request, read as a transport does.
+pub fn operation(request: Request) -> Result<Operation, Vec<ServerError>> {
+    let document = Document::parse(&request.query).map_err(|error| vec![error])?;
+    Operation::new(Arc::new(document), request).map_err(|error| vec![ServerError::new(error.to_string(), None)])
+}
+
 /// Nothing runs beside the schema.
 struct Idle;
 
@@ -69,6 +79,18 @@ impl Operations for Idle {
     }
     fn index_position(&self) -> Position {
         Position::START
+    }
+}
+
+/// Documents of at most this many bytes.
+struct Short;
+
+impl DocumentReader for Short {
+    fn read(&self, text: &str) -> Result<ExecutableDocument, Rejection> {
+        if text.len() > 1_000 {
+            return Err(Rejection::new(ErrorCode::LimitExceeded, "At most 1000 bytes."));
+        }
+        parse_query(text).map_err(|error| Rejection::new(ErrorCode::Invalid, format!("{error}.")))
     }
 }
 
@@ -122,6 +144,7 @@ impl Bed {
         table(&database, projects::members::Entity).await;
         table(&database, documents::Entity).await;
         table(&database, documents::revisions::Entity).await;
+        table(&database, persisted_operations::Entity).await;
         let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
         let parts = Parts {
             database,
@@ -142,6 +165,8 @@ impl Bed {
             max_file_size: 1 << 20,
             scanner: false,
             live_pace: Duration::from_millis(1),
+            live_queries_per_viewer: 100,
+            cache_bytes: 1 << 20,
             at_least_wait: Duration::from_secs(5),
             base_url: "http://oriel.test".to_owned(),
         };
@@ -153,6 +178,7 @@ impl Bed {
             tokens: Tokens::new(&[5; 32]).unwrap(),
             passwords: Passwords::new(policy.password_memory_kib),
             operations: Arc::new(Idle),
+            documents: Arc::new(Short),
             policy,
         };
         Self { endpoint: Endpoint::new(Arc::new(services)), clock, _folder: Folder(folder) }
@@ -180,7 +206,10 @@ impl Bed {
             return json!({ "data": null, "errors": [{ "message": "refused", "extensions": { "code": "UNAUTHENTICATED" } }] });
         };
         let request = Request::new(query).variables(Variables::from_json(variables));
-        serde_json::to_value(self.endpoint.execute(request, caller).await).unwrap()
+        match operation(request) {
+            Ok(operation) => serde_json::to_value(self.endpoint.execute(operation, caller).await).unwrap(),
+            Err(errors) => json!({ "errors": errors }),
+        }
     }
 
     /// What the mutation `field(input: …)` answers, which asks for `selection`. Errors that nobody can mend panic.

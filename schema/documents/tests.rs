@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::uploads::{FILES, STAGING};
-use crate::testing::{Bed, Person};
+use crate::testing::{operation, Bed, Person};
 use crate::uploads::{Received, Uploads};
 
 const SELECTION: &str = "document { id title fileName mediaType size sha256 status version revision tags trashedAt
@@ -42,7 +42,7 @@ async fn send(bed: &Bed, who: &Person, field: &str, mut input: Value, file: Rece
     let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
     let query = format!("mutation($input: {type_name}!) {{ payload: {field}(input: $input) {{ {SELECTION} }} }}");
     let request = Request::new(query).variables(Variables::from_json(json!({ "input": input })));
-    let answer = serde_json::to_value(bed.endpoint.execute(request, caller).await).unwrap();
+    let answer = serde_json::to_value(bed.endpoint.execute(operation(request).unwrap(), caller).await).unwrap();
     assert_eq!(answer.get("errors"), None, "{answer}");
     (answer["data"]["payload"].clone(), uploads.leftovers().into_iter().map(|file| file.blob).collect())
 }
@@ -60,6 +60,13 @@ pub async fn document(bed: &Bed, who: &Person, project: &str, name: &str, text: 
     let (made, unused) = send(bed, who, "documentUpload", json!({ "projectId": project }), file).await;
     assert_eq!(unused, []);
     made["document"]["id"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
+}
+
+/// A newer file of this document.
+pub async fn revise(bed: &Bed, who: &Person, document: &str, name: &str, text: &str) {
+    let file = received(bed, name, text).await;
+    let (made, _) = send(bed, who, "documentRevisionUpload", json!({ "id": document }), file).await;
+    assert_eq!(made["userErrors"], json!([]), "{made}");
 }
 
 fn stage<'a>(document: &'a Value, name: &str) -> &'a Value {
@@ -291,10 +298,10 @@ async fn a_live_query_follows_a_document() {
     let id = document(&bed, &ada, &project, "a.txt", "one").await;
     let query = "subscription($id: ID!) { live { document(id: $id) { title } } }";
     let request = Request::new(query).variables(Variables::from_json(json!({ "id": id })));
-    let mut answers = bed.endpoint.execute_stream(request, bed.caller(Some(&ada.access)).unwrap());
+    let mut answers = bed.endpoint.execute_stream(operation(request).unwrap(), bed.caller(Some(&ada.access)).unwrap());
     let mut next = async || {
         let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await.unwrap().unwrap();
-        answer.data.into_json().unwrap()
+        serde_json::from_str::<Value>(answer.data.unwrap().json()).unwrap()
     };
     assert_eq!(next().await, json!({ "live": { "document": { "title": "a" } } }));
     for title in ["b", "c"] {

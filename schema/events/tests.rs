@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::documents::tests::project;
 use crate::endpoint::Answers;
-use crate::testing::{Bed, Person};
+use crate::testing::{operation, Bed, Person};
 
 const EVENTS: &str = "subscription($after: Position, $filter: EventFilter) {
     events(after: $after, filter: $filter) { type sequence position subject { id } actor { ... on Member { id } } data } }";
 
 fn follow(bed: &Bed, who: &Person, variables: Value) -> Answers {
     let request = Request::new(EVENTS).variables(Variables::from_json(variables));
-    bed.endpoint.execute_stream(request, bed.caller(Some(&who.access)).unwrap())
+    bed.endpoint.execute_stream(operation(request).unwrap(), bed.caller(Some(&who.access)).unwrap())
 }
 
 /// The next answer; nothing when the stream has ended.
@@ -77,7 +77,7 @@ async fn what_belongs_to_an_event_is_of_its_moment() {
     let query = "subscription($after: Position) { events(after: $after) { subject { ... on Project { name } } } }";
     let variables = Variables::from_json(json!({ "after": now["data"]["events"]["nodes"][0]["position"] }));
     let request = Request::new(query).variables(variables);
-    let mut stream = bed.endpoint.execute_stream(request, bed.caller(Some(&ada.access)).unwrap());
+    let mut stream = bed.endpoint.execute_stream(operation(request).unwrap(), bed.caller(Some(&ada.access)).unwrap());
     for name in ["One", "Two"] {
         bed.mutate(
             Some(&ada.access),

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::documents::tests::{document, project};
-use crate::testing::Bed;
+use crate::testing::{Bed, operation};
 
 #[tokio::test]
 async fn a_read_model_is_verified_and_rebuilt_while_the_operator_watches() {
@@ -32,10 +32,10 @@ async fn a_read_model_is_verified_and_rebuilt_while_the_operator_watches() {
     assert_eq!(Bed::problems(&unknown), ["NOT_FOUND input.name"]);
 
     let query = "subscription { live { system { position readModels { name generation state } } } }";
-    let mut answers = bed.endpoint.execute_stream(Request::new(query), bed.caller(Some(&ada.access)).unwrap());
+    let mut answers = bed.endpoint.execute_stream(operation(Request::new(query)).unwrap(), bed.caller(Some(&ada.access)).unwrap());
     let mut next = async || {
         let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await.unwrap().unwrap();
-        let models = answer.data.into_json().unwrap()["live"]["system"]["readModels"].take();
+        let models = serde_json::from_str::<Value>(answer.data.unwrap().json()).unwrap()["live"]["system"]["readModels"].take();
         models.as_array().unwrap().iter().filter(|model| model["name"] == "documents").cloned().collect::<Vec<Value>>()
     };
     assert_eq!(next().await[0]["generation"], 1);

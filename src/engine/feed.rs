@@ -4,8 +4,8 @@
 //! what is known (another node committed in between) is preceded by what the table says about the gap.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oriel_kernel::{Position, Recorded};

@@ -1,11 +1,13 @@
 //! `--demo`: an organisation with projects and documents to look at, made through the endpoint as anybody would.
 
+use std::sync::Arc;
+
 use async_graphql::{Request, Value, Variables, value};
 use bytes::Bytes;
 use futures::stream;
 use oriel_backends::blobs::BlobKey;
 use oriel_engine::keyring::random_key;
-use oriel_schema::endpoint::{Caller, Endpoint};
+use oriel_schema::endpoint::{Caller, Document, Endpoint, Operation};
 use oriel_schema::uploads::{Received, Uploads};
 
 /// How to sign in to the demonstration.
@@ -130,8 +132,13 @@ async fn run(
     caller: Caller,
 ) -> Result<serde_json::Value, DemoError> {
     let request = Request::new(query).variables(Variables::from_value(variables));
-    let answer = endpoint.execute(request, caller).await;
-    let json = serde_json::to_value(&answer.data).map_err(wrong)?;
+    let document = Document::parse(query).map_err(wrong)?;
+    let operation = Operation::new(Arc::new(document), request).map_err(wrong)?;
+    let answer = endpoint.execute(operation, caller).await;
+    let json: serde_json::Value = match &answer.data {
+        Some(data) => serde_json::from_str(data.json()).map_err(wrong)?,
+        None => serde_json::Value::Null,
+    };
     let user_errors =
         json.as_object().and_then(|fields| fields.values().next()).map(|payload| payload["userErrors"].to_string());
     match (answer.errors.first(), user_errors.as_deref()) {

@@ -1,6 +1,5 @@
 //! `oriel serve`: everything composed, and ended in order.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +17,11 @@ use oriel_schema::tokens::Tokens;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{HttpState, router};
+use crate::http::{HttpState, documents, router};
 use crate::installation::Installation;
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
-use crate::{demo, nodes};
+use crate::{demo, listener, nodes};
 
 /// Why the server does not run.
 pub type ServeError = Box<dyn std::error::Error + Send + Sync>;
@@ -47,28 +46,23 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     settings.listen = listener.local_addr()?;
     let metrics = Metrics::install()?;
     let stop = CancellationToken::new();
-    let house = House::open(settings, &stop).await?;
+    let house = House::open(settings, Program::this()?, &stop).await?;
     let upkeep = tokio::spawn(metrics.clone().upkeep());
-    let state = HttpState::new(house.endpoint.clone(), settings, Some(metrics), stop.clone());
+    let state = HttpState::new(house.endpoint.clone(), settings, Some(metrics), stop.clone())?;
     let made = if with_demo { Some(demo::make(&house.endpoint).await?) } else { None };
 
     tokio::spawn(told_to_stop(stop.clone()));
-    let service = router(state).into_make_service_with_connect_info::<SocketAddr>();
     tracing::info!(url = %settings.public_url(), listen = %settings.listen, data = %settings.data.display(),
         position = %house.installation.engine.feed().head(), "serving");
     println!("Oriel serves {}", settings.public_url());
     if let Some(made) = made {
         say_how_to_sign_in(&settings.public_url(), made.as_ref());
     }
-    let ending = stop.clone();
-    let serving =
-        tokio::spawn(
-            async move { axum::serve(listener, service).with_graceful_shutdown(ending.cancelled_owned()).await },
-        );
+    let serving = tokio::spawn(listener::serve(listener, router(state), settings.idle_timeout, stop.clone()));
     stop.cancelled().await;
     tracing::info!("stopping: running requests are finished, nothing new is taken");
     match tokio::time::timeout(settings.shutdown_grace, serving).await {
-        Ok(ended) => ended??,
+        Ok(ended) => ended?,
         Err(_) => tracing::warn!(grace = ?settings.shutdown_grace, "some requests were still running and are ended"),
     }
     upkeep.abort();
@@ -78,14 +72,20 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
 }
 
 /// Everything that works, beside the transport.
-struct House {
-    installation: Installation,
-    endpoint: Endpoint,
+pub struct House {
+    /// The log and the backends.
+    pub installation: Installation,
+    /// What answers.
+    pub endpoint: Endpoint,
     reactors: Arc<Reactors>,
 }
 
 impl House {
-    async fn open(settings: &Settings, stop: &CancellationToken) -> Result<Self, ServeError> {
+    /// Opens everything. `program`: the one that reads documents in child processes.
+    ///
+    /// # Errors
+    /// What cannot be opened, and what to do.
+    pub async fn open(settings: &Settings, program: Program, stop: &CancellationToken) -> Result<Self, ServeError> {
         let installation = Installation::open(settings).await?;
         let engine = Arc::clone(&installation.engine);
         let limits = ReactorLimits {
@@ -102,7 +102,7 @@ impl House {
             engine: Arc::clone(&engine),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
-            program: Program::this()?,
+            program,
             limits,
         }));
         let seed = engine.keyring().secret("signing", engine.now()).await?;
@@ -119,6 +119,7 @@ impl House {
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
             engine: Arc::clone(&engine),
+            documents: documents(settings),
             policy,
         };
         if let Some(bus) = bus(settings, &engine)? {
@@ -128,7 +129,8 @@ impl House {
         Ok(Self { installation, endpoint: Endpoint::new(Arc::new(services)), reactors })
     }
 
-    async fn close(self) {
+    /// Ends what runs, in order; nothing acknowledged is lost.
+    pub async fn close(self) {
         self.reactors.stop().await;
         self.installation.engine.stop().await;
         self.installation.engine.database().clone().close().await;
@@ -145,6 +147,8 @@ fn policy(settings: &Settings) -> Policy {
         max_file_size: settings.upload_max_size,
         scanner: settings.scanner_url.is_some(),
         live_pace: settings.live_pace,
+        live_queries_per_viewer: settings.max_live_queries_per_viewer,
+        cache_bytes: settings.cache_size,
         at_least_wait: Duration::from_secs(5),
         base_url: settings.public_url(),
     }

@@ -116,9 +116,30 @@ pub const METRICS: &[Metric] = &[
     ),
     spread("oriel_operation_seconds", &["kind"], "Time to execute a GraphQL operation."),
     counter("oriel_refusals_total", &["code"], "Requests refused before the work, by error code."),
+    counter(
+        "oriel_operations_unregistered_total",
+        &["outcome"],
+        "Operations that are not published, by what became of them: warned, refused.",
+    ),
+    counter(
+        "oriel_persisted_operations_total",
+        &["found"],
+        "Operations asked for by their hash, by where it was found: published, remembered, nowhere.",
+    ),
     counter("oriel_upload_bytes_total", &[], "Bytes of files received."),
     // sockets
     level("oriel_sockets", &["transport"], "Open sockets: websocket, sse."),
+    // answers that are kept, and live queries
+    counter(
+        "oriel_cache_requests_total",
+        &["outcome"],
+        "Queries by where their answer came from: hit (kept), coalesced (an identical one was being executed), miss.",
+    ),
+    counter("oriel_cache_invalidated_total", &["by"], "Kept answers found to be old, by what had been touched."),
+    level("oriel_live_queries", &[], "Live queries that are open."),
+    level("oriel_live_groups", &[], "Different live queries that are open: identical ones are executed together."),
+    counter("oriel_live_executions_total", &[], "Executions of live queries."),
+    counter("oriel_live_messages_total", &[], "Answers sent to live queries."),
     // the log
     level("oriel_position", &[], "The last position of the log that this node has applied."),
     counter("oriel_events_total", &[], "Events appended by this node."),

@@ -3,15 +3,17 @@
 //! Invariants: every error has `extensions.code`; an answer without a result has no `data`, one whose result became
 //! null has `data: null`; every answer carries the request's id as `extensions.traceId`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_graphql::{ErrorExtensionValues, Response as Answer, ServerError, Value};
+use async_graphql::{ErrorExtensionValues, ServerError, Value};
 use axum::body::Body;
-use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use metrics::counter;
+use oriel_schema::endpoint::Answer;
 use serde::Serialize;
 
 use super::limits::Excess;
@@ -54,6 +56,12 @@ impl Refusal {
         refusal
     }
 
+    /// Says what was found beside what is allowed.
+    pub fn found(mut self, found: u64) -> Self {
+        self.details.push(("found", Value::from(found)));
+        self
+    }
+
     /// There is no room for changes.
     pub fn overloaded() -> Self {
         let message = "Too many changes wait at the moment. Nothing of the file was read. Try again after a second.";
@@ -91,7 +99,7 @@ impl Refusal {
     pub fn response(&self, trace: &str) -> Response {
         let mut answer = self.answer();
         finish(&mut answer, trace);
-        let mut response = json(self.status, Format::Json, &View::of(&answer));
+        let mut response = json(self.status, Format::Json, &answer);
         if let Some(wait) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, seconds(wait).into());
         }
@@ -116,9 +124,7 @@ impl From<Excess> for Refusal {
                 let found_text = if at_least { format!("at least {found}") } else { found.to_string() };
                 let message =
                     format!("The document is over {name}: {allowed} is allowed, it has {found_text}. {advice}");
-                let mut refusal = Self::limit(StatusCode::BAD_REQUEST, name, allowed, message);
-                refusal.details.push(("found", Value::from(found)));
-                refusal
+                Self::limit(StatusCode::BAD_REQUEST, name, allowed, message).found(found)
             }
         }
     }
@@ -143,6 +149,8 @@ pub enum Format {
     Json,
     /// `text/event-stream`.
     EventStream,
+    /// `multipart/mixed` with `subscriptionSpec`, as Apollo Client asks for the answers of a subscription.
+    Multipart,
 }
 
 /// What the client accepts.
@@ -152,6 +160,8 @@ pub struct Accepts {
     pub best: Format,
     /// Whether a stream of events would do.
     pub events: bool,
+    /// Whether the parts of one answer would do, for a subscription.
+    pub parts: bool,
 }
 
 impl Accepts {
@@ -160,7 +170,7 @@ impl Accepts {
         let ranges = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
         let mut any = false;
         let mut best: Option<(f32, Format)> = None;
-        let mut events = false;
+        let (mut events, mut parts_do) = (false, false);
         for range in ranges {
             any |= !range.trim().is_empty();
             let mut parts = range.split(';').map(str::trim);
@@ -168,61 +178,30 @@ impl Accepts {
                 "application/graphql-response+json" => Format::GraphqlResponse,
                 "application/json" | "application/*" | "*/*" => Format::Json,
                 "text/event-stream" => Format::EventStream,
+                "multipart/mixed" if range.to_ascii_lowercase().contains("subscriptionspec=") => Format::Multipart,
                 _ => continue,
             };
             let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Some(1.0), |q| q.parse::<f32>().ok());
             let Some(quality) = quality.filter(|quality| *quality > 0.0) else { continue };
             events |= format == Format::EventStream;
+            if format == Format::Multipart {
+                parts_do = true;
+                continue; // for a subscription alone, whatever else is liked better
+            }
             if best.is_none_or(|(known, _)| quality > known) {
                 best = Some((quality, format));
             }
         }
         match best {
-            Some((_, best)) => Ok(Self { best, events }),
-            None if !any => Ok(Self { best: Format::Json, events: false }),
+            Some((_, best)) => Ok(Self { best, events, parts: parts_do }),
+            None if parts_do => Ok(Self { best: Format::Multipart, events, parts: true }),
+            None if !any => Ok(Self { best: Format::Json, events: false, parts: false }),
             None => Err(Refusal::new(
                 StatusCode::NOT_ACCEPTABLE,
                 "BAD_REQUEST",
                 "Accept application/graphql-response+json, application/json or text/event-stream.",
             )),
         }
-    }
-}
-
-/// An answer as it is written.
-#[derive(Serialize)]
-pub struct View<'a> {
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    errors: &'a [ServerError],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<&'a Value>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    extensions: &'a BTreeMap<String, Value>,
-}
-
-impl<'a> View<'a> {
-    /// Of this answer.
-    pub fn of(answer: &'a Answer) -> Self {
-        let data = (!has_no_result(answer)).then_some(&answer.data);
-        Self { errors: &answer.errors, data, extensions: &answer.extensions }
-    }
-
-    /// As JSON. That an answer cannot be written is not possible: its keys are texts.
-    pub fn text(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
-}
-
-/// Whether the operation was refused before it began: an error of a field would say which.
-pub fn has_no_result(answer: &Answer) -> bool {
-    answer.data == Value::Null && !answer.errors.is_empty() && answer.errors.iter().all(|error| error.path.is_empty())
-}
-
-/// The code of the first error.
-pub fn code(answer: &Answer) -> Option<&str> {
-    match answer.errors.first()?.extensions.as_ref()?.get("code")? {
-        Value::String(code) => Some(code),
-        _ => None,
     }
 }
 
@@ -240,13 +219,13 @@ pub fn finish(answer: &mut Answer, trace: &str) {
 
 /// The status of an answer.
 pub fn status(answer: &Answer, format: Format) -> StatusCode {
-    if !has_no_result(answer) {
+    if !answer.has_no_result() {
         return StatusCode::OK;
     }
-    match (code(answer), format) {
+    match (answer.code(), format) {
         // A token refuses the whole request, whoever noticed it.
         (Some("UNAUTHENTICATED"), _) => StatusCode::UNAUTHORIZED,
-        (_, Format::Json | Format::EventStream) => StatusCode::OK,
+        (_, Format::Json | Format::EventStream | Format::Multipart) => StatusCode::OK,
         (Some("FORBIDDEN"), _) => StatusCode::FORBIDDEN,
         (Some("RATE_LIMITED"), _) => StatusCode::TOO_MANY_REQUESTS,
         (Some("OVERLOADED" | "UNAVAILABLE" | "BEHIND"), _) => StatusCode::SERVICE_UNAVAILABLE,
@@ -259,7 +238,7 @@ pub fn status(answer: &Answer, format: Format) -> StatusCode {
 pub fn json(status: StatusCode, format: Format, body: &impl Serialize) -> Response {
     let media_type = match format {
         Format::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
-        Format::Json | Format::EventStream => "application/json; charset=utf-8",
+        Format::Json | Format::EventStream | Format::Multipart => "application/json; charset=utf-8",
     };
     let mut response = Response::new(Body::from(serde_json::to_vec(body).unwrap_or_default()));
     *response.status_mut() = status;
@@ -268,6 +247,34 @@ pub fn json(status: StatusCode, format: Format, body: &impl Serialize) -> Respon
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.append(VARY, HeaderValue::from_static("accept"));
     response
+}
+
+/// The answer to a query in a URL. One that holds until something changes has a tag, by which a client that has it
+/// already is told so; nobody but this client may keep it, and only to ask again.
+pub fn of_get(answer: &Answer, format: Format, headers: &HeaderMap) -> Response {
+    let tag = answer.tag().and_then(|tag| HeaderValue::from_str(&tag).ok());
+    let Some(tag) = tag else { return json(status(answer, format), format, answer) };
+    let mut response = if is_known(headers, &tag) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().append(VARY, HeaderValue::from_static("accept"));
+        response
+    } else {
+        json(status(answer, format), format, answer)
+    };
+    let headers = response.headers_mut();
+    headers.insert(ETAG, tag);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.append(VARY, HeaderValue::from(AUTHORIZATION));
+    response
+}
+
+/// Whether `If-None-Match` names this tag; compared weakly, as RFC 9110 says.
+fn is_known(headers: &HeaderMap, tag: &HeaderValue) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let Ok(tag) = tag.to_str().map(opaque) else { return false };
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|list| list.split(',')).any(|one| one.trim() == "*" || opaque(one) == tag)
 }
 
 #[cfg(test)]
@@ -282,7 +289,7 @@ mod tests {
 
     #[test]
     fn what_known_clients_accept_is_understood() {
-        let plain = |best| Ok(Accepts { best, events: false });
+        let plain = |best| Ok(Accepts { best, events: false, parts: false });
         assert_eq!(Accepts::of(&HeaderMap::new()).unwrap(), plain(Format::Json).unwrap());
         assert_eq!(accepts("*/*"), plain(Format::Json));
         assert_eq!(accepts(""), plain(Format::Json));
@@ -295,8 +302,10 @@ mod tests {
             plain(Format::GraphqlResponse)
         );
         let urql = "application/graphql-response+json, application/json, text/event-stream, multipart/mixed";
-        assert_eq!(accepts(urql), Ok(Accepts { best: Format::GraphqlResponse, events: true }));
-        assert_eq!(accepts("text/event-stream"), Ok(Accepts { best: Format::EventStream, events: true }));
+        assert_eq!(accepts(urql), Ok(Accepts { best: Format::GraphqlResponse, events: true, parts: false }));
+        let apollo = "multipart/mixed;boundary=graphql;subscriptionSpec=1.0,application/graphql-response+json,application/json;q=0.9";
+        assert_eq!(accepts(apollo), Ok(Accepts { best: Format::GraphqlResponse, events: false, parts: true }));
+        assert_eq!(accepts("text/event-stream"), Ok(Accepts { best: Format::EventStream, events: true, parts: false }));
         assert_eq!(accepts("text/html, image/png"), Err(StatusCode::NOT_ACCEPTABLE));
         assert_eq!(accepts("application/json;q=0"), Err(StatusCode::NOT_ACCEPTABLE));
     }
@@ -304,19 +313,30 @@ mod tests {
     #[test]
     fn a_refused_operation_has_no_data_and_a_failed_field_has_null() {
         let refused = Refusal::bad_request("no").answer();
-        assert_eq!(View::of(&refused).text(), r#"{"errors":[{"message":"no","extensions":{"code":"BAD_REQUEST"}}]}"#);
-        let mut failed = refused;
-        failed.errors[0].path = vec![async_graphql::PathSegment::Field("a".into())];
-        assert!(View::of(&failed).text().contains(r#""data":null"#));
+        assert_eq!(refused.text(), r#"{"errors":[{"message":"no","extensions":{"code":"BAD_REQUEST"}}]}"#);
+        let mut response = async_graphql::Response::from_errors(refused.errors);
+        response.errors[0].path = vec![async_graphql::PathSegment::Field("a".into())];
+        let failed = Answer::from(response);
+        assert!(failed.text().contains(r#""data":null"#));
         assert_eq!(status(&failed, Format::GraphqlResponse), StatusCode::OK);
-        assert!(View::of(&Answer::new(Value::Null)).text().contains(r#""data":null"#));
+        assert!(Answer::from(async_graphql::Response::new(Value::Null)).text().contains(r#""data":null"#));
+    }
+
+    #[test]
+    fn a_tag_is_compared_weakly_and_in_a_list() {
+        let knows = |list: &str| {
+            let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_str(list).unwrap())]);
+            is_known(&headers, &HeaderValue::from_static("W/\"ab\""))
+        };
+        assert!(knows("W/\"ab\"") && knows("\"ab\"") && knows("\"x\", W/\"ab\"") && knows("*"));
+        assert!(!knows("W/\"abc\"") && !knows("ab"));
     }
 
     #[test]
     fn every_error_gets_a_code_and_every_answer_its_trace() {
         let mut answer = Answer::from_errors(vec![ServerError::new("no such field", None)]);
         finish(&mut answer, "t1");
-        assert_eq!(code(&answer), Some("BAD_REQUEST"));
+        assert_eq!(answer.code(), Some("BAD_REQUEST"));
         assert_eq!(answer.extensions["traceId"], Value::from("t1"));
         assert_eq!(status(&answer, Format::Json), StatusCode::OK);
         assert_eq!(status(&answer, Format::GraphqlResponse), StatusCode::BAD_REQUEST);

@@ -3,23 +3,24 @@
 
 use std::time::Duration;
 
-use async_graphql::{Request as GraphqlRequest, Response as Answer, Value};
+use async_graphql::{Request as GraphqlRequest, Value};
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use futures::StreamExt;
+use oriel_schema::endpoint::{Answer, Kind, Operation};
 use serde::Deserialize;
 
 use super::HttpState;
 use super::access::Exchange;
-use super::answer::{Accepts, Format, Refusal, View, json, status};
+use super::answer::{Accepts, Format, Refusal, json, of_get, status};
 use super::caller::{Who, at_least_cookie, bearer};
-use super::operation::{Kind, Operation, dress};
+use super::operation::dress;
 use super::rate::Left;
-use super::{multipart, sse, websocket};
+use super::{multipart, multipart_stream, sse, websocket};
 
 /// What a request holds.
 pub enum Incoming {
@@ -43,7 +44,7 @@ pub async fn get(
         let accepts = Accepts::of(&parts.headers)?;
         let who = state.identify(&exchange, &parts.headers, bearer(&parts.headers)?).await?;
         let incoming = Incoming::Single(Box::new(of_uri(&parts.uri)?));
-        state.answer(&exchange, &who, incoming, accepts, &parts.method).await
+        state.answer(&exchange, &who, incoming, accepts, Some(&parts.headers)).await
     };
     answered.await.unwrap_or_else(|refusal: Refusal| refusal.response(exchange.trace()))
 }
@@ -61,12 +62,12 @@ pub async fn post(
         match media_type(&parts.headers).as_str() {
             "application/json" => {
                 let body = state.body(body).await?;
-                state.answer(&exchange, &who, parse(&body)?, accepts, &Method::POST).await
+                state.answer(&exchange, &who, parse(&body)?, accepts, None).await
             }
             "multipart/form-data" => {
                 let (incoming, files) = multipart::receive(&state, &exchange, &who, &parts.headers, body).await?;
                 let who = who.with_uploads(files.uploads().clone());
-                let response = state.answer(&exchange, &who, incoming, accepts, &Method::POST).await;
+                let response = state.answer(&exchange, &who, incoming, accepts, None).await;
                 files.clear().await;
                 response
             }
@@ -81,19 +82,19 @@ pub async fn post(
 }
 
 impl HttpState {
-    /// Executes what came in.
+    /// Executes what came in; `get`: the headers of a GET.
     async fn answer(
         &self,
         exchange: &Exchange,
         who: &Who,
         incoming: Incoming,
         accepts: Accepts,
-        method: &Method,
+        get: Option<&HeaderMap>,
     ) -> Result<Response, Refusal> {
         match incoming {
             Incoming::Single(request) => {
                 let left = self.charge(who, 1)?;
-                self.single(exchange, who, *request, accepts, method, left).await
+                self.single(exchange, who, *request, accepts, get, left).await
             }
             Incoming::Batch(requests) => {
                 let most = self.limits.batch;
@@ -104,7 +105,7 @@ impl HttpState {
                     );
                     return Err(Refusal::limit(StatusCode::BAD_REQUEST, "max_batch", most as u64, message));
                 }
-                let left = self.charge(who, requests.len())?;
+                let left = self.charge(who, requests.len() as u64)?;
                 Ok(self.batch(exchange, who, requests, accepts, left).await)
             }
         }
@@ -116,32 +117,42 @@ impl HttpState {
         who: &Who,
         request: GraphqlRequest,
         accepts: Accepts,
-        method: &Method,
+        get: Option<&HeaderMap>,
         left: Option<Left>,
     ) -> Result<Response, Refusal> {
+        if request.query.trim().is_empty() {
+            return Err(Refusal::bad_request("There is no `query` in the request."));
+        }
         let operation = match self.read(exchange, request) {
             Ok(operation) => operation,
             Err(mut answer) => {
                 dress(&mut answer, exchange.trace(), left);
-                return Ok(json(status(&answer, accepts.best), accepts.best, &View::of(&answer)));
+                return Ok(json(status(&answer, accepts.best), accepts.best, &answer));
             }
         };
-        if method != Method::POST && operation.kind == Kind::Mutation {
+        if get.is_some() && operation.kind() == Kind::Mutation {
             let message = "A mutation has to be sent with POST.";
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message);
             let mut response = refusal.response(exchange.trace());
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(response);
         }
-        if accepts.best == Format::EventStream || (operation.kind == Kind::Subscription && accepts.events) {
+        let is_subscription = operation.kind() == Kind::Subscription;
+        if accepts.best == Format::Multipart || (is_subscription && accepts.parts) {
+            return multipart_stream::stream(self, exchange, who, operation, left);
+        }
+        if accepts.best == Format::EventStream || (is_subscription && accepts.events) {
             return sse::stream(self, exchange, who, operation, left);
         }
-        if operation.kind == Kind::Subscription {
+        if is_subscription {
             return Err(no_single_answer());
         }
-        let is_mutation = operation.kind == Kind::Mutation;
+        let is_mutation = operation.kind() == Kind::Mutation;
         let answer = self.run(exchange, who, operation, left).await;
-        let mut response = json(status(&answer, accepts.best), accepts.best, &View::of(&answer));
+        if let Some(headers) = get {
+            return Ok(of_get(&answer, accepts.best, headers));
+        }
+        let mut response = json(status(&answer, accepts.best), accepts.best, &answer);
         if is_mutation {
             self.remember_position(&mut response, &answer);
         }
@@ -159,10 +170,10 @@ impl HttpState {
     ) -> Response {
         let operations: Vec<Result<Operation, Box<Answer>>> =
             requests.into_iter().map(|r| self.read(exchange, r)).collect();
-        let changes = operations.iter().flatten().any(|operation| operation.kind == Kind::Mutation);
+        let changes = operations.iter().flatten().any(|operation| operation.kind() == Kind::Mutation);
         let work = operations.into_iter().map(|operation| async move {
             let mut refused = match operation {
-                Ok(operation) if operation.kind != Kind::Subscription => {
+                Ok(operation) if operation.kind() != Kind::Subscription => {
                     return self.run(exchange, who, operation, left).await;
                 }
                 Ok(_) => no_single_answer().answer(),
@@ -180,9 +191,8 @@ impl HttpState {
         } else {
             futures::future::join_all(work).await
         };
-        let views: Vec<View<'_>> = answers.iter().map(View::of).collect();
         let format = if accepts.best == Format::EventStream { Format::Json } else { accepts.best };
-        let mut response = json(StatusCode::OK, format, &views);
+        let mut response = json(StatusCode::OK, format, &answers);
         if changes && let Some(last) = answers.last() {
             self.remember_position(&mut response, last);
         }
@@ -207,7 +217,7 @@ impl HttpState {
 
 fn no_single_answer() -> Refusal {
     Refusal::bad_request(
-        "A subscription has many answers: open a WebSocket (graphql-transport-ws), or accept text/event-stream.",
+        "A subscription has many answers: open a WebSocket (graphql-transport-ws), or accept text/event-stream or multipart/mixed.",
     )
 }
 

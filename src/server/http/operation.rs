@@ -1,75 +1,77 @@
 //! One operation: read within the limits, executed within its time, answered with a trace.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, OperationType};
-use async_graphql::{Request, Response as Answer, Value};
+use async_graphql::{Request, Value};
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::StatusCode;
 use futures::{Stream, StreamExt};
 use metrics::{counter, histogram};
+use oriel_schema::endpoint::{Answer, Document, Kind, Operation};
 
 use super::HttpState;
 use super::access::Exchange;
-use super::answer::{Refusal, code, finish};
+use super::answer::{Refusal, finish};
 use super::caller::Who;
-use super::limits::{check_document, check_text};
+use super::limits::{DocumentLimits, check_document, check_text, check_variables};
 use super::rate::Left;
 
-/// What kind of operation it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// It reads.
-    Query,
-    /// It changes.
-    Mutation,
-    /// It goes on.
-    Subscription,
+/// Parsed documents that are within the limits, by the hash of their text.
+pub struct Documents {
+    kept: moka::sync::Cache<[u8; 32], Arc<Document>>,
+    limits: DocumentLimits,
 }
 
-impl Kind {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Query => "query",
-            Self::Mutation => "mutation",
-            Self::Subscription => "subscription",
+impl Documents {
+    /// Keeps documents of about so many bytes of text.
+    pub fn new(limits: DocumentLimits, bytes: u64) -> Self {
+        // What was parsed takes several times the memory of its text.
+        let weigh = |_: &[u8; 32], document: &Arc<Document>| document.weight();
+        Self { kept: moka::sync::Cache::builder().max_capacity(bytes).weigher(weigh).build(), limits }
+    }
+
+    /// The document of this text: limits on the text, parser, limits on the document.
+    pub fn read(&self, text: &str) -> Result<Arc<Document>, Box<Answer>> {
+        let refuse = |refusal: Refusal| Box::new(refusal.answer());
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+        if let Some(document) = self.kept.get(&hash) {
+            return Ok(document);
         }
+        check_text(text, &self.limits).map_err(|excess| refuse(excess.into()))?;
+        if text.trim().is_empty() {
+            return Err(refuse(Refusal::bad_request("There is no `query` in the request.")));
+        }
+        let document = Document::parse(text).map_err(|error| Box::new(Answer::from_errors(vec![error])))?;
+        check_document(document.parsed(), &self.limits).map_err(|excess| refuse(excess.into()))?;
+        let document = Arc::new(document);
+        self.kept.insert(hash, Arc::clone(&document));
+        Ok(document)
     }
 }
 
-/// An operation whose document was parsed and is within the limits.
-pub struct Operation {
-    /// Of the operation that was chosen.
-    pub kind: Kind,
-    /// The request, parsed.
-    pub request: Request,
-}
-
 impl HttpState {
-    /// Reads an operation: limits on the text, parser, limits on the document, choice of the operation.
-    pub fn read(&self, exchange: &Exchange, mut request: Request) -> Result<Operation, Box<Answer>> {
-        let limits = &self.limits.document;
+    /// Reads an operation: its document, the limits on its variables, the choice of the operation.
+    pub fn read(&self, exchange: &Exchange, request: Request) -> Result<Operation, Box<Answer>> {
         let refuse = |refusal: Refusal| Box::new(refusal.answer());
-        check_text(&request.query, limits).map_err(|excess| refuse(excess.into()))?;
-        if request.query.trim().is_empty() {
-            return Err(refuse(Refusal::bad_request("There is no `query` in the request.")));
-        }
-        let wanted = request.operation_name.clone();
-        let document = request.parsed_query().map_err(|error| Box::new(Answer::from_errors(vec![error])))?;
-        check_document(document, limits).map_err(|excess| refuse(excess.into()))?;
-        let (name, kind) = chosen(document, wanted.as_deref()).map_err(refuse)?;
+        let document = self.documents.read(&request.query)?;
+        check_variables(&request.variables, &self.limits.document).map_err(|excess| refuse(excess.into()))?;
+        let unclear = |unclear: oriel_schema::endpoint::Unclear| refuse(Refusal::bad_request(unclear.0));
+        let (name, kind) = document.choose(request.operation_name.as_deref()).map_err(unclear)?;
         exchange.note_operation(name.unwrap_or(kind.label()));
-        Ok(Operation { kind, request })
+        Operation::new(document, request).map_err(unclear)
     }
 
     /// Executes an operation with one answer.
     pub async fn run(&self, exchange: &Exchange, who: &Who, operation: Operation, left: Option<Left>) -> Answer {
-        let kind = operation.kind;
+        let kind = operation.kind();
         let began = Instant::now();
-        let mut answer = match who.caller(&operation.request.extensions) {
+        let mut answer = match who.caller(operation.extensions()) {
             Err(refusal) => refusal.answer(),
             Ok(caller) => {
                 let limit = self.limits.request_timeout;
-                let work = self.endpoint.execute(operation.request, caller);
+                let work = self.endpoint.execute(operation, caller);
                 tokio::time::timeout(limit, work).await.unwrap_or_else(|_| too_slow(kind, limit).answer())
             }
         };
@@ -87,10 +89,10 @@ impl HttpState {
         operation: Operation,
         left: Option<Left>,
     ) -> impl Stream<Item = Answer> + Send + use<> {
-        let kind = operation.kind;
+        let kind = operation.kind();
         let limit = self.limits.request_timeout;
-        let answers = who.caller(&operation.request.extensions);
-        let answers = answers.map(|caller| self.endpoint.execute_stream(operation.request, caller));
+        let answers = who.caller(operation.extensions());
+        let answers = answers.map(|caller| self.endpoint.execute_stream(operation, caller));
         async_stream::stream! {
             let mut answers = match answers {
                 Ok(answers) => answers,
@@ -134,7 +136,7 @@ fn count(kind: Kind, answer: &Answer) {
 /// Trace id, codes, and what is left of the rate limit.
 pub fn dress(answer: &mut Answer, trace: &str, left: Option<Left>) {
     finish(answer, trace);
-    if let Some(Left { limit, remaining }) = left {
+    if let Some(Left { limit, remaining, .. }) = left {
         let entries = [("limit", limit), ("remaining", remaining)];
         let entries = entries.map(|(name, number)| (async_graphql::Name::new(name), Value::from(number)));
         answer.extensions.insert("rateLimit".to_owned(), Value::Object(entries.into_iter().collect()));
@@ -151,39 +153,7 @@ fn too_slow(kind: Kind, limit: std::time::Duration) -> Refusal {
     Refusal::limit(StatusCode::SERVICE_UNAVAILABLE, "request_timeout", millis, message)
 }
 
-/// The operation that is meant, and its name.
-fn chosen<'a>(document: &'a ExecutableDocument, wanted: Option<&str>) -> Result<(Option<&'a str>, Kind), Refusal> {
-    let wanted = wanted.filter(|name| !name.is_empty());
-    let (name, operation) = match (&document.operations, wanted) {
-        (DocumentOperations::Single(operation), None) => (None, operation),
-        (DocumentOperations::Multiple(operations), None) if operations.len() == 1 => {
-            let (name, operation) = operations.iter().next().ok_or_else(unnamed)?;
-            (Some(name.as_str()), operation)
-        }
-        (DocumentOperations::Multiple(_), None) => return Err(unnamed()),
-        (DocumentOperations::Single(_), Some(_)) => return Err(unknown()),
-        (DocumentOperations::Multiple(operations), Some(wanted)) => {
-            let (name, operation) = operations.get_key_value(wanted).ok_or_else(unknown)?;
-            (Some(name.as_str()), operation)
-        }
-    };
-    let kind = match operation.node.ty {
-        OperationType::Query => Kind::Query,
-        OperationType::Mutation => Kind::Mutation,
-        OperationType::Subscription => Kind::Subscription,
-    };
-    Ok((name, kind))
-}
-
-fn unnamed() -> Refusal {
-    Refusal::bad_request("The document has several operations: say which one with `operationName`.")
-}
-
-fn unknown() -> Refusal {
-    Refusal::bad_request("The document has no operation of the name that `operationName` says.")
-}
-
 /// Whether the answer says that the session is nobody's any more.
 pub fn has_ended(answer: &Answer) -> bool {
-    super::answer::has_no_result(answer) && code(answer) == Some("UNAUTHENTICATED")
+    answer.has_no_result() && answer.code() == Some("UNAUTHENTICATED")
 }

@@ -12,19 +12,20 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use metrics::gauge;
+use oriel_schema::endpoint::Operation;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::HttpState;
 use super::access::Exchange;
-use super::answer::{Refusal, View};
+use super::answer::Refusal;
 use super::caller::Who;
-use super::operation::{Operation, has_ended};
+use super::operation::has_ended;
 use super::rate::Left;
 
 /// Proxies close what is silent for longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// Asks nginx not to hold events back.
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// One of the connections that stay open, while it is held.
 pub struct Socket {
@@ -73,7 +74,7 @@ pub fn stream(
                 answer = answers.next() => answer,
             };
             let Some(answer) = answer else { break };
-            yield Ok::<_, Infallible>(Event::default().event("next").data(View::of(&answer).text()));
+            yield Ok::<_, Infallible>(Event::default().event("next").data(answer.text()));
             if has_ended(&answer) {
                 break;
             }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_graphql::{Request as GraphqlRequest, Response as Answer};
+use async_graphql::Request as GraphqlRequest;
 use async_graphql_axum::GraphQLProtocol;
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
@@ -17,6 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use oriel_schema::endpoint::Answer;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -25,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::HttpState;
 use super::access::Exchange;
-use super::answer::{Refusal, View, has_no_result};
+use super::answer::Refusal;
 use super::caller::{Who, bearer, token_of};
 use super::operation::dress;
 use super::sse::Socket;
@@ -310,7 +311,7 @@ impl Connection {
                 self.operations.remove(&id);
                 self.write(socket, &json!({ "id": id, "type": "complete" })).await
             }
-            Said::Answer(answer) if has_no_result(&answer) => {
+            Said::Answer(answer) if answer.has_no_result() => {
                 if let Some((_, task)) = self.operations.remove(&id) {
                     task.abort();
                 }
@@ -318,7 +319,7 @@ impl Connection {
             }
             Said::Answer(answer) => {
                 let id = serde_json::to_string(&id).unwrap_or_default();
-                let text = format!(r#"{{"id":{id},"type":"next","payload":{}}}"#, View::of(&answer).text());
+                let text = format!(r#"{{"id":{id},"type":"next","payload":{}}}"#, answer.text());
                 self.send(socket, Message::Text(text.into())).await
             }
         }

@@ -1,0 +1,244 @@
+//! One question, answered: from the cache, by waiting for somebody who asks the same, or by executing it.
+
+use std::sync::Arc;
+
+use async_graphql::{Request, Response};
+use aws_lc_rs::digest::{Context, SHA256};
+use oriel_engine::live::Tick;
+use oriel_engine::read::{Reader, Recorder, Source};
+use oriel_kernel::{Position, Viewer, Visible};
+use oriel_read_models::Readers;
+use oriel_read_models::viewer::ViewerRow;
+use sea_orm::{AccessMode, DatabaseConnection, DbBackend, IsolationLevel, TransactionTrait};
+
+use super::answer::{Answer, Outcome};
+use super::cache::{Found, Key};
+use super::operation::Operation;
+use super::{Caller, Endpoint};
+use crate::services::Meta;
+
+/// How often a query whose data changes while it is read is read again, before all of it is read in one transaction.
+const AGAIN: usize = 2;
+/// How often an answer is asked for anew that somebody else was waiting for, or whose viewer changed meanwhile.
+const TURNS: usize = 4;
+
+/// Who asks, and since when that is known.
+#[derive(Clone)]
+pub(super) struct Who {
+    pub row: Option<Arc<ViewerRow>>,
+    pub since: Tick,
+    scope: Scope,
+}
+
+/// The fingerprint of an organisation, permissions and projects: those in whom it is equal see the same, but for what
+/// is personal. That of nobody is all zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Scope([u8; 16]);
+
+impl Scope {
+    pub fn of(viewer: &Viewer) -> Self {
+        let mut hash = Context::new(&SHA256);
+        hash.update(viewer.organization.uuid().as_bytes());
+        for pattern in viewer.permissions.patterns() {
+            hash.update(pattern.as_bytes());
+            hash.update(b"\n");
+        }
+        match &viewer.visible {
+            Visible::All => hash.update(b"all"),
+            Visible::Only(parts) => parts.iter().for_each(|part| hash.update(part.as_bytes())),
+        }
+        let mut scope = Self::default();
+        scope.0.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+        scope
+    }
+}
+
+impl Who {
+    /// What everyone has in common who sees the same.
+    pub fn scope(&self) -> &[u8] {
+        &self.scope.0
+    }
+}
+
+impl Endpoint {
+    /// Who calls, at this moment.
+    pub(super) async fn who(&self, caller: &Caller) -> Result<Who, async_graphql::Error> {
+        let since = self.services.engine.tracker().tick();
+        let Some(session) = caller.session else { return Ok(Who { row: None, since, scope: Scope::default() }) };
+        let ended = || crate::access::error("UNAUTHENTICATED", "This session has ended. Sign in again.");
+        let known = self.known(session).await?.ok_or_else(ended)?;
+        Ok(Who { row: Some(Arc::clone(&known.row)), since, scope: known.scope })
+    }
+
+    /// Whether they are still who they were.
+    pub(super) fn is_still(&self, who: &Who) -> bool {
+        let tracker = self.services.engine.tracker();
+        who.row.as_ref().is_none_or(|row| {
+            row.expires_at > self.services.engine.now() && tracker.valid(who.since, row.dependencies.iter())
+        })
+    }
+
+    /// Answers a query.
+    pub(super) async fn query(&self, operation: &Arc<Operation>, caller: &Caller) -> Answer {
+        if let Err(behind) = self.wait_for(caller.at_least).await {
+            return Answer::refused(behind);
+        }
+        let mut turn = 0;
+        loop {
+            let who = match self.who(caller).await {
+                Ok(who) => who,
+                Err(refused) => return Answer::refused(refused),
+            };
+            let (outcome, position) = self.outcome(operation, &who, caller).await;
+            turn += 1;
+            // Who lost a permission while the query went on gets nothing of it any more.
+            if self.is_still(&who) || turn == TURNS {
+                return outcome.answer(position);
+            }
+        }
+    }
+
+    /// What this question is answered for them, and a position up to which that is known to hold.
+    pub(super) async fn outcome(
+        &self,
+        operation: &Arc<Operation>,
+        who: &Who,
+        caller: &Caller,
+    ) -> (Arc<Outcome>, Position) {
+        let engine = &self.services.engine;
+        let tracker = engine.tracker();
+        let arrived = tracker.tick();
+        let mut key = operation.key(who.scope());
+        for _ in 0..TURNS {
+            if engine.feed().is_current() {
+                // Read before it is asked what was touched: all that was touched up to here is known then.
+                let head = engine.feed().head();
+                match self.cache.find(&key, tracker, engine.now(), caller.at_least) {
+                    Found::Hit(outcome) => {
+                        self.cache.count_hit();
+                        return (outcome, head);
+                    }
+                    Found::Personal => {
+                        key = who.personal(key);
+                        continue;
+                    }
+                    Found::Nothing => {}
+                }
+            }
+            let flight = self.cache.join(key, || {
+                let (this, operation) = (self.clone(), Arc::clone(operation));
+                let (who, caller) = (who.clone(), caller.clone());
+                async move { this.executed(&operation, key, &who, &caller).await }
+            });
+            let is_new = flight.is_new;
+            let outcome = flight.outcome().await;
+            if is_new {
+                self.cache.count_miss();
+                let position = outcome.position;
+                return (outcome, position);
+            }
+            if outcome.is_personal && !key.is_personal() {
+                key = who.personal(key); // it is somebody else's
+                continue;
+            }
+            let head = engine.feed().head();
+            let covers = outcome.slowest.is_none_or(|slowest| Some(slowest) >= caller.at_least);
+            let is_current = tracker.valid(outcome.t0, outcome.dependencies.iter());
+            if covers && (is_current || outcome.t0 >= arrived) {
+                self.cache.count_coalesced();
+                let position = if is_current { head } else { outcome.position };
+                return (outcome, position);
+            }
+        }
+        self.cache.count_miss();
+        let outcome = self.executed(operation, key, who, caller).await;
+        let position = outcome.position;
+        (outcome, position)
+    }
+
+    /// Executes it, again while what it reads is changed, and keeps what it gives.
+    async fn executed(&self, operation: &Operation, key: Key, who: &Who, caller: &Caller) -> Arc<Outcome> {
+        let engine = &self.services.engine;
+        let tracker = engine.tracker();
+        let mut round = 0;
+        loop {
+            let position = engine.feed().head();
+            let t0 = tracker.tick();
+            let pool = engine.database().reader();
+            let source = match round {
+                0..AGAIN => Source::Pool(pool.clone()),
+                _ => snapshot(pool).await.unwrap_or_else(|| Source::Pool(pool.clone())),
+            };
+            let (response, recorder) = self.once(operation.request(), source, who, caller).await;
+            let outcome = Outcome::new(response, &recorder, t0, position);
+            round += 1;
+            let is_whole = tracker.valid(t0, outcome.dependencies.iter());
+            if is_whole || round > AGAIN || !outcome.errors.is_empty() {
+                let outcome = Arc::new(outcome);
+                self.cache.keep(key, caller.session, &outcome, tracker);
+                return outcome;
+            }
+        }
+    }
+
+    async fn once(&self, request: Request, source: Source, who: &Who, caller: &Caller) -> (Response, Arc<Recorder>) {
+        let recorder = Arc::new(Recorder::default());
+        let request = self.with_data(request, source, who, caller, &recorder);
+        (self.schema.execute(request).await, recorder)
+    }
+
+    /// Puts into the request what its resolvers need.
+    pub(super) fn with_data(
+        &self,
+        request: Request,
+        source: Source,
+        who: &Who,
+        caller: &Caller,
+        recorder: &Arc<Recorder>,
+    ) -> Request {
+        let viewer = who.row.as_ref().map(|row| Arc::clone(&row.viewer));
+        let readers = match &viewer {
+            Some(viewer) => Readers::of(Reader::new(source, Arc::clone(viewer), Arc::clone(recorder))),
+            None => Readers::default(),
+        };
+        let meta = Meta {
+            request: caller.request,
+            viewer,
+            session: caller.session,
+            ip: caller.ip.clone(),
+            user_agent: caller.user_agent.clone(),
+            uploads: caller.uploads.clone(),
+        };
+        let request = request
+            .data(meta)
+            .data(readers)
+            .data(Arc::clone(recorder))
+            .data(Arc::clone(&self.contents))
+            .data(Arc::clone(&self.payloads))
+            .data(self.cache.clone());
+        match caller.at_least {
+            // The index follows the log at its own pace: a search waits for it by itself.
+            Some(position) => request.data(crate::search::AtLeast(position)),
+            None => request,
+        }
+    }
+}
+
+impl Who {
+    pub fn personal(&self, key: Key) -> Key {
+        self.row.as_ref().map_or(key, |row| key.personal(row.viewer.session))
+    }
+}
+
+/// All of an answer from one moment.
+async fn snapshot(pool: &DatabaseConnection) -> Option<Source> {
+    let begun = match pool.get_database_backend() {
+        DbBackend::Postgres => {
+            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+            pool.begin_with_config(Some(isolation), Some(access)).await
+        }
+        // A transaction that reads sees one moment, from its first statement on.
+        _ => pool.begin().await,
+    };
+    begun.ok().map(|transaction| Source::Transaction(Arc::new(transaction)))
+}

@@ -1,0 +1,456 @@
+//! Cached equals fresh, live equals asked again: random histories of several people in two organisations, interleaved
+//! with random queries, on both databases, with everything at work that works in the program: extraction, the search
+//! index, the reactors.
+//!
+//! Beside the endpoint stands a second one over the same services that keeps nothing. What the first one answers, from
+//! wherever, is compared with what the second one reads; and what a live query said last with that too.
+//! `ORIEL_FRESHNESS_STEPS` and `ORIEL_FRESHNESS_SEED` make it longer and other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::{Request, Variables};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use oriel_server::serve::House;
+use oriel_server::settings::{Sources, load};
+use oriel_backends::blobs::BlobKey;
+use oriel_backends::extraction::Program;
+use oriel_schema::endpoint::{Answers, Caller, Document, Endpoint, Operation};
+use oriel_schema::uploads::{Received, Uploads};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::databases;
+
+const PASSWORD: &str = "violet-otter-93-lamp";
+/// Steps on each database, unless `ORIEL_FRESHNESS_STEPS` says otherwise.
+const STEPS: u64 = 1_500;
+/// How long background work may take until what two endpoints say is the same.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What people ask: the text, and the names of the variables that are drawn.
+const QUERIES: &[&str] = &[
+    "{ viewer { user { id name email } member { id roles { name } status } organization { id name documentCount projectCount memberCount storageUsed } organizations { id name } permissions sessions { id current } } }",
+    "{ organization { name slug documentCount projectCount memberCount storageUsed version } }",
+    "{ members(first: 20) { nodes { id status roles { name } user { id name email } } totalCount } }",
+    "query($status: [MemberStatus!]) { members(filter: { status: { in: $status } }) { nodes { id } totalCount } }",
+    "{ projects(first: 3, orderBy: [{ field: NAME, direction: DESC }]) { edges { cursor node { id name key status memberCount documentCount storageUsed owner { id user { name } } } } pageInfo { hasNextPage endCursor } totalCount } }",
+    "query($word: String) { projects(filter: { name: { contains: $word } }) { nodes { id name version } totalCount } }",
+    "query($project: ID!) { project(id: $project) { id name description status memberCount documentCount updatedAt documents(first: 5, orderBy: [{ field: TITLE, direction: ASC }]) { nodes { id title tags status version } totalCount } } }",
+    "query($project: ID!, $word: String) { project(id: $project) { documents(filter: { title: { contains: $word } }) { nodes { id title } totalCount } } }",
+    "{ documents(first: 50) { nodes { id title status mediaType size tags project { id name } uploadedBy { id user { name } } pipeline { stage state attempts } } totalCount } }",
+    "query($document: ID!) { document(id: $document) { id title tags status version text language project { key } revisions { nodes { revision fileName size } } } }",
+    "query($word: String) { documents(filter: { or: [{ title: { startsWith: $word } }, { not: { title: { contains: \"a\" } } }] }) { nodes { id } totalCount } }",
+    "{ documents(filter: { status: { in: [TRASHED] } }) { nodes { id trashedAt } totalCount } }",
+    "{ documents(first: 0) { totalCount } }",
+    "query($ids: [ID!]!) { nodes(ids: $ids) { id __typename ... on Project { name } ... on Document { title } ... on Member { status user { name } } } }",
+    "query($project: ID!) { node(id: $project) { id ... on Project { name version } } }",
+    "{ events(last: 5) { nodes { type sequence version subject { id } actor { ... on Member { id user { name } } } data } totalCount } }",
+    "query($project: ID!) { events(last: 3, filter: { subjectId: $project }) { nodes { type version } } }",
+    "query($word: String!) { search(query: $word, first: 10) { nodes { ... on Document { id title } ... on Project { id name } } facets { field values { value count } } totalCount } }",
+    "query($word: String!, $project: ID) { search(query: $word, projectId: $project) { edges { score node { ... on Document { id } ... on Project { id } } } totalCount } }",
+    "query($word: String!) { suggest(prefix: $word) { text id type } }",
+];
+
+const WORDS: &[&str] = &["whale", "harbour", "Atlas", "lamp", "otter", "a", "report"];
+
+/// Numbers that look random and are the same each time. <https://prng.di.unimi.it/splitmix64.c>
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((z ^ (z >> 31)) % bound.max(1) as u64).unwrap()
+    }
+
+    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len())]
+    }
+}
+
+struct Person {
+    caller: Caller,
+    member: String,
+    organization: usize,
+}
+
+struct Live {
+    person: usize,
+    query: &'static str,
+    variables: Value,
+    answers: Answers,
+    said: Option<Value>,
+}
+
+struct World {
+    numbers: Numbers,
+    kept: Endpoint,
+    fresh: Endpoint,
+    people: Vec<Person>,
+    projects: [Vec<String>; 2],
+    documents: [Vec<String>; 2],
+    lives: Vec<Live>,
+    made: u64,
+}
+
+fn operation(query: &str, variables: Value) -> Operation {
+    let request = Request::new(query).variables(Variables::from_json(variables));
+    Operation::new(Arc::new(Document::parse(query).unwrap()), request).unwrap()
+}
+
+/// The answer without what is said beside it. A defect is never an answer.
+async fn ask(endpoint: &Endpoint, caller: &Caller, query: &str, variables: &Value) -> Value {
+    let answer = endpoint.execute(operation(query, variables.clone()), caller.clone()).await;
+    without_extensions(serde_json::from_str(&answer.text()).unwrap())
+}
+
+fn without_extensions(mut answer: Value) -> Value {
+    answer.as_object_mut().unwrap().remove("extensions");
+    let codes = answer["errors"].as_array().cloned().unwrap_or_default();
+    for error in codes {
+        assert_ne!(error["extensions"]["code"], "INTERNAL", "{error}");
+        assert_ne!(error["extensions"]["code"], "none", "{error}");
+        assert!(!error["extensions"].is_null(), "the query does not fit the schema: {error}");
+    }
+    answer
+}
+
+impl World {
+    async fn new(house: &House, seed: u64) -> Self {
+        let kept = house.endpoint.clone();
+        let fresh = Endpoint::keeping(Arc::clone(kept.services()), 0);
+        let mut world = Self {
+            numbers: Numbers(seed),
+            kept,
+            fresh,
+            people: Vec::new(),
+            projects: [Vec::new(), Vec::new()],
+            documents: [Vec::new(), Vec::new()],
+            lives: Vec::new(),
+            made: 0,
+        };
+        for organization in 0..2 {
+            let input = json!({ "organizationName": format!("Organization {organization}"), "name": "Owner",
+                "email": format!("owner{organization}@example.org"), "password": PASSWORD });
+            let query = "mutation($input: RegisterInput!) { payload: register(input: $input) { accessToken viewer { member { id } } userErrors { message } } }";
+            world.sign_in(organization, query, input).await;
+        }
+        for (number, (host, role)) in [(0, "admin"), (0, "member"), (0, "viewer"), (1, "member")].iter().enumerate() {
+            let caller = world.people[*host].caller.clone();
+            let input = json!({ "email": format!("guest{number}@example.org"), "roles": [role] });
+            let query = "mutation($input: MemberInviteInput!) { memberInvite(input: $input) { invitationToken userErrors { message } } }";
+            let invited = ask(&world.kept, &caller, query, &json!({ "input": input })).await;
+            let token = &invited["data"]["memberInvite"]["invitationToken"];
+            let input = json!({ "token": token, "name": format!("Guest {number}"), "password": PASSWORD });
+            let query = "mutation($input: MemberAcceptInput!) { payload: memberAccept(input: $input) { accessToken viewer { member { id } } userErrors { message } } }";
+            world.sign_in(*host, query, input).await;
+        }
+        world
+    }
+
+    async fn sign_in(&mut self, organization: usize, query: &str, input: Value) {
+        let answer = ask(&self.kept, &Caller::default(), query, &json!({ "input": input })).await;
+        let payload = &answer["data"]["payload"];
+        let token = payload["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        let session = self.kept.authenticate(token).unwrap();
+        self.people.push(Person {
+            caller: Caller { session: Some(session), ..Caller::default() },
+            member: payload["viewer"]["member"]["id"].as_str().unwrap().to_owned(),
+            organization,
+        });
+    }
+
+    /// An id of this organisation, mostly; sometimes of the other one, or none.
+    fn any(&mut self, what: fn(&Self) -> &[Vec<String>; 2], organization: usize) -> String {
+        let organization = if self.numbers.below(12) == 0 { 1 - organization } else { organization };
+        let count = what(self)[organization].len();
+        if count == 0 {
+            return "prj_00000000000000000000000001".to_owned();
+        }
+        let chosen = self.numbers.below(count);
+        what(self)[organization][chosen].clone()
+    }
+
+    fn project(&mut self, organization: usize) -> String {
+        self.any(|world| &world.projects, organization)
+    }
+
+    fn document(&mut self, organization: usize) -> String {
+        self.any(|world| &world.documents, organization)
+    }
+
+    fn member(&mut self, organization: usize) -> String {
+        // Never the owner, or nobody could do anything any more.
+        let members: Vec<_> =
+            self.people[2..].iter().filter(|p| p.organization == organization).map(|p| p.member.clone()).collect();
+        self.numbers.pick(&members).clone()
+    }
+
+    /// Somebody does something, which may be refused.
+    async fn change(&mut self) {
+        let person = self.numbers.below(self.people.len());
+        let organization = self.people[person].organization;
+        let word = *self.numbers.pick(WORDS);
+        self.made += 1;
+        let made = self.made;
+        let (field, input) = match self.numbers.below(20) {
+            0 | 1 if self.projects[organization].len() < 12 => {
+                ("projectCreate", json!({ "name": format!("{word} {made}"), "key": format!("P{made}") }))
+            }
+            0..=2 => ("projectUpdate", json!({ "id": self.project(organization), "name": format!("{word} {made}") })),
+            3 => ("projectArchive", json!({ "id": self.project(organization) })),
+            4 => ("projectRestore", json!({ "id": self.project(organization) })),
+            5 | 6 => {
+                let (id, member) = (self.project(organization), self.member(organization));
+                ("projectMemberAdd", json!({ "id": id, "memberId": member }))
+            }
+            7 => {
+                let (id, member) = (self.project(organization), self.member(organization));
+                ("projectMemberRemove", json!({ "id": id, "memberId": member }))
+            }
+            8 | 9 => return self.upload(person, word).await,
+            10 | 11 => {
+                let tags = [word, *self.numbers.pick(WORDS)];
+                (
+                    "documentUpdate",
+                    json!({ "id": self.document(organization), "title": format!("{word} {made}"), "tags": tags }),
+                )
+            }
+            12 | 13 => {
+                let (id, project) = (self.document(organization), self.project(organization));
+                ("documentMove", json!({ "id": id, "projectId": project }))
+            }
+            14 => ("documentDelete", json!({ "id": self.document(organization) })),
+            15 => ("documentRestore", json!({ "id": self.document(organization) })),
+            16 => {
+                let roles = [*self.numbers.pick(&["admin", "member", "viewer"])];
+                ("memberUpdate", json!({ "id": self.member(organization), "roles": roles }))
+            }
+            17 if self.numbers.below(3) == 0 => ("memberSuspend", json!({ "id": self.member(organization) })),
+            17 => ("memberReactivate", json!({ "id": self.member(organization) })),
+            18 => ("userUpdate", json!({ "name": format!("{word} {made}") })),
+            _ => ("organizationUpdate", json!({ "name": format!("{word} {made}") })),
+        };
+        let person = match field {
+            // The owners repair what the others lost.
+            "memberUpdate" | "memberReactivate" | "memberSuspend" => organization,
+            _ => person,
+        };
+        let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
+        let made = if field == "projectCreate" { "project { id }" } else { "" };
+        let query = format!(
+            "mutation($input: {type_name}!) {{ payload: {field}(input: $input) {{ {made} userErrors {{ code message }} }} }}"
+        );
+        let answer = ask(&self.kept, &self.people[person].caller, &query, &json!({ "input": input })).await;
+        if let Some(id) = answer["data"]["payload"]["project"]["id"].as_str() {
+            self.projects[organization].push(id.to_owned());
+        }
+    }
+
+    async fn upload(&mut self, person: usize, word: &str) {
+        let organization = self.people[person].organization;
+        if self.documents[organization].len() >= 40 {
+            return;
+        }
+        let project = self.project(organization);
+        let text = format!("About {word}, number {}.", self.made);
+        let blob = BlobKey::fresh(oriel_reactors::FILES, uuid::Uuid::now_v7());
+        let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(text.clone()))]);
+        let stored = self.kept.services().blobs.put(&blob, body, 1 << 20).await.unwrap();
+        let uploads = Uploads::default();
+        let number = uploads.add(Received {
+            blob,
+            size: stored.size,
+            sha256: stored.sha256,
+            file_name: format!("{word}-{}.txt", self.made),
+            head: text.into_bytes(),
+        });
+        let caller = Caller { uploads, ..self.people[person].caller.clone() };
+        let input = json!({ "projectId": project, "tags": [word], "file": Uploads::placeholder(number) });
+        let query = "mutation($input: DocumentUploadInput!) { payload: documentUpload(input: $input) { document { id } userErrors { code } } }";
+        let answer = ask(&self.kept, &caller, query, &json!({ "input": input })).await;
+        if let Some(id) = answer["data"]["payload"]["document"]["id"].as_str() {
+            self.documents[organization].push(id.to_owned());
+        }
+    }
+
+    fn question(&mut self, person: usize) -> (&'static str, Value) {
+        let organization = self.people[person].organization;
+        let query = *self.numbers.pick(QUERIES);
+        let mut variables = json!({});
+        let mut draw = |name: &str, value: Value| {
+            if query.contains(&format!("${name}")) {
+                variables[name] = value;
+            }
+        };
+        draw("word", json!(self.numbers.pick(WORDS)));
+        draw("status", json!([*self.numbers.pick(&["ACTIVE", "SUSPENDED"])]));
+        let (project, document) = (self.project(organization), self.document(organization));
+        draw("ids", json!([project, document, self.people[self.people.len() - 1].member, self.people[2].member]));
+        draw("project", json!(project));
+        draw("document", json!(document));
+        (query, variables)
+    }
+
+    /// What is kept is what is read, as soon as nothing is on its way any more.
+    async fn compare(&mut self) {
+        let person = self.numbers.below(self.people.len());
+        let (query, variables) = self.question(person);
+        let caller = &self.people[person].caller;
+        let begun = tokio::time::Instant::now();
+        loop {
+            let kept = ask(&self.kept, caller, query, &variables).await;
+            let fresh = ask(&self.fresh, caller, query, &variables).await;
+            if kept == fresh {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{query} {variables}\nkept: {kept}\nread: {fresh}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn follow(&mut self) {
+        let person = self.numbers.below(self.people.len());
+        let (query, variables) = self.question(person);
+        let text = match query.strip_prefix('{') {
+            Some(rest) => format!("subscription {{ live {{{rest} }}"),
+            None => {
+                let (head, rest) = query.split_once('{').unwrap();
+                format!("{} {{ live {{{rest} }}", head.replacen("query", "subscription", 1))
+            }
+        };
+        let answers = self.kept.execute_stream(operation(&text, variables.clone()), self.people[person].caller.clone());
+        self.lives.push(Live { person, query, variables, answers, said: None });
+    }
+
+    /// Every live query says what is read, as soon as nothing is on its way any more. One that has ended is gone.
+    async fn settle(&mut self) {
+        let mut number = 0;
+        while number < self.lives.len() {
+            let live = &mut self.lives[number];
+            let caller = self.people[live.person].caller.clone();
+            let begun = tokio::time::Instant::now();
+            let ended = loop {
+                while let Some(next) = live.answers.next().now_or_never() {
+                    match next {
+                        Some(answer) => live.said = Some(serde_json::from_str(&answer.text()).unwrap()),
+                        None => break,
+                    }
+                }
+                let fresh = ask(&self.fresh, &caller, live.query, &live.variables).await;
+                let said = live.said.clone().map(|mut said| {
+                    if let Some(data) = said.get_mut("data").filter(|data| !data.is_null()) {
+                        *data = data["live"].take();
+                    }
+                    for error in said["errors"].as_array_mut().into_iter().flatten() {
+                        if let Some(path) = error["path"].as_array_mut() {
+                            path.retain(|part| part != "live");
+                        }
+                    }
+                    without_extensions(said)
+                });
+                let said = said.map(shown);
+                let fresh = shown(fresh);
+                if said.as_ref() == Some(&fresh) {
+                    break false;
+                }
+                if let Some(said) = &said
+                    && is_over(said)
+                {
+                    assert!(is_over(&fresh), "{} {}\nended: {said}\nread: {fresh}", live.query, live.variables);
+                    break true;
+                }
+                assert!(
+                    begun.elapsed() < PATIENCE,
+                    "{} {} of person {}\nsaid: {said:?}\nread: {fresh}",
+                    live.query,
+                    live.variables,
+                    live.person
+                );
+                // The next answer, or a moment for what is on its way.
+                if let Ok(Some(answer)) = tokio::time::timeout(Duration::from_millis(20), live.answers.next()).await {
+                    live.said = Some(serde_json::from_str(&answer.text()).unwrap());
+                }
+            };
+            if ended {
+                self.lives.swap_remove(number);
+            } else {
+                number += 1;
+            }
+        }
+    }
+}
+
+/// Errors without their places in the text, which the subscription has elsewhere.
+fn shown(mut answer: Value) -> Value {
+    for error in answer["errors"].as_array_mut().into_iter().flatten() {
+        error.as_object_mut().unwrap().remove("locations");
+    }
+    if answer["errors"].is_null() {
+        answer.as_object_mut().unwrap().remove("errors");
+    }
+    answer
+}
+
+/// Whether nothing may be seen any more.
+fn is_over(answer: &Value) -> bool {
+    let shows = |data: &Value| data.as_object().is_some_and(|fields| fields.values().any(|field| !field.is_null()));
+    answer.get("errors").is_some() && !answer.get("data").is_some_and(shows)
+}
+
+async fn history(database: Option<String>) {
+    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    let (steps, seed) = (number("ORIEL_FRESHNESS_STEPS", STEPS), number("ORIEL_FRESHNESS_SEED", 1));
+    let folder = tempfile::tempdir().unwrap();
+    let environment = database.map(|url| ("ORIEL_DATABASE_URL".into(), url.into())).into_iter().collect();
+    let mut settings = load(&Sources { environment, ..Sources::default() }).unwrap().settings;
+    settings.data = folder.path().to_owned();
+    settings.live_pace = Duration::from_millis(1);
+    let stop = CancellationToken::new();
+    let house =
+        House::open(&settings, Program::new(env!("CARGO_BIN_EXE_oriel").into(), ["extract"]), &stop).await.unwrap();
+    let mut world = World::new(&house, seed).await;
+    let (mut compared, mut followed) = (0, 0);
+    for step in 0..steps {
+        match world.numbers.below(10) {
+            0..=2 => {
+                world.change().await;
+                if step % 4 == 0 {
+                    world.settle().await;
+                }
+            }
+            3 if world.lives.len() < 8 => {
+                world.follow();
+                followed += 1;
+            }
+            3 => drop(world.lives.swap_remove(world.numbers.below(8))),
+            _ => {
+                world.compare().await;
+                compared += 1;
+            }
+        }
+    }
+    world.settle().await;
+    let report = world.kept.cache_report();
+    println!("{steps} steps, seed {seed}: {compared} answers compared, {followed} live queries, {report:?}");
+    assert!(report.hits > compared / 20, "hardly anything was served from what is kept: {report:?}");
+    drop(world);
+    stop.cancel();
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_is_what_is_read_on_sqlite() {
+    history(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_is_what_is_read_on_postgresql() {
+    for url in databases().into_iter().flatten() {
+        history(Some(url)).await;
+    }
+}
