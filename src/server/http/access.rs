@@ -1,4 +1,4 @@
-//! What belongs to one HTTP request, and its one line in the access log.
+//! What belongs to one HTTP request, what its answer tells of the rate limit, and its one line in the access log.
 //!
 //! A line has the request's id, route, status, time, the names of the operations and who is signed in; never a
 //! variable, a query's text, a URL's parameters or an address.
@@ -19,10 +19,11 @@ use uuid::Uuid;
 
 use super::HttpState;
 use super::answer::Refusal;
+use super::proxies::Proxies;
+use super::rate::Left;
 
 /// The header in which a request's id comes and goes.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Characters of operation names in a line of the log.
 const MOST_NAMED: usize = 200;
 
@@ -42,13 +43,14 @@ struct Inner {
 struct Noted {
     operations: String,
     viewer: Option<Arc<Viewer>>,
+    left: Option<Left>,
 }
 
 impl Exchange {
-    fn of(request: &Request) -> Self {
+    fn of(request: &Request, proxies: &Proxies) -> Self {
         let (id, trace) = request_id(request.headers());
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-        let address = client_address(peer, request.headers());
+        let address = peer.map(|peer| proxies.client(peer, request.headers()));
         Self(Arc::new(Inner { id, trace, address, noted: Mutex::default() }))
     }
 
@@ -77,6 +79,11 @@ impl Exchange {
         }
     }
 
+    /// Notes what is left of the caller's rate limit.
+    pub fn note_left(&self, left: Left) {
+        self.0.noted.lock().unwrap_or_else(PoisonError::into_inner).left = Some(left);
+    }
+
     /// Notes who is signed in.
     pub fn note_viewer(&self, viewer: &Arc<Viewer>) {
         self.0.noted.lock().unwrap_or_else(PoisonError::into_inner).viewer = Some(Arc::clone(viewer));
@@ -95,21 +102,10 @@ fn request_id(headers: &HeaderMap) -> (Uuid, String) {
     }
 }
 
-/// The peer, or, behind a proxy on this machine, whom that proxy saw: the last one in its list. What stands before
-/// that was written by anybody.
-fn client_address(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-    if !peer?.to_canonical().is_loopback() {
-        return peer;
-    }
-    let lists = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let last = lists.flat_map(|list| list.split(',')).next_back();
-    last.and_then(|text| text.trim().parse().ok()).or(peer)
-}
-
 /// Gives the request its [`Exchange`], and writes its line. A panic becomes an answer.
-pub async fn record(State(_): State<HttpState>, mut request: Request, next: Next) -> Response {
+pub async fn record(State(state): State<HttpState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let exchange = Exchange::of(&request);
+    let exchange = Exchange::of(&request, &state.proxies);
     let method = request.method().clone();
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().into());
@@ -129,6 +125,9 @@ pub async fn record(State(_): State<HttpState>, mut request: Request, next: Next
     counter!("oriel_http_requests_total", "route" => route.clone(), "status" => status.to_string()).increment(1);
     histogram!("oriel_http_request_seconds", "route" => route.clone()).record(elapsed.as_secs_f64());
     let noted = exchange.0.noted.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(left) = &noted.left {
+        left.write(response.headers_mut());
+    }
     let user = noted.viewer.as_ref().map(|viewer| viewer.user.to_string());
     let organization = noted.viewer.as_ref().map(|viewer| viewer.organization.to_string());
     tracing::info!(
@@ -166,15 +165,5 @@ mod tests {
             let (id, trace) = request_id(&headers(&[(&REQUEST_ID, wrong)]));
             assert_eq!((id.get_version_num(), trace), (7, id.to_string()));
         }
-    }
-
-    #[test]
-    fn only_a_proxy_on_this_machine_is_believed_and_only_its_own_word() {
-        let ip = |text: &str| -> Option<IpAddr> { Some(text.parse().unwrap()) };
-        let told = headers(&[(&FORWARDED_FOR, "198.51.100.7, 203.0.113.9")]);
-        assert_eq!(client_address(ip("127.0.0.1"), &told), ip("203.0.113.9"));
-        assert_eq!(client_address(ip("192.0.2.1"), &told), ip("192.0.2.1"));
-        assert_eq!(client_address(ip("::1"), &headers(&[(&FORWARDED_FOR, "nobody")])), ip("::1"));
-        assert_eq!(client_address(None, &told), None);
     }
 }

@@ -20,7 +20,8 @@ use oriel_backends::blobs::{BlobError, Disposition, Grant, SignatureError};
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::Refusal;
-use super::multipart::{not_stored, paced};
+use super::body::Paced;
+use super::multipart::not_stored;
 
 /// What a file may do in a browser: nothing.
 const SANDBOX: &str = "default-src 'none'; sandbox";
@@ -46,7 +47,7 @@ pub async fn upload(
         Ok(grant) => grant,
         Err(error) => return Refused::from(error).response(),
     };
-    let body = paced(body, state.limits.request_timeout);
+    let body = Paced::new(body, state.limits.pace);
     match state.endpoint.services().blobs.receive(&grant, body).await {
         Ok(stored) => {
             metrics::counter!("oriel_upload_bytes_total").increment(stored.size);

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::{Refusal, refuse_with};
-use super::rate::{Left, Payer};
+use super::rate::{Left, Payer, Spent};
 
 /// The header that asks for an answer at least this fresh.
 pub const AT_LEAST: HeaderName = HeaderName::from_static("oriel-at-least");
@@ -28,6 +28,7 @@ const USER_AGENT_LENGTH: usize = 300;
 /// Who calls.
 #[derive(Clone)]
 pub struct Who {
+    exchange: Exchange,
     caller: Caller,
     payer: Payer,
 }
@@ -56,6 +57,7 @@ impl HttpState {
     ) -> Result<Who, Refusal> {
         let address = exchange.address();
         let mut who = Who {
+            exchange: exchange.clone(),
             caller: Caller {
                 request: exchange.id(),
                 session: None,
@@ -94,16 +96,37 @@ impl HttpState {
         Ok((session, row.viewer.user.uuid()))
     }
 
-    /// Takes so many operations from the caller's rate limit.
-    pub fn charge(&self, who: &Who, operations: usize) -> Result<Option<Left>, Refusal> {
-        self.rates.take(who.payer, operations, Instant::now()).map_err(|wait| {
-            let message = format!("Too many requests. Try again after {} s.", wait.as_secs() + 1);
-            Refusal::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).after(wait)
+    /// Takes a cost from the caller's rate limit.
+    pub fn charge(&self, who: &Who, cost: u64) -> Result<Option<Left>, Refusal> {
+        let taken = self.rates.take(who.payer, cost, Instant::now());
+        let left = taken.as_ref().map_or_else(|spent| Some(spent.left), |left| *left);
+        if let Some(left) = left {
+            who.exchange.note_left(left);
+        }
+        taken.map_err(|Spent { left: Left { limit, remaining, .. }, wait }| {
+            let message = format!(
+                "This costs {cost}, and of rate_limit = {limit} a minute {remaining} is left. Try again after {} s, or \
+                 ask for less: shorter pages, fewer fields of each item.",
+                wait.as_secs() + 1
+            );
+            let mut refusal = Refusal::limit(StatusCode::TOO_MANY_REQUESTS, "rate_limit", limit.into(), message);
+            refusal.code = "RATE_LIMITED";
+            refusal.found(cost).after(wait)
         })
     }
 }
 
 impl Who {
+    /// Whose budget pays: the person's, or that of the address.
+    pub fn payer(&self) -> Payer {
+        self.payer
+    }
+
+    /// The session in which they are signed in.
+    pub fn session(&self) -> Option<SessionId> {
+        self.caller.session
+    }
+
     /// Whether somebody is signed in.
     pub fn is_signed_in(&self) -> bool {
         self.caller.session.is_some()

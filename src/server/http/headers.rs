@@ -17,6 +17,7 @@ use super::HttpState;
 use super::access::REQUEST_ID;
 use super::caller::AT_LEAST;
 use super::multipart::PREFLIGHT;
+use super::rate;
 
 /// How long a browser remembers what it may send.
 const CORS_AGE: Duration = Duration::from_secs(3_600);
@@ -49,6 +50,8 @@ pub fn cors(origins: &[String]) -> CorsLayer {
         .expose_headers([
             REQUEST_ID,
             RETRY_AFTER,
+            rate::POLICY,
+            rate::STATE,
             ETAG,
             ACCEPT_RANGES,
             CONTENT_RANGE,

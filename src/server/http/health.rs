@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use sea_orm::ConnectionTrait;
 use serde::Serialize;
@@ -14,6 +15,8 @@ use tokio::sync::Mutex;
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::{Format, Refusal, json};
+use super::caller::bearer;
+use super::proxies::is_forwarded;
 
 /// How long the database may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -97,9 +100,17 @@ impl HttpState {
     }
 }
 
-/// The numbers of this process, for Prometheus.
-pub async fn metrics(State(state): State<HttpState>, Extension(exchange): Extension<Exchange>) -> Response {
+/// The numbers of this process, for Prometheus: to this machine, and to whoever has the token.
+pub async fn metrics(
+    State(state): State<HttpState>,
+    Extension(exchange): Extension<Exchange>,
+    headers: HeaderMap,
+) -> Response {
     match &state.metrics {
+        Some(_) if !is_here(&exchange, &headers) && !has_token(&state, &headers) => {
+            let message = "Metrics are for this machine, and for `Authorization: Bearer <metrics_token>`.";
+            Refusal::unauthenticated(message).response(exchange.trace())
+        }
         Some(metrics) => {
             let headers = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")];
             (headers, metrics.render()).into_response()
@@ -108,9 +119,22 @@ pub async fn metrics(State(state): State<HttpState>, Extension(exchange): Extens
     }
 }
 
+/// Whether a program on this machine asks, and not a proxy for somebody else.
+fn is_here(exchange: &Exchange, headers: &HeaderMap) -> bool {
+    let here = exchange.address().is_some_and(|address| address.to_canonical().is_loopback());
+    here && !is_forwarded(headers)
+}
+
+/// Whether the token is the one of the settings. Hashes are compared: the time tells nothing of the token.
+fn has_token(state: &HttpState, headers: &HeaderMap) -> bool {
+    let Some(wanted) = &state.metrics_token else { return false };
+    let hash = |text: &str| digest(&SHA256, text.as_bytes());
+    bearer(headers).ok().flatten().is_some_and(|given| hash(given).as_ref() == hash(wanted.expose()).as_ref())
+}
+
 /// The contract, as SDL.
 pub async fn schema(State(state): State<HttpState>) -> Response {
-    let text = state.sdl.get_or_init(oriel_schema::sdl).clone();
+    let text = state.sdl.clone();
     ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))], text).into_response()
 }
 

@@ -7,14 +7,12 @@
 use std::collections::HashMap;
 
 use async_graphql::parser::types::{ExecutableDocument, OperationType, Selection, SelectionSet};
+use async_graphql::{Value, Variables};
 
 use crate::settings::Settings;
 
 /// Brackets within brackets, and fragments within fragments. What the parser and the executor recurse over.
 const MAX_NESTING: usize = 128;
-/// Directives in one document. A client needs a few.
-const MAX_DIRECTIVES: u64 = 200;
-
 /// What one document may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct DocumentLimits {
@@ -28,8 +26,12 @@ pub struct DocumentLimits {
     pub aliases: usize,
     /// Fields of the root.
     pub root_fields: usize,
-    /// Fields, each one wherever its fragment is spread.
-    pub fields: usize,
+    /// Directives.
+    pub directives: usize,
+    /// Fields, each one wherever its fragment is spread: what costs 1 each at least.
+    pub fields: u64,
+    /// Values inside the variables.
+    pub variable_values: usize,
 }
 
 impl DocumentLimits {
@@ -41,7 +43,9 @@ impl DocumentLimits {
             depth: settings.max_depth,
             aliases: settings.max_aliases,
             root_fields: settings.max_root_fields,
-            fields: settings.max_complexity,
+            directives: settings.max_directives,
+            fields: settings.max_cost,
+            variable_values: settings.max_variable_values,
         }
     }
 }
@@ -188,11 +192,35 @@ pub fn check_document(document: &ExecutableDocument, limits: &DocumentLimits) ->
         let advice = "Ask for the same field fewer times; a list with a filter may do it in one.";
         return Err(excess("max_aliases", limits.aliases, aliases, false, advice));
     }
-    if directives > MAX_DIRECTIVES {
-        return Err(excess("directives", MAX_DIRECTIVES, directives, false, "Use fewer directives."));
+    if directives > limits.directives as u64 {
+        let advice = "Use fewer directives: leave out of the document what is not wanted.";
+        return Err(excess("max_directives", limits.directives, directives, false, advice));
     }
-    if fields > limits.fields as u64 {
-        return Err(excess("max_complexity", limits.fields, fields, false, "Ask for fewer fields at once."));
+    if fields > limits.fields {
+        return Err(excess("max_cost", limits.fields, fields, true, "Ask for fewer fields at once."));
+    }
+    Ok(())
+}
+
+/// Looks at the variables: how many values they hold, and how deep those stand.
+pub fn check_variables(variables: &Variables, limits: &DocumentLimits) -> Result<(), Excess> {
+    let mut waiting: Vec<(&Value, usize)> = variables.values().map(|value| (value, 1)).collect();
+    let mut found = waiting.len();
+    while let Some((value, level)) = waiting.pop() {
+        if level > MAX_NESTING {
+            return Err(excess("nesting", MAX_NESTING, level as u64, true, "Nest the variables less."));
+        }
+        let before = waiting.len();
+        match value {
+            Value::List(list) => waiting.extend(list.iter().map(|inside| (inside, level + 1))),
+            Value::Object(object) => waiting.extend(object.values().map(|inside| (inside, level + 1))),
+            _ => {}
+        }
+        found += waiting.len() - before;
+        if found > limits.variable_values {
+            let advice = "Send fewer values at once: shorter lists, in several requests.";
+            return Err(excess("max_variable_values", limits.variable_values, found as u64, true, advice));
+        }
     }
     Ok(())
 }
@@ -285,8 +313,16 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: DocumentLimits =
-        DocumentLimits { bytes: 100_000, tokens: 20_000, depth: 4, aliases: 3, root_fields: 3, fields: 1_000 };
+    const LIMITS: DocumentLimits = DocumentLimits {
+        bytes: 100_000,
+        tokens: 20_000,
+        depth: 4,
+        aliases: 3,
+        root_fields: 3,
+        directives: 200,
+        fields: 1_000,
+        variable_values: 10,
+    };
 
     fn tokens(text: &str) -> usize {
         let (mut rest, mut count) = (text.as_bytes(), 0);
@@ -334,10 +370,25 @@ mod tests {
         assert_eq!(refused("{ a ... { b c } d }"), Some("max_root_fields"));
         assert_eq!(refused("subscription { live { a b c d } }"), Some("max_root_fields"));
         assert_eq!(refused("subscription { live { a { b { c { d } } } } }"), None);
-        assert_eq!(refused(&format!("{{ r {{ {} }} }}", "a ".repeat(1_001))), Some("max_complexity"));
-        assert_eq!(refused(&format!("{{ r {{ a {} }} }}", "@d ".repeat(201))), Some("directives"));
+        assert_eq!(refused(&format!("{{ r {{ {} }} }}", "a ".repeat(1_001))), Some("max_cost"));
+        assert_eq!(refused(&format!("{{ r {{ a {} }} }}", "@d ".repeat(201))), Some("max_directives"));
         assert_eq!(refused(&format!("{{ r {{ {} }} }}", "a ".repeat(20_000))), Some("max_query_tokens"));
         assert_eq!(refused(&" ".repeat(100_001)), Some("max_query_bytes"));
+    }
+
+    #[test]
+    fn variables_are_counted_and_not_too_deep() {
+        let check = |variables| check_variables(&Variables::from_json(variables), &LIMITS);
+        let name = |checked| match checked {
+            Err(Excess::Limit { name, .. }) => name,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(check(serde_json::json!({ "a": [1, 2, 3], "b": { "c": [null], "d": "x" } })), Ok(()));
+        assert_eq!(name(check(serde_json::json!({ "a": vec![0; 10] }))), "max_variable_values");
+        assert_eq!(name(check(serde_json::json!({ "a": vec![vec![0; 2]; 4] }))), "max_variable_values");
+        let deep = (0..MAX_NESTING).fold(serde_json::json!(1), |inside, _| serde_json::json!([inside]));
+        let limits = DocumentLimits { variable_values: 1_000, ..LIMITS };
+        assert_eq!(name(check_variables(&Variables::from_json(serde_json::json!({ "a": deep })), &limits)), "nesting");
     }
 
     #[test]
@@ -347,7 +398,7 @@ mod tests {
             text.push_str(&format!(" fragment F{n} on X {{ ...F{0} ...F{0} }}", n + 1));
         }
         text.push_str(" fragment F60 on X { a }");
-        assert_eq!(refused(&text), Some("max_complexity"));
+        assert_eq!(refused(&text), Some("max_cost"));
     }
 
     #[test]

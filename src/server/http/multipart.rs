@@ -7,16 +7,12 @@
 //! - What no operation took is deleted, also when the upload broke off or the client went away.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use async_graphql::{Request as GraphqlRequest, Value};
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, StatusCode};
-use futures::{Stream, TryStreamExt};
+use futures::TryStreamExt;
 use metrics::counter;
 use multer::{Field, Multipart};
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs, BoxError};
@@ -28,6 +24,7 @@ use uuid::Uuid;
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::{Refusal, refuse_with};
+use super::body::Paced;
 use super::caller::Who;
 use super::graphql::{Incoming, parse};
 
@@ -109,8 +106,7 @@ pub async fn receive(
         return Err(Refusal::bad_request("The content type multipart/form-data needs a boundary."));
     };
 
-    let pause = state.limits.request_timeout;
-    let mut parts = Multipart::new(Paced::new(body, pause), boundary);
+    let mut parts = Multipart::new(Paced::new(body, state.limits.pace), boundary);
     let files = Files { uploads: Uploads::default(), blobs: services.blobs.clone() };
 
     let operations = part(&mut parts, "operations", state.limits.body_bytes, "max_body_bytes").await?;
@@ -144,8 +140,9 @@ fn read_map(map: &[u8]) -> Result<HashMap<String, Vec<String>>, Refusal> {
     let places: HashMap<String, Vec<String>> = serde_json::from_slice(map)
         .map_err(|error| Refusal::bad_request(format!("`map` is not an object of lists of paths: {error}.")))?;
     if places.len() > MAX_FILES {
-        let message = format!("A request may hold {MAX_FILES} files; `map` names {}. Send several.", places.len());
-        return Err(Refusal::limit(StatusCode::BAD_REQUEST, "files", MAX_FILES as u64, message));
+        let found = places.len();
+        let message = format!("A request may hold {MAX_FILES} files; `map` names {found}. Send several requests.");
+        return Err(Refusal::limit(StatusCode::BAD_REQUEST, "files", MAX_FILES as u64, message).found(found as u64));
     }
     let mut seen = HashSet::new();
     if !places.values().flatten().all(|path| seen.insert(path)) {
@@ -263,49 +260,17 @@ fn put(incoming: &mut Incoming, path: &str, placeholder: &str) -> Result<(), Ref
     Ok(())
 }
 
-/// A body in single pieces. The parser of multipart reads on for as long as there is something to read, and keeps it:
-/// a pause after each piece makes it hand on what it has. A client that pauses too long has gone away.
-struct Paced {
-    chunks: Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>,
-    pause: bool,
-}
-
-impl Paced {
-    fn new(body: Body, longest: Duration) -> Self {
-        let chunks = tokio_stream::StreamExt::timeout(body.into_data_stream(), longest);
-        let chunks = tokio_stream::StreamExt::map(chunks, move |chunk| match chunk {
-            Ok(chunk) => chunk.map_err(BoxError::from),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came for {longest:?}")).into()),
-        });
-        Self { chunks: Box::pin(chunks), pause: false }
-    }
-}
-
-impl Stream for Paced {
-    type Item = Result<Bytes, BoxError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if std::mem::take(&mut self.pause) {
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let next = self.chunks.as_mut().poll_next(context);
-        self.pause = matches!(next, Poll::Ready(Some(_)));
-        next
-    }
-}
-
-/// The body of a signed upload, with the same patience.
-pub fn paced(body: Body, longest: Duration) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
-    Paced::new(body, longest)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
+    use axum::body::Bytes;
+
+    use super::super::body::Pace;
     use super::*;
 
     #[tokio::test]
@@ -319,7 +284,8 @@ mod tests {
             Bytes::from(vec![b'x'; PIECE])
         }));
         let body = Body::from_stream(futures::stream::iter(pieces.map(Ok::<_, io::Error>)));
-        let mut parts = Multipart::new(Paced::new(body, Duration::from_secs(60)), "b");
+        let pace = Pace { rate: 1, window: Duration::from_secs(60) };
+        let mut parts = Multipart::new(Paced::new(body, pace), "b");
         let mut field = parts.next_field().await.unwrap().unwrap();
         let mut read = 0;
         for _ in 0..200 {
@@ -327,13 +293,6 @@ mod tests {
             let ahead = made.load(Ordering::SeqCst) * PIECE - read;
             assert!(ahead <= 3 * PIECE, "{ahead} bytes are waiting in memory");
         }
-    }
-
-    #[tokio::test]
-    async fn a_client_that_says_nothing_for_too_long_has_gone() {
-        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, io::Error>>());
-        let error = Paced::new(body, Duration::from_millis(1)).try_next().await.unwrap_err();
-        assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::TimedOut);
     }
 
     fn incoming(text: &str) -> Incoming {

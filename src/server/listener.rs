@@ -1,0 +1,184 @@
+//! Connections: accepted, watched while they say nothing, and ended in order.
+//!
+//! Invariant: a connection that does not bring a whole head of a request in time, its first one or the next, is
+//! closed. What an open stream or a WebSocket does then is the matter of those.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Bytes, HttpBody};
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+/// How long nothing is accepted when the process has no more files to give.
+const BREATH: Duration = Duration::from_millis(200);
+/// Requests of one HTTP/2 connection at the same time.
+const STREAMS: u32 = 200;
+
+/// Serves until `stop`, and then until the requests that run are answered. `idle`: how long a connection may be
+/// without a request, and how long the head of one may take.
+pub async fn serve(listener: TcpListener, router: Router, idle: Duration, stop: CancellationToken) {
+    let connections = TaskTracker::new();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                connections.spawn(talk(stream, peer, router.clone(), idle, stop.clone()));
+            }
+            Err(error) if is_the_peers(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted at the moment");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+fn is_the_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn talk(stream: TcpStream, peer: SocketAddr, router: Router, idle: Duration, stop: CancellationToken) {
+    // Small messages go out at once: two in a row would wait for the first to be acknowledged.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection keeps small messages back");
+    }
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = Heard { router, peer, asked: Arc::clone(&asked) };
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle);
+    let http2 = &mut builder.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(idle).max_concurrent_streams(STREAMS).enable_connect_protocol();
+    let talking = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut talking = pin!(talking);
+    // Until it is known which HTTP it speaks, no clock of the protocol runs.
+    let mut first = pin!(tokio::time::sleep(idle));
+    let (mut waiting, mut ending) = (true, false);
+    loop {
+        tokio::select! {
+            ended = talking.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::trace!(error, "a connection ended");
+                }
+                return;
+            }
+            () = first.as_mut(), if waiting => {
+                waiting = false;
+                if !asked.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            () = stop.cancelled(), if !ending => {
+                ending = true;
+                talking.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// The router, which learns who asks; and that somebody did.
+#[derive(Clone)]
+struct Heard {
+    router: Router,
+    peer: SocketAddr,
+    asked: Arc<AtomicBool>,
+}
+
+impl<B> Service<Request<B>> for Heard
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(())) // as a router always is
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        self.asked.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(ConnectInfo(self.peer));
+        self.router.call(request)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_millis(200);
+
+    async fn listen(stop: &CancellationToken) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let who = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() };
+        let stopped = stop.clone();
+        let slow = || async move {
+            stopped.cancelled().await;
+            "slow"
+        };
+        let router = Router::new().route("/", get(who)).route("/slow", get(slow));
+        (address, tokio::spawn(serve(listener, router, IDLE, stop.clone())))
+    }
+
+    /// What is heard until the other end closes.
+    async fn all(mut stream: TcpStream, said: &str) -> String {
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut heard)).await.unwrap().unwrap();
+        heard
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_or_not_all_is_left() {
+        let (address, _serving) = listen(&CancellationToken::new()).await;
+        for said in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost: x\r\nx-never: en"] {
+            let heard = all(TcpStream::connect(address).await.unwrap(), said).await;
+            assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 408"), "{said}: {heard}");
+        }
+        let heard = all(TcpStream::connect(address).await.unwrap(), "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 200") && heard.ends_with("127.0.0.1"), "and closed when idle: {heard}");
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_what_runs_is_answered() {
+        let stop = CancellationToken::new();
+        let (address, serving) = listen(&stop).await;
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        let other = TcpStream::connect(address).await.unwrap();
+        asking.write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // Answered after the next one that was sent, which shows that it is being worked on.
+        let heard = all(other, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        stop.cancel();
+        let heard = all(asking, "").await;
+        assert!(heard.ends_with("slow"), "{heard}");
+        tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}
