@@ -405,3 +405,6 @@ pub async fn after_write<M: oriel_engine::read::ReadModel>(cx: &Context<'_>, id:
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;
