@@ -25,6 +25,7 @@ impl MigrationTrait for Migration {
         ];
         ReadModel::new("sessions", columns)
             .index(&["user_id", "id"])
+            .index(&["member_id", "ended_at"])
             .within(&["user_id"], &["ended_at"])
             .create(manager, &[])
             .await

@@ -11,7 +11,7 @@ use oriel_domain::documents::{
     pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage},
 };
 use oriel_domain::members::{
-    AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, RemoveMember, SuspendMember,
+    AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, ReactivateMember, RemoveMember, SuspendMember,
 };
 use oriel_domain::organizations::{CreateOrganization, Organization, OrganizationEvent, OrganizationName, Slug};
 use oriel_domain::persisted_operations::{
@@ -35,6 +35,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::documents::DocumentStatus;
+use crate::members::MemberStatus;
 use crate::{documents, members, organizations, persisted_operations, projects, sessions, users};
 
 struct Plain;
@@ -251,6 +252,7 @@ impl World {
             0 => self.invite(a, b, c % 2, RoleName::Member),
             1 => self.accept(a, b, c % 2),
             2 => self.run(uuid(MEMBER, a), home, &RemoveMember),
+            3 if c > 3 => self.run(uuid(MEMBER, a), home, &ReactivateMember),
             3 => self.run(uuid(MEMBER, a), home, &SuspendMember),
             4 => self.make_project(a, b, c % 2),
             5 => self.run(uuid(PROJECT, a), home, &AddProjectMember { member: member(b) }),
@@ -381,8 +383,9 @@ impl Everything {
             (shown as i32, inside().map(|document| document.storage_used.bytes()).sum::<u64>())
         };
         for (id, row) in &self.organizations {
-            let inside = self.members.values().filter(|member| member.organization_id.uuid() == *id).count();
-            prop_assert_eq!(row.member_count, inside as i32);
+            let active = |member: &&members::Model| member.status == MemberStatus::Active;
+            let inside = self.members.values().filter(active).filter(|member| member.organization_id.uuid() == *id);
+            prop_assert_eq!(row.member_count, inside.count() as i32);
             let inside = self.projects.values().filter(|project| project.organization_id.uuid() == *id).count();
             prop_assert_eq!(row.project_count, inside as i32);
             let counted = (row.document_count, row.storage_used.bytes());

@@ -3,8 +3,8 @@
 //!
 //! Invariants: a projection is a pure fold, so that a rebuilt read model equals a grown one; it matches events without
 //! `_`. Everything is read through a [`Reader`](oriel_engine::read::Reader), which knows the viewer; what is read
-//! before there is one stands in `sign_in.rs`, `viewer.rs` and `persisted_operations.rs`, and nowhere else. What a partner sees is described for
-//! somebody who has only introspection.
+//! before there is one, or for a command, stands in `sign_in.rs`, `viewer.rs`, `persisted_operations.rs` and
+//! `members/leaving.rs`, and nowhere else. What a partner sees is described for somebody who has only introspection.
 //! Nothing here knows a transport, a blob store or a key: what needs one is asked of a trait in the request's context
 //! ([`documents::Contents`], [`events::Payloads`]).
 

@@ -17,6 +17,7 @@ use sea_orm::entity::prelude::*;
 use crate::roles::{Role, named};
 use crate::{reader, told, users};
 
+pub mod leaving;
 pub mod mine;
 
 /// Seeing who is in an organisation.
@@ -130,7 +131,7 @@ impl On<MemberEvent> for Members {
             MemberEvent::RolesChanged { roles } => change(&|member| member.roles = names(roles)),
             MemberEvent::Suspended => change(&|member| member.status = MemberStatus::Suspended),
             MemberEvent::Reactivated => change(&|member| member.status = MemberStatus::Active),
-            MemberEvent::Removed => rows.delete(at.subject),
+            MemberEvent::Removed { active: _ } => rows.delete(at.subject),
             MemberEvent::Invited { organization, user, email, email_hash: _, roles, invited_by: _ } => {
                 rows.insert(Model {
                     id: MemberId::from_uuid(at.subject),

@@ -1,8 +1,8 @@
 //! Organisations as they are read, with what they add up to.
 //!
-//! Invariants: the counters say what the lists say: `memberCount` counts whom `members` lists, `projectCount` what
-//! `projects` lists, `documentCount` what `documents` lists by itself (nothing in the trash). Storage counts every
-//! revision of every document until it is purged, the trash included, as it does in a project. An event moves a
+//! Invariants: the counters say what the lists say: `memberCount` counts whom `members` lists as active,
+//! `projectCount` what `projects` lists, `documentCount` what `documents` lists by itself (nothing in the trash).
+//! Storage counts every revision of every document until it is purged, the trash included, as it does in a project. An event moves a
 //! counter once, however often it is folded.
 
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct Model {
     pub slug: String,
     /// When it was founded.
     pub created_at: Timestamp,
-    /// How many members it has, those who are suspended or have yet to accept their invitation included.
+    /// How many active members it has: without those who are suspended or have yet to accept their invitation.
     pub member_count: i32,
     /// How many projects it has, the archived ones included.
     pub project_count: i32,
@@ -103,7 +103,7 @@ pub async fn of_viewer(reader: &Reader) -> Result<Vec<Arc<Model>>, ReadError> {
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Organizations for Model, version 1, on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent
+    pub Organizations for Model, version 2, on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent
 }
 
 impl On<OrganizationEvent> for Organizations {
@@ -143,11 +143,10 @@ fn count(rows: &mut Rows<Model>, at: &Recorded, change: impl FnOnce(&mut Model))
 impl On<MemberEvent> for Organizations {
     fn on(rows: &mut Rows<Model>, at: &Recorded, event: &MemberEvent) {
         let change = match event {
-            MemberEvent::Invited { .. } => 1,
-            // Whoever was invited is counted already; whoever founds the organisation is not.
-            MemberEvent::Joined { .. } => i32::from(at.version == 1),
-            MemberEvent::Removed => -1,
-            MemberEvent::RolesChanged { .. } | MemberEvent::Suspended | MemberEvent::Reactivated => 0,
+            MemberEvent::Joined { .. } | MemberEvent::Reactivated => 1,
+            MemberEvent::Suspended => -1,
+            MemberEvent::Removed { active } => -i32::from(*active),
+            MemberEvent::Invited { .. } | MemberEvent::RolesChanged { .. } => 0,
         };
         if change != 0 {
             count(rows, at, |organization| organization.member_count += change);

@@ -417,7 +417,7 @@ async fn my_organizations_and_my_sessions() {
     let (answer, recorder) = ask(&db, &viewer, query).await;
     let organization = |name: &str, members: i32, projects: i32, documents: i32| value!({ "name": name, "memberCount": members, "projectCount": projects, "documentCount": documents });
     let session = |n: u8, current: bool| value!({ "id": id("ses", SESSION, n), "current": current, "ip": "192.0.2.1", "userAgent": "nul" });
-    let organizations = vec![organization("Organization 0", 3, 2, 2), organization("Organization 1", 2, 1, 1)];
+    let organizations = vec![organization("Organization 0", 2, 2, 2), organization("Organization 1", 2, 1, 1)];
     let sessions = vec![session(3, false), session(2, true)];
     assert_eq!(answer, value!({ "organizations": organizations, "sessions": sessions }));
     assert_eq!(recorder.stability(), oriel_engine::read::Stability::Until(at(10_000)));

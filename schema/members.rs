@@ -1,8 +1,9 @@
 //! Members: who belongs to the organisation, inviting, roles, suspending, removing, handing over the ownership.
 //!
-//! Invariants: a change of a member holds for their sessions at once, because each request asks anew who it is. An
-//! invitation is a signed token (`Ticket`): nothing of it is kept but the invited member. Whoever accepts one is the
-//! person whose address was invited: registered then, or known by their password.
+//! Invariants: a change of a member holds for their sessions at once, because each request asks anew who it is, and
+//! each commit whether that is so still. Whoever is suspended or removed has no session that goes on. An invitation is
+//! a signed token (`Ticket`): nothing of it is kept but the invited member. Whoever accepts one is the person whose
+//! address was invited: registered then, or known by their password.
 
 use std::sync::Arc;
 
@@ -13,17 +14,19 @@ use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember,
     TakeOver,
 };
+use oriel_domain::projects::LeaveProject;
 use oriel_domain::roles::RoleName;
+use oriel_domain::sessions::{EndReason, EndSession};
 use oriel_domain::users::Email;
 use oriel_engine::read::{Connection, PageArgs};
-use oriel_engine::{CommandContext, Committed, Transaction};
+use oriel_engine::{CommandContext, Committed, Scope, Transaction};
 use oriel_kernel::{
     Actor, Blinder, Command, ErrorCode, MemberId, OrganizationId, Rejection, Timestamp, UserId, operations,
 };
-use oriel_read_models::members::{MemberFilter, MemberOrder, Model as Member};
+use oriel_read_models::members::{MemberFilter, MemberOrder, Model as Member, leaving};
 use oriel_read_models::sign_in;
 
-use crate::access::{Problems, Result, after_write, reader, unavailable};
+use crate::access::{Failure, Problems, Result, after_write, reader, unavailable};
 use crate::payload::payloads;
 use crate::services::Services;
 use crate::sessions::{SessionPayload, Who, repetition, secret_command, start, start_again, wrong_credentials};
@@ -159,11 +162,11 @@ impl MemberMutation {
         execute(cx, &context, input.id, ChangeRoles { roles }).await
     }
 
-    /// Keeps a member from doing or seeing anything in this organization until they are reactivated. It holds for
-    /// their sessions at once.
+    /// Keeps a member from doing or seeing anything in this organization until they are reactivated. Their sessions
+    /// here end at once; once reactivated they sign in again.
     #[permission("members:edit")]
     async fn member_suspend(&self, cx: &Context<'_>, input: MemberSuspendInput) -> Result<MemberPayload> {
-        execute(cx, &granted.command(cx, &input)?, input.id, SuspendMember).await
+        deactivate(cx, &granted.command(cx, &input)?, input.id, SuspendMember, false).await
     }
 
     /// Lets a suspended member act again.
@@ -172,11 +175,11 @@ impl MemberMutation {
         execute(cx, &granted.command(cx, &input)?, input.id, ReactivateMember).await
     }
 
-    /// Ends a membership, or withdraws an invitation. It holds for their sessions at once. Whoever comes back later is
-    /// a new member.
+    /// Ends a membership, or withdraws an invitation. Their sessions here end at once, and they are taken out of all
+    /// projects. Whoever comes back later is a new member.
     #[permission("members:delete")]
     async fn member_remove(&self, cx: &Context<'_>, input: MemberRemoveInput) -> Result<MemberPayload> {
-        execute(cx, &granted.command(cx, &input)?, input.id, RemoveMember).await
+        deactivate(cx, &granted.command(cx, &input)?, input.id, RemoveMember, true).await
     }
 
     /// Makes another active member the owner of the organization; you become an admin. Only an owner can do this.
@@ -203,6 +206,54 @@ async fn execute<C: Command<Aggregate = oriel_domain::members::Member>>(
     command: C,
 ) -> Result<MemberPayload> {
     let done = Services::of(cx)?.engine.execute(context, id, command).await?;
+    payload(cx, done).await
+}
+
+/// How many sessions, and how many projects, end in one transaction with the member that they belong to.
+const AT_ONCE: u64 = 200;
+
+/// Carries out the command, and ends in the same transaction what belongs to the member: their sessions and, when they
+/// leave, their places in projects. What is more than that, or was begun meanwhile, ends right after: from then on
+/// nothing is begun any more.
+async fn deactivate<C: Command<Aggregate = oriel_domain::members::Member>>(
+    cx: &Context<'_>,
+    context: &CommandContext,
+    id: MemberId,
+    command: C,
+    leaves: bool,
+) -> Result<MemberPayload> {
+    let engine = &Services::of(cx)?.engine;
+    let ending = async |mut transaction: Transaction| {
+        let (connection, who) = (engine.database().reader(), (context.organization, id));
+        let sessions = leaving::sessions(connection, who, AT_ONCE).await.map_err(unavailable)?;
+        let projects = match leaves {
+            true => leaving::projects(connection, who, AT_ONCE).await.map_err(unavailable)?,
+            false => Vec::new(),
+        };
+        let rest = !sessions.is_empty() || !projects.is_empty();
+        for session in sessions {
+            transaction = transaction.and(session, EndSession { reason: EndReason::Deactivated });
+        }
+        for project in projects {
+            transaction = transaction.and(project, LeaveProject { member: id });
+        }
+        Ok::<_, Failure>((transaction, rest))
+    };
+    let (transaction, _) = ending(Transaction::new().and(id, command)).await?;
+    let done = engine.transact(context, transaction).await?;
+    // Whoever was suspended long ago may have been reactivated since; who was removed never comes back.
+    let finishing = leaves || !done.repeated;
+    while finishing && let (transaction, true) = ending(Transaction::new()).await? {
+        // It follows from what was permitted, whatever the caller may do since.
+        let (scope, authority) = (Scope::unlimited(), None);
+        let command = engine.new_id();
+        let context = context.clone();
+        let context =
+            CommandContext { command, may_repeat: false, expected_version: None, scope, authority, ..context };
+        if engine.transact(&context, transaction).await?.events.is_empty() {
+            break;
+        }
+    }
     payload(cx, done).await
 }
 
@@ -245,7 +296,7 @@ impl Invitation {
                         email_hash: email_hash.clone(),
                     });
                 }
-                MemberEvent::Removed => invitation = None,
+                MemberEvent::Removed { .. } => invitation = None,
                 MemberEvent::Joined { .. }
                 | MemberEvent::RolesChanged { .. }
                 | MemberEvent::Suspended

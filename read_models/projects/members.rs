@@ -1,7 +1,6 @@
 //! Who is in a project: what somebody sees who sees only their own projects follows from these rows (`viewer.rs`).
 //!
-//! A row's id is derived from project and member. Whoever leaves the organisation keeps their row until somebody
-//! takes them out of the project; they see nothing, because they are no member, and are shown as null.
+//! A row's id is derived from project and member. Whoever leaves the organisation leaves its projects with it.
 
 use std::sync::Arc;
 

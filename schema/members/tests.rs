@@ -1,9 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::documents::tests::project;
 use crate::testing::{Bed, PASSWORD, Person, SIGNED_IN};
 
 const MEMBER: &str = "member { id status version roles { name } user { name email } } invitationToken userErrors { code path message } position";
@@ -125,8 +127,11 @@ async fn what_happens_to_a_member_holds_for_their_sessions_at_once() {
     assert_eq!(Bed::code(&who().await), "UNAUTHENTICATED");
     assert_eq!(Bed::problems(&bed.mutate(None, "login", login.clone(), SIGNED_IN).await), ["INVALID_CREDENTIALS"]);
     let refresh = json!({ "refreshToken": bob.refresh });
-    assert_eq!(Bed::problems(&bed.mutate(None, "sessionRefresh", refresh, SIGNED_IN).await), ["FORBIDDEN"]);
+    assert_eq!(Bed::problems(&bed.mutate(None, "sessionRefresh", refresh, SIGNED_IN).await), ["EXPIRED"]);
     assert_eq!(change(&bed, &ada, "memberReactivate", &bob.member).await["member"]["status"], "ACTIVE");
+    assert_eq!(Bed::code(&who().await), "UNAUTHENTICATED");
+    let bob = Person::of(&bed.mutate(None, "login", login.clone(), SIGNED_IN).await);
+    let who = || bed.ask(Some(&bob.access), WHO, json!({}));
     assert_eq!(who().await["data"]["viewer"]["member"]["id"], bob.member);
 
     let removed = change(&bed, &ada, "memberRemove", &bob.member).await;
@@ -134,6 +139,45 @@ async fn what_happens_to_a_member_holds_for_their_sessions_at_once() {
     assert_eq!(Bed::code(&who().await), "UNAUTHENTICATED");
     assert_eq!(Bed::problems(&bed.mutate(None, "login", login, SIGNED_IN).await), ["INVALID_CREDENTIALS"]);
     assert_eq!(Bed::problems(&change(&bed, &ada, "memberRemove", &bob.member).await), ["NOT_FOUND"]);
+}
+
+#[tokio::test]
+async fn whoever_is_suspended_or_leaves_leaves_nothing_behind() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let bob = bed.join(&ada, "bob@example.org", &["member"]).await;
+    invite(&bed, &ada, "invited@example.org", "viewer").await;
+    let atlas = project(&bed, &ada, "ATLAS").await;
+    let own = project(&bed, &bob, "OWN").await;
+    bed.mutate(Some(&ada.access), "projectMemberAdd", json!({ "id": atlas, "memberId": bob.member }), "position").await;
+    let login = json!({ "email": "bob@example.org", "password": PASSWORD });
+    bed.mutate(None, "login", login, SIGNED_IN).await;
+    let seen = async || {
+        let query = "{ organization { memberCount } members { totalCount }
+            projects { nodes { memberCount members { nodes { member { id } } } } }
+            ended: events(first: 20, filter: { types: [\"session_ended\"] }) { nodes { data subjectId } }
+            left: events(first: 20, filter: { types: [\"project_member_removed\"] }) { nodes { data subjectId } } }";
+        bed.ask(Some(&ada.access), query, json!({})).await["data"].take()
+    };
+    let counts = |seen: &Value| {
+        let projects = seen["projects"]["nodes"].as_array().unwrap().iter();
+        let members: Vec<_> =
+            projects.map(|p| (p["memberCount"].as_i64(), p["members"]["nodes"].as_array().map(Vec::len))).collect();
+        let ended = seen["ended"]["nodes"].as_array().unwrap().len();
+        (seen["organization"]["memberCount"].as_i64(), seen["members"]["totalCount"].as_i64(), members, ended)
+    };
+    // Who is invited is listed, and not counted.
+    assert_eq!(counts(&seen().await), (Some(2), Some(3), vec![(Some(2), Some(2)), (Some(1), Some(1))], 0));
+    change(&bed, &ada, "memberSuspend", &bob.member).await;
+    assert_eq!(counts(&seen().await), (Some(1), Some(3), vec![(Some(2), Some(2)), (Some(1), Some(1))], 2));
+    change(&bed, &ada, "memberReactivate", &bob.member).await;
+    assert_eq!(counts(&seen().await).0, Some(2));
+    change(&bed, &ada, "memberRemove", &bob.member).await;
+    let seen = seen().await;
+    assert_eq!(counts(&seen), (Some(1), Some(2), vec![(Some(1), Some(1)), (Some(0), Some(0))], 2));
+    assert_eq!(seen["ended"]["nodes"][0]["data"], json!({ "reason": "DEACTIVATED" }));
+    let left: BTreeSet<_> = seen["left"]["nodes"].as_array().unwrap().iter().map(|e| e["subjectId"].as_str()).collect();
+    assert_eq!(left, BTreeSet::from([Some(atlas.as_str()), Some(own.as_str())]));
 }
 
 #[tokio::test]

@@ -97,7 +97,9 @@ fn members() -> Vec<Sample> {
         Sample::today(E::RolesChanged { roles: RoleName::ALL.to_vec() }),
         Sample::today(E::Suspended),
         Sample::today(E::Reactivated),
-        Sample::today(E::Removed),
+        Sample::once(1, E::Removed { active: true }),
+        Sample::today(E::Removed { active: true }),
+        Sample::today(E::Removed { active: false }).case("withdrawn"),
     ]
 }
 
@@ -122,6 +124,7 @@ fn sessions() -> Vec<Sample> {
         ended(EndReason::Reused).case("reused"),
         ended(EndReason::Switched).case("switched"),
         ended(EndReason::Expired).case("expired"),
+        ended(EndReason::Deactivated).case("deactivated"),
     ]
 }
 

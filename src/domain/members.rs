@@ -61,8 +61,16 @@ pub enum MemberEvent {
     #[event("member_reactivated")]
     Reactivated,
     /// Is no member any more; or the invitation was withdrawn.
-    #[event("member_removed")]
-    Removed,
+    #[event("member_removed", version = 2, upcast = removed_v1_to_v2)]
+    Removed {
+        /// Whether they could act until then: they were neither suspended nor only invited.
+        active: bool,
+    },
+}
+
+/// Version 1 did not say where the member had stood.
+fn removed_v1_to_v2(_: serde_json::Value) -> serde_json::Value {
+    serde_json::json!({ "active": true })
 }
 
 // --- state -------------------------------------------------------------------------------------------------------
@@ -122,7 +130,7 @@ impl Aggregate for Member {
             MemberEvent::RolesChanged { roles } => self.change(|member| member.roles.clone_from(roles)),
             MemberEvent::Suspended => self.change(|member| member.status = MemberStatus::Suspended),
             MemberEvent::Reactivated => self.change(|member| member.status = MemberStatus::Active),
-            MemberEvent::Removed => self.change(|member| member.status = MemberStatus::Removed),
+            MemberEvent::Removed { active: _ } => self.change(|member| member.status = MemberStatus::Removed),
         }
     }
 
@@ -369,11 +377,13 @@ impl Command for RemoveMember {
 
     fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
         let member = member.changeable(given)?;
-        let mut outcome = Outcome::events([MemberEvent::Removed]).release(member.membership());
+        let active_until_now = member.status == MemberStatus::Active;
+        let removed = MemberEvent::Removed { active: active_until_now };
+        let mut outcome = Outcome::events([removed]).release(member.membership());
         if let Some(hash) = &member.email_hash {
             outcome = outcome.release(invitation(member.organization, hash));
         }
-        if member.status == MemberStatus::Active {
+        if active_until_now {
             outcome = outcome.release(active(member.organization, MemberId::from_uuid(given.id)));
         }
         Ok(outcome)

@@ -1,7 +1,8 @@
 //! Projects: a named place for documents and people inside an organisation.
 //!
-//! Invariants: a key is unique in its organisation and never changes. The owner is a member from the beginning and
-//! cannot be taken out. An archived project accepts only restore. "One's own" project is the one that one owns.
+//! Invariants: a key is unique in its organisation and never changes. The owner is a member from the beginning, until
+//! they leave the organisation. An archived project accepts only restore, and that somebody leaves. "One's own" project
+//! is the one that one owns.
 //!
 //! Nothing here knows what is in a project: documents ask for the fact that it is active.
 
@@ -345,6 +346,24 @@ impl Command for RemoveProjectMember {
     }
 }
 
+/// Takes a member out of the project who leaves the organisation: also its owner, and also out of an archived one.
+pub struct LeaveProject {
+    /// Who.
+    pub member: MemberId,
+}
+
+impl Command for LeaveProject {
+    type Aggregate = Project;
+
+    fn decide(&self, project: &Project, _: &Given<'_>) -> Decision<ProjectEvent> {
+        if !project.members.contains(&self.member) {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([ProjectEvent::MemberRemoved { member: self.member }])
+            .release(Visible::fact(self.member, project.id.uuid())))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -391,6 +410,19 @@ mod tests {
         assert_eq!(desk.done(uuid(7), &mut project, &AddProjectMember { member: member(1) }), []);
         let owner = RemoveProjectMember { member: member(1) };
         assert_eq!(desk.refused(uuid(7), &project, &owner), (ErrorCode::Conflict, "memberId"));
+    }
+
+    #[test]
+    fn who_leaves_the_organization_leaves_the_project() {
+        let (mut desk, mut project) = atlas();
+        desk.done(uuid(7), &mut project, &AddProjectMember { member: member(2) });
+        desk.done(uuid(7), &mut project, &ArchiveProject);
+        for number in [1, 2] {
+            let gone = desk.done(uuid(7), &mut project, &LeaveProject { member: member(number) });
+            assert_eq!(gone, [ProjectEvent::MemberRemoved { member: member(number) }]);
+            assert_eq!(desk.done(uuid(7), &mut project, &LeaveProject { member: member(number) }), []);
+        }
+        assert!(desk.facts.iter().all(|fact| !fact.scope.starts_with("sees")));
     }
 
     #[test]
@@ -495,6 +527,10 @@ mod tests {
                 prop_assert!(project.members.contains(&project.owner));
                 let active = desk.facts.contains(&active(organization, project.id));
                 prop_assert_eq!(active, !project.archived);
+                for member in (0..5).map(member) {
+                    let sees = desk.facts.contains(&Visible::fact(member, uuid(7)));
+                    prop_assert_eq!(sees, project.members.contains(&member));
+                }
                 prop_assert_eq!(project.scope(), Some(uuid(7)));
             }
             let mut replayed = atlas().1;

@@ -70,8 +70,8 @@ pub enum EndReason {
     Switched,
     /// Its time was over.
     Expired,
-    /// The member was suspended or removed.
-    MemberGone,
+    /// The member was suspended, or removed.
+    Deactivated,
 }
 
 // --- state -------------------------------------------------------------------------------------------------------
@@ -386,6 +386,8 @@ mod tests {
                 if before.ended().is_some() {
                     prop_assert_eq!(&before, &session);
                 }
+                let goes_on = desk.facts.contains(&active(desk.organization, SessionId::from_uuid(uuid(3))));
+                prop_assert_eq!(goes_on, session.ended().is_none());
                 match written.as_deref() {
                     Ok([SessionEvent::Refreshed { .. }]) => {
                         prop_assert!(before.is_current(&presented) && session.is_current(&next));

@@ -123,10 +123,13 @@ fn suspension_takes_the_active_fact_and_removal_everything() {
     assert_eq!(desk.done(uuid(11), &mut second, &SuspendMember), []);
     desk.done(uuid(11), &mut second, &ReactivateMember);
     assert!(is_active(&desk));
-    desk.done(uuid(11), &mut second, &RemoveMember);
+    let removed = |active| [MemberEvent::Removed { active }];
+    assert_eq!(desk.done(uuid(11), &mut second, &RemoveMember), removed(true));
     assert!(!is_active(&desk));
     assert_eq!(desk.refused(uuid(11), &second, &ReactivateMember), (ErrorCode::NotFound, ""));
-    join(&mut desk, 12, user(2));
+    let mut third = join(&mut desk, 12, user(2));
+    desk.done(uuid(12), &mut third, &SuspendMember);
+    assert_eq!(desk.done(uuid(12), &mut third, &RemoveMember), removed(false));
 }
 
 #[test]
