@@ -75,6 +75,7 @@ fn described(permission: Permission) -> String {
         "system" => "the installation",
         "search" => "what search finds",
         "events" => "what happened",
+        "operations" => "persisted operations",
         module => module,
     };
     match permission.action {

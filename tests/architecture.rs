@@ -127,7 +127,7 @@ fn every_file_is_part_of_its_room() {
 
 #[test]
 fn a_module_has_the_same_name_on_every_floor() {
-    for module in ["users", "organizations", "members", "sessions", "projects", "documents"] {
+    for module in ["users", "organizations", "members", "sessions", "projects", "documents", "persisted_operations"] {
         for floor in ["src/domain", "read_models", "schema"] {
             let path = root().join(floor).join(format!("{module}.rs"));
             assert!(path.exists(), "{} is missing", path.display());

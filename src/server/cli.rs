@@ -43,6 +43,8 @@ pub enum Command {
     Migrate(SettingArgs),
     /// List, rebuild or verify read models through a running server
     ReadModels(ReadModelsArgs),
+    /// Publish the operations of a client, or list those that are published
+    Operations(OperationsArgs),
     /// Print every setting with its default, or the values in force
     Config(ConfigArgs),
     /// Check the settings and every backend, and say what holds here
@@ -217,6 +219,38 @@ pub enum ReadModelsAction {
     },
 }
 
+/// `oriel operations`.
+#[derive(Debug, Args)]
+#[command(after_help = "FILE is a manifest: that of Apollo (generate-persisted-query-manifest), of Relay\n\
+    (persistConfig.file) or of the client preset of graphql-codegen (persisted-documents.json).\n\
+    Each operation is checked against the schema and the limits. Publishing again adds nothing twice.\n\n\
+    Examples:\n  \
+    ORIEL_TOKEN=... oriel operations publish persisted-query-manifest.json\n  \
+    oriel operations publish src/gql/persisted-documents.json --url https://docs.example.com\n  \
+    oriel operations list\n\n\
+    Exit code: 0 all are published, 1 some were refused or nothing could be done")]
+pub struct OperationsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: OperationsAction,
+}
+
+/// What can be done with persisted operations.
+#[derive(Debug, Subcommand)]
+pub enum OperationsAction {
+    /// Publish every operation of a manifest
+    Publish {
+        /// The manifest
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Which server.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Hash, kind, time and name of each
+    List(ServerArgs),
+}
+
 /// `oriel config`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  oriel config > oriel.toml\n  oriel config --effective")]
@@ -288,6 +322,19 @@ mod tests {
         assert!(!format!("{:?}", parse(line).unwrap()).contains("hunter2"));
         let line = "oriel serve --set search_key=hunter2";
         assert!(!format!("{:?}", parse(line).unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn operations_are_published_from_a_file_and_listed() {
+        let line = "oriel operations publish manifest.json --url http://h --token hunter2";
+        let parsed = parse(line).unwrap();
+        assert!(!format!("{parsed:?}").contains("hunter2"));
+        let Command::Operations(OperationsArgs { action: OperationsAction::Publish { file, server } }) = parsed else {
+            panic!("not publish");
+        };
+        assert_eq!((file, server.url.as_str()), (PathBuf::from("manifest.json"), "http://h"));
+        assert!(parse("oriel operations list").is_ok());
+        assert!(parse("oriel operations publish").is_err());
     }
 
     #[test]

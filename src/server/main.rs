@@ -6,7 +6,7 @@ use clap::Parser;
 use oriel_server::cli::{Cli, Command, ConfigArgs, DoctorArgs, SettingArgs};
 use oriel_server::client::{Client, Patience};
 use oriel_server::settings::Settings;
-use oriel_server::{doctor, import, installation, read_models, serve, settings, telemetry};
+use oriel_server::{doctor, import, installation, operations, read_models, serve, settings, telemetry};
 
 fn main() -> ExitCode {
     // The child that reads a document takes its limits before any thread exists.
@@ -34,6 +34,7 @@ async fn run(command: Command) -> ExitCode {
         }
         Command::Migrate(args) => with_settings(&args, |settings| async move { migrate(&settings).await }).await,
         Command::ReadModels(args) => read_models::run(&args).await,
+        Command::Operations(args) => operations::run(&args).await,
         Command::Schema => {
             print!("{}", oriel_schema::sdl());
             ExitCode::SUCCESS

@@ -84,9 +84,14 @@ impl Server {
 
     /// Starts it again on the same data.
     pub async fn restart(self) -> Self {
+        self.restart_with(&[]).await
+    }
+
+    /// Starts it again on the same data, with other settings.
+    pub async fn restart_with(self, flags: &[&str]) -> Self {
         let (folder, database) = (Arc::clone(&self.folder), self.database.clone());
         drop(self);
-        Self::start_in(folder, database, &[]).await
+        Self::start_in(folder, database, flags).await
     }
 
     /// A folder beside the data, for whatever a test wants to keep.
