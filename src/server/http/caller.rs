@@ -25,6 +25,17 @@ const COOKIE_SECONDS: u32 = 30;
 /// Characters of a user agent that are kept.
 const USER_AGENT_LENGTH: usize = 300;
 
+/// What an operation costs, and what is left after it.
+#[derive(Clone, Copy, Debug)]
+pub struct Paid {
+    /// What it costs.
+    pub cost: u64,
+    /// What it might cost at most.
+    pub most: u64,
+    /// What is left of the rate limit, if there is one.
+    pub left: Option<Left>,
+}
+
 /// Who calls.
 #[derive(Clone)]
 pub struct Who {
@@ -96,6 +107,12 @@ impl HttpState {
         Ok((session, row.viewer.user.uuid()))
     }
 
+    /// Takes what an operation costs from the caller's rate limit; 1 of it was taken when the operation came in.
+    pub fn pay(&self, who: &Who, cost: u64) -> Result<Paid, Refusal> {
+        let left = self.charge(who, cost.saturating_sub(1))?;
+        Ok(Paid { cost, most: self.prices.most(), left })
+    }
+
     /// Takes a cost from the caller's rate limit.
     pub fn charge(&self, who: &Who, cost: u64) -> Result<Option<Left>, Refusal> {
         let taken = self.rates.take(who.payer, cost, Instant::now());
@@ -117,6 +134,11 @@ impl HttpState {
 }
 
 impl Who {
+    /// Where they are.
+    pub fn address(&self) -> Payer {
+        Payer::at(self.exchange.address())
+    }
+
     /// Whose budget pays: the person's, or that of the address.
     pub fn payer(&self) -> Payer {
         self.payer

@@ -1,8 +1,6 @@
 //! `POST /graphql` and `GET /graphql`: one operation or a batch, answered as JSON or, where there are many answers, as
 //! events. Follows the GraphQL-over-HTTP specification; a browser form can send none of this.
 
-use std::time::Duration;
-
 use async_graphql::{Request as GraphqlRequest, Value};
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -10,17 +8,19 @@ use axum::extract::{Query, Request, State};
 use axum::http::header::{ALLOW, CONTENT_TYPE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::Response;
-use futures::StreamExt;
 use oriel_schema::endpoint::{Answer, Kind, Operation};
 use serde::Deserialize;
 
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::{Accepts, Format, Refusal, json, of_get, status};
-use super::caller::{Who, at_least_cookie, bearer};
+use super::body::collect;
+use super::caller::{Paid, Who, at_least_cookie, bearer};
 use super::operation::dress;
-use super::rate::Left;
 use super::{multipart, multipart_stream, sse, websocket};
+
+/// Lists and objects within each other, in what the reader of JSON takes.
+const JSON_NESTING: u64 = 127;
 
 /// What a request holds.
 pub enum Incoming {
@@ -93,20 +93,20 @@ impl HttpState {
     ) -> Result<Response, Refusal> {
         match incoming {
             Incoming::Single(request) => {
-                let left = self.charge(who, 1)?;
-                self.single(exchange, who, *request, accepts, get, left).await
+                self.charge(who, 1)?;
+                self.single(exchange, who, *request, accepts, get).await
             }
             Incoming::Batch(requests) => {
                 let most = self.limits.batch;
                 if requests.len() > most {
-                    let message = format!(
-                        "A batch may hold max_batch = {most} operations; this one has {}. Send several.",
-                        requests.len()
-                    );
-                    return Err(Refusal::limit(StatusCode::BAD_REQUEST, "max_batch", most as u64, message));
+                    let found = requests.len();
+                    let message =
+                        format!("A batch may hold max_batch = {most} operations; this one has {found}. Send several.");
+                    let refusal = Refusal::limit(StatusCode::BAD_REQUEST, "max_batch", most as u64, message);
+                    return Err(refusal.found(found as u64));
                 }
-                let left = self.charge(who, requests.len() as u64)?;
-                Ok(self.batch(exchange, who, requests, accepts, left).await)
+                self.charge(who, requests.len() as u64)?;
+                Ok(self.batch(exchange, who, requests, accepts).await)
             }
         }
     }
@@ -118,15 +118,14 @@ impl HttpState {
         request: GraphqlRequest,
         accepts: Accepts,
         get: Option<&HeaderMap>,
-        left: Option<Left>,
     ) -> Result<Response, Refusal> {
         if request.query.trim().is_empty() {
             return Err(Refusal::bad_request("There is no `query` in the request."));
         }
-        let operation = match self.read(exchange, request) {
-            Ok(operation) => operation,
+        let (operation, cost) = match self.read(exchange, request) {
+            Ok(read) => read,
             Err(mut answer) => {
-                dress(&mut answer, exchange.trace(), left);
+                dress(&mut answer, exchange.trace(), None);
                 return Ok(json(status(&answer, accepts.best), accepts.best, &answer));
             }
         };
@@ -137,18 +136,19 @@ impl HttpState {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(response);
         }
+        let paid = self.pay(who, cost)?;
         let is_subscription = operation.kind() == Kind::Subscription;
         if accepts.best == Format::Multipart || (is_subscription && accepts.parts) {
-            return multipart_stream::stream(self, exchange, who, operation, left);
+            return multipart_stream::stream(self, exchange, who, operation, paid);
         }
         if accepts.best == Format::EventStream || (is_subscription && accepts.events) {
-            return sse::stream(self, exchange, who, operation, left);
+            return sse::stream(self, exchange, who, operation, paid);
         }
         if is_subscription {
             return Err(no_single_answer());
         }
         let is_mutation = operation.kind() == Kind::Mutation;
-        let answer = self.run(exchange, who, operation, left).await;
+        let answer = self.run(exchange, who, operation, paid).await;
         if let Some(headers) = get {
             return Ok(of_get(&answer, accepts.best, headers));
         }
@@ -160,26 +160,23 @@ impl HttpState {
     }
 
     /// Executes a batch: queries side by side, anything with a mutation in the order in which it was written.
-    async fn batch(
-        &self,
-        exchange: &Exchange,
-        who: &Who,
-        requests: Vec<GraphqlRequest>,
-        accepts: Accepts,
-        left: Option<Left>,
-    ) -> Response {
-        let operations: Vec<Result<Operation, Box<Answer>>> =
-            requests.into_iter().map(|r| self.read(exchange, r)).collect();
-        let changes = operations.iter().flatten().any(|operation| operation.kind() == Kind::Mutation);
+    async fn batch(&self, exchange: &Exchange, who: &Who, requests: Vec<GraphqlRequest>, accepts: Accepts) -> Response {
+        let read = |request| {
+            let (operation, cost) = self.read(exchange, request)?;
+            let paid = self.pay(who, cost).map_err(|refusal| Box::new(refusal.answer()))?;
+            Ok((operation, paid))
+        };
+        let operations: Vec<Result<(Operation, Paid), Box<Answer>>> = requests.into_iter().map(read).collect();
+        let changes = operations.iter().flatten().any(|(operation, _)| operation.kind() == Kind::Mutation);
         let work = operations.into_iter().map(|operation| async move {
             let mut refused = match operation {
-                Ok(operation) if operation.kind() != Kind::Subscription => {
-                    return self.run(exchange, who, operation, left).await;
+                Ok((operation, paid)) if operation.kind() != Kind::Subscription => {
+                    return self.run(exchange, who, operation, paid).await;
                 }
                 Ok(_) => no_single_answer().answer(),
                 Err(answer) => *answer,
             };
-            dress(&mut refused, exchange.trace(), left);
+            dress(&mut refused, exchange.trace(), None);
             refused
         });
         let answers = if changes {
@@ -211,7 +208,7 @@ impl HttpState {
     /// The body, if it is small enough and comes soon enough.
     async fn body(&self, body: Body) -> Result<Bytes, Refusal> {
         let most = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
-        collect(body, most, self.limits.request_timeout).await
+        collect(body, most, self.limits.pace).await
     }
 }
 
@@ -237,7 +234,7 @@ pub fn parse(body: &[u8]) -> Result<Incoming, Refusal> {
     match parsed {
         Ok(Incoming::Batch(requests)) if requests.is_empty() => Err(Refusal::bad_request("The batch is empty.")),
         Ok(incoming) => Ok(incoming),
-        Err(error) => Err(Refusal::bad_request(format!("The body is not a GraphQL request in JSON: {error}."))),
+        Err(error) => Err(unreadable("The body is not a GraphQL request in JSON", &error)),
     }
 }
 
@@ -272,31 +269,15 @@ fn of_uri(uri: &Uri) -> Result<GraphqlRequest, Refusal> {
 
 fn inside<T: serde::de::DeserializeOwned + Default>(text: &str, name: &str) -> Result<T, Refusal> {
     let parsed: Result<Option<T>, _> = serde_json::from_str(text);
-    parsed
-        .map(Option::unwrap_or_default)
-        .map_err(|error| Refusal::bad_request(format!("`{name}` is not a JSON object: {error}.")))
+    parsed.map(Option::unwrap_or_default).map_err(|error| unreadable(&format!("`{name}` is not a JSON object"), &error))
 }
 
-/// At most `most` bytes, within `time`.
-async fn collect(body: Body, most: usize, time: Duration) -> Result<Bytes, Refusal> {
-    let reading = async {
-        let mut whole = Vec::new();
-        let mut chunks = body.into_data_stream();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|_| Refusal::bad_request("The body broke off."))?;
-            if whole.len() + chunk.len() > most {
-                let message = format!(
-                    "The body is over max_body_bytes: {most} bytes are allowed. Send fewer operations, or files as multipart/form-data."
-                );
-                return Err(Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, "max_body_bytes", most as u64, message));
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(whole.into())
-    };
-    tokio::time::timeout(time, reading).await.unwrap_or_else(|_| {
-        let message = format!("The body took longer than request_timeout = {time:?}.");
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        Err(Refusal::limit(StatusCode::REQUEST_TIMEOUT, "request_timeout", millis, message))
-    })
+/// What is not JSON, or nests too deep to be read.
+fn unreadable(what: &str, error: &serde_json::Error) -> Refusal {
+    if error.to_string().starts_with("recursion limit exceeded") {
+        let message =
+            format!("{what} that can be read: nesting = {JSON_NESTING} is allowed. Nest lists and objects less.");
+        return Refusal::limit(StatusCode::BAD_REQUEST, "nesting", JSON_NESTING, message);
+    }
+    Refusal::bad_request(format!("{what}: {error}."))
 }

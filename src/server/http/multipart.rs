@@ -111,8 +111,11 @@ pub async fn receive(
 
     let operations = part(&mut parts, "operations", state.limits.body_bytes, "max_body_bytes").await?;
     let mut incoming = parse(&operations)?;
-    for request in incoming.requests() {
-        super::limits::check_text(&request.query, &state.limits.document)?;
+    state.charge(who, 1)?;
+    // What names its document is looked up later.
+    let refused = |request: &GraphqlRequest| !request.query.is_empty() && state.price(request).is_err();
+    if incoming.requests().iter().any(refused) {
+        return Ok((incoming, files)); // it is refused in the same way as without files
     }
     let map = part(&mut parts, "map", MAX_MAP, "map").await?;
     let mut places = read_map(&map)?;

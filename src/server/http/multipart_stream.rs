@@ -18,8 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::Refusal;
-use super::caller::Who;
-use super::rate::Left;
+use super::caller::{Paid, Who};
 use super::sse::X_ACCEL_BUFFERING;
 
 /// Clients and proxies give up what is silent for longer.
@@ -34,11 +33,11 @@ pub fn stream(
     exchange: &Exchange,
     who: &Who,
     operation: Operation,
-    left: Option<Left>,
+    paid: Paid,
 ) -> Result<Response, Refusal> {
-    let socket = state.socket("multipart")?;
+    let socket = state.socket("multipart", who)?;
     let stop = state.stop.clone();
-    let answers = state.stream(exchange.trace().to_owned(), who, operation, left);
+    let answers = state.stream(exchange.trace().to_owned(), who, operation, paid);
     let parts = async_stream::stream! {
         let _socket = socket;
         let mut answers = std::pin::pin!(answers);

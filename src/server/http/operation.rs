@@ -13,9 +13,8 @@ use oriel_schema::endpoint::{Answer, Document, Kind, Operation};
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::{Refusal, finish};
-use super::caller::Who;
-use super::limits::{DocumentLimits, check_document, check_text, check_variables};
-use super::rate::Left;
+use super::caller::{Paid, Who};
+use super::limits::{DocumentLimits, Excess, check_document, check_text, check_variables};
 
 /// Parsed documents that are within the limits, by the hash of their text.
 pub struct Documents {
@@ -52,19 +51,27 @@ impl Documents {
 }
 
 impl HttpState {
-    /// Reads an operation: its document, the limits on its variables, the choice of the operation.
-    pub fn read(&self, exchange: &Exchange, request: Request) -> Result<Operation, Box<Answer>> {
-        let refuse = |refusal: Refusal| Box::new(refusal.answer());
+    /// What a request asks for, and what that costs: its document, the limits on its variables, its price.
+    pub fn price(&self, request: &Request) -> Result<(Arc<Document>, u64), Box<Answer>> {
+        let refuse = |excess: Excess| Box::new(Refusal::from(excess).answer());
         let document = self.documents.read(&request.query)?;
-        check_variables(&request.variables, &self.limits.document).map_err(|excess| refuse(excess.into()))?;
+        check_variables(&request.variables, &self.limits.document).map_err(refuse)?;
+        let cost = self.prices.of(document.parsed(), request.operation_name.as_deref(), &request.variables);
+        Ok((document, cost.map_err(refuse)?))
+    }
+
+    /// Reads an operation and its price, within the limits, and chooses it.
+    pub fn read(&self, exchange: &Exchange, request: Request) -> Result<(Operation, u64), Box<Answer>> {
+        let refuse = |refusal: Refusal| Box::new(refusal.answer());
+        let (document, cost) = self.price(&request)?;
         let unclear = |unclear: oriel_schema::endpoint::Unclear| refuse(Refusal::bad_request(unclear.0));
         let (name, kind) = document.choose(request.operation_name.as_deref()).map_err(unclear)?;
         exchange.note_operation(name.unwrap_or(kind.label()));
-        Operation::new(document, request).map_err(unclear)
+        Ok((Operation::new(document, request).map_err(unclear)?, cost))
     }
 
     /// Executes an operation with one answer.
-    pub async fn run(&self, exchange: &Exchange, who: &Who, operation: Operation, left: Option<Left>) -> Answer {
+    pub async fn run(&self, exchange: &Exchange, who: &Who, operation: Operation, paid: Paid) -> Answer {
         let kind = operation.kind();
         let began = Instant::now();
         let mut answer = match who.caller(operation.extensions()) {
@@ -77,7 +84,7 @@ impl HttpState {
         };
         histogram!("oriel_operation_seconds", "kind" => kind.label()).record(began.elapsed().as_secs_f64());
         count(kind, &answer);
-        dress(&mut answer, exchange.trace(), left);
+        dress(&mut answer, exchange.trace(), Some(paid));
         answer
     }
 
@@ -87,7 +94,7 @@ impl HttpState {
         trace: String,
         who: &Who,
         operation: Operation,
-        left: Option<Left>,
+        paid: Paid,
     ) -> impl Stream<Item = Answer> + Send + use<> {
         let kind = operation.kind();
         let limit = self.limits.request_timeout;
@@ -98,7 +105,7 @@ impl HttpState {
                 Ok(answers) => answers,
                 Err(refusal) => {
                     let mut answer = refusal.answer();
-                    dress(&mut answer, &trace, left);
+                    dress(&mut answer, &trace, Some(paid));
                     yield answer;
                     return;
                 }
@@ -117,7 +124,7 @@ impl HttpState {
                 if std::mem::take(&mut first) {
                     count(kind, &answer);
                 }
-                dress(&mut answer, &trace, left);
+                dress(&mut answer, &trace, Some(paid));
                 yield answer;
                 if kind != Kind::Subscription {
                     histogram!("oriel_operation_seconds", "kind" => kind.label()).record(began.elapsed().as_secs_f64());
@@ -133,13 +140,14 @@ fn count(kind: Kind, answer: &Answer) {
     counter!("oriel_operations_total", "kind" => kind.label(), "outcome" => outcome).increment(1);
 }
 
-/// Trace id, codes, and what is left of the rate limit.
-pub fn dress(answer: &mut Answer, trace: &str, left: Option<Left>) {
+/// Trace id, codes, and what it costs: `limit` is what one operation may, `remaining` what is left of the rate limit.
+pub fn dress(answer: &mut Answer, trace: &str, paid: Option<Paid>) {
     finish(answer, trace);
-    if let Some(Left { limit, remaining, .. }) = left {
-        let entries = [("limit", limit), ("remaining", remaining)];
-        let entries = entries.map(|(name, number)| (async_graphql::Name::new(name), Value::from(number)));
-        answer.extensions.insert("rateLimit".to_owned(), Value::Object(entries.into_iter().collect()));
+    if let Some(Paid { cost, most, left }) = paid {
+        let remaining = left.map_or(Value::Null, |left| Value::from(left.remaining));
+        let entries = [("requested", Value::from(cost)), ("limit", Value::from(most)), ("remaining", remaining)];
+        let entries = entries.map(|(name, value)| (async_graphql::Name::new(name), value));
+        answer.extensions.insert("cost".to_owned(), Value::Object(entries.into_iter().collect()));
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use metrics::gauge;
 
+use super::HttpState;
 use super::answer::Refusal;
+use super::caller::Who;
 use super::rate::Payer;
 
 /// When to come again: others end their connections all the time.
@@ -97,9 +99,25 @@ impl Places {
     }
 }
 
+impl HttpState {
+    /// A place among the open connections for this caller, if there is one.
+    pub fn socket(&self, transport: &'static str, who: &Who) -> Result<Socket, Refusal> {
+        let mut socket = self.places.take(transport, who.address())?;
+        socket.belong_to(who)?;
+        Ok(socket)
+    }
+}
+
 impl Socket {
-    /// From now on it is this one's, too, if they may have one more.
-    pub fn belong_to(&mut self, person: Payer) -> Result<(), Refusal> {
+    /// From now on it is theirs, too, if somebody is signed in and may have one more.
+    pub fn belong_to(&mut self, who: &Who) -> Result<(), Refusal> {
+        match who.payer() {
+            person @ Payer::Person(_) => self.hold(person),
+            Payer::Address(_) | Payer::Unknown => Ok(()),
+        }
+    }
+
+    fn hold(&mut self, person: Payer) -> Result<(), Refusal> {
         if self.holders.contains(&person) {
             return Ok(());
         }
@@ -150,7 +168,7 @@ mod tests {
         let places = Places::new(Room { all: 4, viewer: 2, address: 3 });
         let take = |person: Option<Payer>, address| {
             let mut socket = places.take("websocket", address)?;
-            person.map_or(Ok(()), |person| socket.belong_to(person))?;
+            person.map_or(Ok(()), |person| socket.hold(person))?;
             Ok(socket)
         };
         let refused = |taken: Result<Socket, Refusal>| {
@@ -177,9 +195,9 @@ mod tests {
     fn signing_in_twice_on_one_socket_is_once() {
         let places = Places::new(Room { all: 9, viewer: 1, address: 9 });
         let mut socket = places.take("websocket", at("2001:db8::1")).unwrap();
-        socket.belong_to(person(1)).unwrap();
-        socket.belong_to(person(1)).unwrap();
+        socket.hold(person(1)).unwrap();
+        socket.hold(person(1)).unwrap();
         let mut other = places.take("sse", at("2001:db8::1")).unwrap();
-        assert!(other.belong_to(person(1)).is_err());
+        assert!(other.hold(person(1)).is_err());
     }
 }

@@ -17,7 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use oriel_schema::endpoint::Answer;
+use oriel_schema::endpoint::{Answer, Operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -27,9 +27,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::Refusal;
-use super::caller::{Who, bearer, token_of};
+use super::caller::{Paid, Who, bearer, token_of};
 use super::operation::dress;
-use super::sse::Socket;
+use super::places::Socket;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// Answers that wait to be written.
@@ -78,7 +78,7 @@ pub async fn open(state: HttpState, exchange: Exchange, mut parts: Parts) -> Res
         Ok(who) => who,
         Err(refusal) => return refuse(refusal),
     };
-    let socket = match state.socket("websocket") {
+    let socket = match state.socket("websocket", &who) {
         Ok(socket) => socket,
         Err(refusal) => return refuse(refusal),
     };
@@ -137,7 +137,7 @@ struct Connection {
     queue: mpsc::Sender<FromOperation>,
     said: Option<mpsc::Receiver<FromOperation>>,
     counted: u64,
-    _socket: Socket,
+    place: Socket,
 }
 
 impl Connection {
@@ -154,7 +154,7 @@ impl Connection {
             queue,
             said: Some(said),
             counted: 0,
-            _socket: socket,
+            place: socket,
         }
     }
 
@@ -253,9 +253,19 @@ impl Connection {
                 StatusCode::TOO_MANY_REQUESTS => End::Close(code::TOO_MANY, "Too many requests"),
                 _ => End::Close(code::RESTART, "Try again"),
             })?;
+            let held = self.place.belong_to(&self.who);
+            held.map_err(|_| End::Close(code::TOO_MANY, "You hold max_sockets_per_viewer connections already"))?;
         }
         self.ready = true;
         self.write(socket, &json!({ "type": "connection_ack" })).await
+    }
+
+    /// Reads an operation and pays for it.
+    fn begin(&self, request: GraphqlRequest) -> Result<(Paid, Operation), Box<Answer>> {
+        let refuse = |refusal: Refusal| Box::new(refusal.answer());
+        self.state.charge(&self.who, 1).map_err(refuse)?;
+        let (operation, cost) = self.state.read(&self.exchange, request)?;
+        Ok((self.state.pay(&self.who, cost).map_err(refuse)?, operation))
     }
 
     async fn subscribe(&mut self, socket: &mut WebSocket, id: String, request: GraphqlRequest) -> Result<(), End> {
@@ -271,12 +281,11 @@ impl Connection {
             let message =
                 format!("A socket may have max_operations_per_socket = {most} operations. Complete one first.");
             let refusal = Refusal::limit(StatusCode::BAD_REQUEST, "max_operations_per_socket", most as u64, message);
-            Err(Box::new(refusal.answer()))
+            Err(Box::new(refusal.found(most as u64 + 1).answer()))
         } else {
-            let charged = self.state.charge(&self.who, 1).map_err(|refusal| Box::new(refusal.answer()));
-            charged.and_then(|left| Ok((left, self.state.read(&self.exchange, request)?)))
+            self.begin(request)
         };
-        let (left, operation) = match begun {
+        let (paid, operation) = match begun {
             Ok(begun) => begun,
             Err(mut answer) => {
                 dress(&mut answer, &trace, None);
@@ -285,7 +294,7 @@ impl Connection {
         };
         self.counted += 1;
         let (number, queue) = (self.counted, self.queue.clone());
-        let answers = self.state.stream(trace, &self.who, operation, left);
+        let answers = self.state.stream(trace, &self.who, operation, paid);
         let name = id.clone();
         let task = self.tasks.spawn(async move {
             let mut answers = std::pin::pin!(answers);

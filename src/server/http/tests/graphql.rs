@@ -189,8 +189,10 @@ async fn an_operation_that_takes_too_long_is_ended() {
 async fn who_asks_too_often_is_told_when_to_come_again() {
     let bed = Bed::set(&[("rate_limit", "3")]).await;
     let body = r#"{"query":"{ __typename }"}"#;
-    let left = bed.post(&[], body).await.json()["extensions"]["rateLimit"].clone();
-    assert_eq!(left, json!({ "limit": 3, "remaining": 2 }));
+    let heard = bed.post(&[], body).await;
+    assert_eq!(heard.json()["extensions"]["cost"], json!({ "requested": 1, "limit": 50_000, "remaining": 2 }));
+    assert_eq!(heard.header("ratelimit-policy"), "\"cost\";q=3;w=60");
+    assert_eq!(heard.header("ratelimit"), "\"cost\";r=2;t=20");
     assert_eq!(bed.post(&[("authorization", "Bearer guess")], body).await.status, 401);
     assert_eq!(bed.post(&[], format!("[{body}]")).await.status, 200);
     for headers in [&[][..], &[("authorization", "Bearer guess")][..]] {
@@ -199,6 +201,7 @@ async fn who_asks_too_often_is_told_when_to_come_again() {
         let wait: u64 = heard.header("retry-after").parse().unwrap();
         assert!((1..=20).contains(&wait), "{wait}");
         assert_eq!(heard.json()["errors"][0]["extensions"]["retryAfter"], wait);
+        assert!(heard.header("ratelimit").starts_with("\"cost\";r=0;"), "{}", heard.header("ratelimit"));
     }
 }
 
