@@ -80,7 +80,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = BufReader::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        client.write_all(format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n").as_bytes()).await.unwrap();
+        client
+            .write_all(format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         assert!(answer(&mut client).await.starts_with("HTTP/1.1 403"));
         client
     }
