@@ -1,18 +1,13 @@
 //! Persons of the installation.
 
-use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{integer, string_null, text, text_null};
 
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, migration};
 
-/// See the module.
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = [
+migration! {
+    ReadModel::new(
+        "users",
+        [
             text_null("email"),
             string_null("email_hash"),
             text("name"),
@@ -20,7 +15,8 @@ impl MigrationTrait for Migration {
             string_null("username_hash"),
             text_null("password_hash"),
             integer("version"),
-        ];
-        ReadModel::new("users", columns).unique(&["email_hash"]).unique(&["username_hash"]).create(manager, &[]).await
-    }
+        ],
+    )
+    .unique(&["email_hash"])
+    .unique(&["username_hash"]),
 }

@@ -1,18 +1,13 @@
 //! Organisations: tenants.
 
-use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, integer, string, text, timestamp_with_time_zone};
 
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, migration};
 
-/// See the module.
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = [
+migration! {
+    ReadModel::new(
+        "organizations",
+        [
             text("name"),
             string("slug"),
             timestamp_with_time_zone("created_at"),
@@ -23,11 +18,8 @@ impl MigrationTrait for Migration {
             integer("version"),
             big_integer("created_position"),
             big_integer("counted_position"),
-        ];
-        ReadModel::new("organizations", columns)
-            .index(&["slug"])
-            .index(&["created_position"])
-            .create(manager, &[])
-            .await
-    }
+        ],
+    )
+    .index(&["slug"])
+    .index(&["created_position"]),
 }

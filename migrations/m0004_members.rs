@@ -1,18 +1,13 @@
 //! Persons in an organisation.
 
-use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{integer, json_binary, string, text_null, timestamp_with_time_zone_null, uuid};
 
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, migration};
 
-/// See the module.
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = [
+migration! {
+    ReadModel::new(
+        "members",
+        [
             uuid("organization_id"),
             uuid("user_id"),
             json_binary("roles"),
@@ -20,13 +15,11 @@ impl MigrationTrait for Migration {
             timestamp_with_time_zone_null("joined_at"),
             text_null("invited_email"),
             integer("version"),
-        ];
-        ReadModel::new("members", columns)
-            .index(&["organization_id", "id"])
-            .index(&["organization_id", "user_id"])
-            .index(&["user_id", "id"])
-            .within(&["organization_id"], &["status", "joined_at"])
-            .create(manager, &["roles"])
-            .await
-    }
+        ],
+    )
+    .index(&["organization_id", "id"])
+    .index(&["organization_id", "user_id"])
+    .index(&["user_id", "id"])
+    .within(&["organization_id"], &["status", "joined_at"])
+    .words(&["roles"]),
 }

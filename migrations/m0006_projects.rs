@@ -1,18 +1,13 @@
 //! Projects, and who is in them.
 
-use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, integer, string, text, text_null, timestamp_with_time_zone, uuid};
 
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, migration};
 
-/// See the module.
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = [
+migration! {
+    ReadModel::new(
+        "projects",
+        [
             uuid("organization_id"),
             text("name"),
             string("key"),
@@ -26,20 +21,16 @@ impl MigrationTrait for Migration {
             timestamp_with_time_zone("updated_at"),
             integer("version"),
             big_integer("counted_position"),
-        ];
-        ReadModel::new("projects", columns)
-            .index(&["organization_id", "id"])
-            .within(&["organization_id"], &["name", "key", "status", "owner_id", "created_at", "updated_at"])
-            .create(manager, &[])
-            .await?;
-        let columns =
-            [uuid("organization_id"), uuid("project_id"), uuid("member_id"), timestamp_with_time_zone("added_at")];
-        ReadModel::new("project_members", columns)
-            .index(&["project_id", "id"])
-            .index(&["member_id", "project_id"])
-            .within(&["organization_id"], &["added_at"])
-            .within(&["project_id"], &["added_at"])
-            .create(manager, &[])
-            .await
-    }
+        ],
+    )
+    .index(&["organization_id", "id"])
+    .within(&["organization_id"], &["name", "key", "status", "owner_id", "created_at", "updated_at"]),
+    ReadModel::new(
+        "project_members",
+        [uuid("organization_id"), uuid("project_id"), uuid("member_id"), timestamp_with_time_zone("added_at")],
+    )
+    .index(&["project_id", "id"])
+    .index(&["member_id", "project_id"])
+    .within(&["organization_id"], &["added_at"])
+    .within(&["project_id"], &["added_at"]),
 }

@@ -1,21 +1,16 @@
 //! Documents, and the files that each has had.
 
-use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
     big_integer, integer, integer_null, json_binary, string, string_null, text, text_null, timestamp_with_time_zone,
     timestamp_with_time_zone_null, uuid,
 };
 
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, migration};
 
-/// See the module.
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = [
+migration! {
+    ReadModel::new(
+        "documents",
+        [
             uuid("organization_id"),
             uuid("project_id"),
             text("title"),
@@ -37,19 +32,16 @@ impl MigrationTrait for Migration {
             integer("revision"),
             text("blob"),
             text_null("text_blob"),
-        ];
-        ReadModel::new("documents", columns)
-            .index(&["organization_id", "id"])
-            .within(
-                &["organization_id"],
-                &["title", "media_type", "size", "status", "project_id", "uploaded_by_id", "created_at", "updated_at"],
-            )
-            // The list of one project, in the orders that it is mostly wanted in.
-            .index(&["project_id", "id"])
-            .within(&["project_id"], &["title", "created_at", "updated_at"])
-            .create(manager, &["tags"])
-            .await?;
-        let columns = [uuid("organization_id"), uuid("project_id"), json_binary("revisions")];
-        ReadModel::new("document_revisions", columns).create(manager, &[]).await
-    }
+        ],
+    )
+    .index(&["organization_id", "id"])
+    .within(
+        &["organization_id"],
+        &["title", "media_type", "size", "status", "project_id", "uploaded_by_id", "created_at", "updated_at"],
+    )
+    // The list of one project, in the orders that it is mostly wanted in.
+    .index(&["project_id", "id"])
+    .within(&["project_id"], &["title", "created_at", "updated_at"])
+    .words(&["tags"]),
+    ReadModel::new("document_revisions", [uuid("organization_id"), uuid("project_id"), json_binary("revisions")]),
 }

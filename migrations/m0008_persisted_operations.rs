@@ -1,18 +1,13 @@
 //! Persisted operations, and what finds them: the hash that clients send, or the SHA-256 of the text.
 
-use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{integer, small_integer, string, text, text_null, timestamp_with_time_zone, uuid};
 
-use crate::read_model::ReadModel;
+use crate::read_model::{ReadModel, migration};
 
-/// See the module.
-#[derive(DeriveMigrationName)]
-pub struct Migration;
-
-#[async_trait::async_trait]
-impl MigrationTrait for Migration {
-    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let columns = [
+migration! {
+    ReadModel::new(
+        "persisted_operations",
+        [
             uuid("organization_id"),
             string("hash"),
             string("sha256"),
@@ -23,12 +18,9 @@ impl MigrationTrait for Migration {
             uuid("published_by_id"),
             timestamp_with_time_zone("created_at"),
             integer("version"),
-        ];
-        ReadModel::new("persisted_operations", columns)
-            .index(&["organization_id", "id"])
-            .index(&["organization_id", "sha256"])
-            .within(&["organization_id"], &["hash", "name", "kind", "created_at"])
-            .create(manager, &[])
-            .await
-    }
+        ],
+    )
+    .index(&["organization_id", "id"])
+    .index(&["organization_id", "sha256"])
+    .within(&["organization_id"], &["hash", "name", "kind", "created_at"]),
 }

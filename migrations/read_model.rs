@@ -1,4 +1,4 @@
-//! The table of a read model: an `id`, its columns, its indexes.
+//! The table of a read model: an `id`, its columns, its indexes; and the migration of a module that makes such tables.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::uuid;
@@ -9,6 +9,7 @@ pub(crate) struct ReadModel {
     name: &'static str,
     table: TableCreateStatement,
     indexes: Vec<IndexCreateStatement>,
+    words: &'static [&'static str],
 }
 
 impl ReadModel {
@@ -18,7 +19,7 @@ impl ReadModel {
         for column in columns {
             table.col(column);
         }
-        Self { name, table, indexes: Vec::new() }
+        Self { name, table, indexes: Vec::new(), words: &[] }
     }
 
     /// An index on these columns, named after them.
@@ -40,12 +41,18 @@ impl ReadModel {
         columns.iter().fold(self, |this, column| this.index(&[first, &[column, "id"]].concat()))
     }
 
-    /// Makes the table and its indexes, and on PostgreSQL an inverted index for each column that holds a list of
-    /// words; SQLite has none, and looks through the rows of the tenant.
-    pub(crate) async fn create(self, manager: &SchemaManager<'_>, lists_of_words: &[&str]) -> Result<(), DbErr> {
+    /// Columns that hold a list of words: each has an inverted index on PostgreSQL. SQLite has none, and looks through
+    /// the rows of the tenant.
+    pub(crate) fn words(mut self, columns: &'static [&'static str]) -> Self {
+        self.words = columns;
+        self
+    }
+
+    /// Makes the table and its indexes.
+    pub(crate) async fn create(self, manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         manager.create_table(self.table.clone()).await?;
         if manager.get_database_backend() == DbBackend::Postgres {
-            for column in lists_of_words {
+            for column in self.words {
                 let mut index = self.index_on(&[column]);
                 manager.create_index(index.full_text().to_owned()).await?;
             }
@@ -65,3 +72,23 @@ impl ReadModel {
         index.to_owned()
     }
 }
+
+/// The migration of a module, named after its file: it makes the tables of these read models.
+macro_rules! migration {
+    ($($read_model:expr),+ $(,)?) => {
+        use sea_orm_migration::prelude::*;
+
+        /// See the module.
+        #[derive(DeriveMigrationName)]
+        pub struct Migration;
+
+        #[async_trait::async_trait]
+        impl MigrationTrait for Migration {
+            async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+                $($read_model.create(manager).await?;)+
+                Ok(())
+            }
+        }
+    };
+}
+pub(crate) use migration;
