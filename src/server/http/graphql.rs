@@ -17,6 +17,7 @@ use super::answer::{Accepts, Format, Refusal, json, of_get, status};
 use super::body::collect;
 use super::caller::{Paid, Who, at_least_cookie, bearer};
 use super::operation::dress;
+use super::persisted::{Sent, name_document, names_document};
 use super::{multipart, multipart_stream, sse, websocket};
 
 /// Lists and objects within each other, in what the reader of JSON takes.
@@ -115,10 +116,11 @@ impl HttpState {
         &self,
         exchange: &Exchange,
         who: &Who,
-        request: GraphqlRequest,
+        mut request: GraphqlRequest,
         accepts: Accepts,
         get: Option<&HeaderMap>,
     ) -> Result<Response, Refusal> {
+        self.resolve(who, &mut request).await?;
         if request.query.trim().is_empty() {
             return Err(Refusal::bad_request("There is no `query` in the request."));
         }
@@ -161,12 +163,16 @@ impl HttpState {
 
     /// Executes a batch: queries side by side, anything with a mutation in the order in which it was written.
     async fn batch(&self, exchange: &Exchange, who: &Who, requests: Vec<GraphqlRequest>, accepts: Accepts) -> Response {
-        let read = |request| {
+        let read = async |mut request| {
+            let refuse = |refusal: Refusal| Box::new(refusal.answer());
+            self.resolve(who, &mut request).await.map_err(refuse)?;
             let (operation, cost) = self.read(exchange, request)?;
-            let paid = self.pay(who, cost).map_err(|refusal| Box::new(refusal.answer()))?;
-            Ok((operation, paid))
+            Ok((operation, self.pay(who, cost).map_err(refuse)?))
         };
-        let operations: Vec<Result<(Operation, Paid), Box<Answer>>> = requests.into_iter().map(read).collect();
+        let mut operations: Vec<Result<(Operation, Paid), Box<Answer>>> = Vec::with_capacity(requests.len());
+        for request in requests {
+            operations.push(read(request).await);
+        }
         let changes = operations.iter().flatten().any(|(operation, _)| operation.kind() == Kind::Mutation);
         let work = operations.into_iter().map(|operation| async move {
             let mut refused = match operation {
@@ -228,8 +234,9 @@ fn media_type(headers: &HeaderMap) -> String {
 pub fn parse(body: &[u8]) -> Result<Incoming, Refusal> {
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
     let parsed = match first {
-        Some(b'[') => serde_json::from_slice(body).map(Incoming::Batch),
-        _ => serde_json::from_slice(body).map(|request| Incoming::Single(Box::new(request))),
+        Some(b'[') => serde_json::from_slice(body)
+            .map(|all: Vec<Sent>| Incoming::Batch(all.into_iter().map(GraphqlRequest::from).collect())),
+        _ => serde_json::from_slice(body).map(|sent: Sent| Incoming::Single(Box::new(sent.into()))),
     };
     match parsed {
         Ok(Incoming::Batch(requests)) if requests.is_empty() => Err(Refusal::bad_request("The batch is empty.")),
@@ -243,6 +250,7 @@ pub fn parse(body: &[u8]) -> Result<Incoming, Refusal> {
 struct Parameters {
     #[serde(default)]
     query: String,
+    document_id: Option<String>,
     operation_name: Option<String>,
     variables: Option<String>,
     extensions: Option<String>,
@@ -251,11 +259,6 @@ struct Parameters {
 fn of_uri(uri: &Uri) -> Result<GraphqlRequest, Refusal> {
     let Query(parameters) = Query::<Parameters>::try_from_uri(uri)
         .map_err(|_| Refusal::bad_request("The parameters of the URL cannot be read; each may come once."))?;
-    if parameters.query.trim().is_empty() {
-        return Err(Refusal::bad_request(
-            "This is the GraphQL endpoint: send a POST, or a GET with the parameter `query`.",
-        ));
-    }
     let mut request = GraphqlRequest::new(parameters.query);
     request.operation_name = parameters.operation_name;
     if let Some(text) = parameters.variables {
@@ -263,6 +266,14 @@ fn of_uri(uri: &Uri) -> Result<GraphqlRequest, Refusal> {
     }
     if let Some(text) = parameters.extensions {
         request.extensions = inside(&text, "extensions")?;
+    }
+    if let Some(id) = parameters.document_id {
+        name_document(&mut request, id);
+    }
+    if request.query.trim().is_empty() && !names_document(&request) {
+        return Err(Refusal::bad_request(
+            "This is the GraphQL endpoint: send a POST, or a GET with the parameter `query` or `documentId`.",
+        ));
     }
     Ok(request)
 }

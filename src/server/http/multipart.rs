@@ -112,8 +112,10 @@ pub async fn receive(
     let operations = part(&mut parts, "operations", state.limits.body_bytes, "max_body_bytes").await?;
     let mut incoming = parse(&operations)?;
     state.charge(who, 1)?;
-    // What names its document is looked up later.
-    let refused = |request: &GraphqlRequest| !request.query.is_empty() && state.price(request).is_err();
+    for request in incoming.requests_mut() {
+        state.resolve(who, request).await?;
+    }
+    let refused = |request: &GraphqlRequest| state.price(request).is_err();
     if incoming.requests().iter().any(refused) {
         return Ok((incoming, files)); // it is refused in the same way as without files
     }
@@ -229,6 +231,13 @@ impl Incoming {
     fn requests(&self) -> &[GraphqlRequest] {
         match self {
             Self::Single(request) => std::slice::from_ref(request),
+            Self::Batch(requests) => requests,
+        }
+    }
+
+    fn requests_mut(&mut self) -> &mut [GraphqlRequest] {
+        match self {
+            Self::Single(request) => std::slice::from_mut(request),
             Self::Batch(requests) => requests,
         }
     }

@@ -15,6 +15,7 @@ use super::access::Exchange;
 use super::answer::{Refusal, finish};
 use super::caller::{Paid, Who};
 use super::limits::{DocumentLimits, Excess, check_document, check_text, check_variables};
+use super::persisted::warnings;
 
 /// Parsed documents that are within the limits, by the hash of their text.
 pub struct Documents {
@@ -74,6 +75,7 @@ impl HttpState {
     pub async fn run(&self, exchange: &Exchange, who: &Who, operation: Operation, paid: Paid) -> Answer {
         let kind = operation.kind();
         let began = Instant::now();
+        let warnings = warnings(operation.extensions());
         let mut answer = match who.caller(operation.extensions()) {
             Err(refusal) => refusal.answer(),
             Ok(caller) => {
@@ -85,6 +87,7 @@ impl HttpState {
         histogram!("oriel_operation_seconds", "kind" => kind.label()).record(began.elapsed().as_secs_f64());
         count(kind, &answer);
         dress(&mut answer, exchange.trace(), Some(paid));
+        answer.extensions.extend(warnings.map(|list| ("warnings".to_owned(), list)));
         answer
     }
 
@@ -98,6 +101,7 @@ impl HttpState {
     ) -> impl Stream<Item = Answer> + Send + use<> {
         let kind = operation.kind();
         let limit = self.limits.request_timeout;
+        let warnings = warnings(operation.extensions());
         let answers = who.caller(operation.extensions());
         let answers = answers.map(|caller| self.endpoint.execute_stream(operation, caller));
         async_stream::stream! {
@@ -125,6 +129,7 @@ impl HttpState {
                     count(kind, &answer);
                 }
                 dress(&mut answer, &trace, Some(paid));
+                answer.extensions.extend(warnings.clone().map(|list| ("warnings".to_owned(), list)));
                 yield answer;
                 if kind != Kind::Subscription {
                     histogram!("oriel_operation_seconds", "kind" => kind.label()).record(began.elapsed().as_secs_f64());

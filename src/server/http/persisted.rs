@@ -273,19 +273,20 @@ impl HttpState {
         if mode == OperationsMode::Open || scope.exempt || self.is_always_executed(scope, &request.query) {
             return Ok(());
         }
-        let refused = mode == OperationsMode::Registered;
-        let outcome = if refused { "refused" } else { "warned" };
-        counter!("oriel_operations_unregistered_total", "outcome" => outcome).increment(1);
-        if refused {
+        if mode == OperationsMode::Registered {
             return Err(not_registered(scope));
         }
+        // With files it is asked before they are read, and again.
+        if request.extensions.0.insert(UNPUBLISHED.to_owned(), Value::Boolean(true)).is_some() {
+            return Ok(());
+        }
+        counter!("oriel_operations_unregistered_total", "outcome" => "warned").increment(1);
         tracing::warn!(
             organization = %scope.organization,
             operation = request.operation_name.as_deref(),
             sha256 = sha256(&request.query),
             "an operation that is not published was executed"
         );
-        request.extensions.0.insert(UNPUBLISHED.to_owned(), Value::Boolean(true));
         Ok(())
     }
 
@@ -324,7 +325,6 @@ impl HttpState {
 
     fn unknown(&self, scope: &Scope, asked: &Asked) -> Refusal {
         if self.persisted.mode == OperationsMode::Registered && !scope.exempt {
-            counter!("oriel_operations_unregistered_total", "outcome" => "refused").increment(1);
             return not_registered(scope);
         }
         match (asked.automatic, &self.persisted.automatic) {
@@ -386,6 +386,7 @@ fn another_text() -> Refusal {
 }
 
 fn not_registered(scope: &Scope) -> Refusal {
+    counter!("oriel_operations_unregistered_total", "outcome" => "refused").increment(1);
     let whose = match scope.organization.is_absent() {
         true => " Who is not signed in may send those of the installation's operator.",
         false => "",

@@ -29,6 +29,7 @@ use super::access::Exchange;
 use super::answer::Refusal;
 use super::caller::{Paid, Who, bearer, token_of};
 use super::operation::dress;
+use super::persisted::Sent;
 use super::places::Socket;
 
 const PROTOCOL: &str = "graphql-transport-ws";
@@ -95,7 +96,7 @@ pub async fn open(state: HttpState, exchange: Exchange, mut parts: Parts) -> Res
 #[serde(tag = "type", rename_all = "snake_case")]
 enum FromClient {
     ConnectionInit { payload: Option<Value> },
-    Subscribe { id: String, payload: Box<GraphqlRequest> },
+    Subscribe { id: String, payload: Box<Sent> },
     Complete { id: String },
     Ping { payload: Option<Value> },
     Pong {},
@@ -228,7 +229,7 @@ impl Connection {
             FromClient::Ping { payload } => self.write(socket, &with_payload("pong", payload)).await,
             FromClient::Pong {} => Ok(()),
             FromClient::Subscribe { .. } if !self.ready => Err(End::Close(code::UNAUTHORIZED, "Unauthorized")),
-            FromClient::Subscribe { id, payload } => self.subscribe(socket, id, *payload).await,
+            FromClient::Subscribe { id, payload } => self.subscribe(socket, id, (*payload).into()).await,
             FromClient::Complete { id } => {
                 if let Some((_, task)) = self.operations.remove(&id) {
                     task.abort();
@@ -261,9 +262,10 @@ impl Connection {
     }
 
     /// Reads an operation and pays for it.
-    fn begin(&self, request: GraphqlRequest) -> Result<(Paid, Operation), Box<Answer>> {
+    async fn begin(&self, mut request: GraphqlRequest) -> Result<(Paid, Operation), Box<Answer>> {
         let refuse = |refusal: Refusal| Box::new(refusal.answer());
         self.state.charge(&self.who, 1).map_err(refuse)?;
+        self.state.resolve(&self.who, &mut request).await.map_err(refuse)?;
         let (operation, cost) = self.state.read(&self.exchange, request)?;
         Ok((self.state.pay(&self.who, cost).map_err(refuse)?, operation))
     }
@@ -283,7 +285,7 @@ impl Connection {
             let refusal = Refusal::limit(StatusCode::BAD_REQUEST, "max_operations_per_socket", most as u64, message);
             Err(Box::new(refusal.found(most as u64 + 1).answer()))
         } else {
-            self.begin(request)
+            self.begin(request).await
         };
         let (paid, operation) = match begun {
             Ok(begun) => begun,
