@@ -23,6 +23,7 @@ pub mod persisted_operations;
 pub mod projects;
 mod readers;
 pub mod roles;
+pub mod search;
 pub mod sessions;
 pub mod sign_in;
 pub mod users;

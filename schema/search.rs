@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use async_graphql::{Context, Enum, ID, Object, SimpleObject, Union};
 use oriel_backends::search::{self as index, Checkpoint, Cursor, FacetField, Hit, SearchError, SearchRequest};
 use oriel_domain::projects::ProjectId;
-use oriel_engine::read::{Dependency, PageInfo, ReadError, Reader};
+use oriel_engine::read::{PageInfo, ReadError, Reader};
 use oriel_kernel::{Permission, Position, RawId, Visible, operations};
-use oriel_read_models::{documents, passing, projects};
+use oriel_read_models::{documents, passing, projects, search};
 use uuid::Uuid;
 
 use crate::access::{Result, error, reader, unavailable};
@@ -324,13 +324,8 @@ fn how_many(first: Option<i32>, default: usize) -> Result<usize> {
     }
 }
 
-/// The index of this organization: touched by whoever keeps it.
-pub fn dependency(organization: oriel_kernel::OrganizationId) -> Dependency {
-    Dependency::collection("search", "org", organization.uuid())
-}
-
 fn record(reader: &Reader) {
-    reader.recorder().record(dependency(reader.organization()));
+    reader.recorder().record(search::dependency(reader.organization()));
 }
 
 /// Waits, bounded, until the index has seen what the request wants to be seen.

@@ -8,11 +8,10 @@ use async_graphql::{Request, Variables};
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use futures::StreamExt;
-use oriel_backends::blobs::{BlobError, BlobKey};
+use oriel_backends::blobs::{BlobError, BlobKey, FILES, STAGING};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::uploads::{FILES, STAGING};
 use crate::testing::{operation, Bed, Person};
 use crate::uploads::{Received, Uploads};
 

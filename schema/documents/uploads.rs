@@ -11,7 +11,7 @@ use async_graphql::{Context, ID, InputObject, SimpleObject};
 use aws_lc_rs::hmac;
 use data_encoding::BASE64URL_NOPAD;
 use futures::TryStreamExt;
-use oriel_backends::blobs::{BlobError, BlobKey, BlobPrefix, PresignError, PutSize};
+use oriel_backends::blobs::{BlobError, BlobKey, FILES, PresignError, PutSize, STAGING};
 use oriel_backends::extraction::{self, Extractable};
 use oriel_domain::documents::{AddRevision, Document, FileName, StoredFile, Tags, Title, UploadDocument};
 use oriel_domain::projects::ProjectId;
@@ -29,11 +29,6 @@ use super::{DocumentPayload, DocumentRevisionUploadInput, DocumentUploadInput, p
 use crate::access::{Granted, Payload, Problems, Result, internal, reader, unavailable};
 use crate::services::{Meta, Services};
 use crate::uploads::{Received, Upload, Uploads};
-
-/// Where the files of documents are kept.
-pub const FILES: BlobPrefix = BlobPrefix::new("files");
-/// Where uploads through signed URLs arrive.
-pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
 
 /// How long after its URL has expired an upload can still be completed: a large one may have begun at the last moment.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -10,7 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oriel_backends::blobs::{BlobPrefix, Blobs};
+use oriel_backends::blobs::Blobs;
+pub use oriel_backends::blobs::{FILES, STAGING, TEXTS};
 use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
@@ -30,15 +31,8 @@ mod search_index;
 mod suite;
 mod sweep;
 
-pub use search_index::{INDEX, IndexError, open_index, search_dependency};
+pub use search_index::{INDEX, IndexError, open_index};
 pub use sweep::{SweepError, Swept};
-
-/// Where the files of documents are kept.
-pub const FILES: BlobPrefix = BlobPrefix::new("files");
-/// Where the texts of files are kept.
-pub const TEXTS: BlobPrefix = BlobPrefix::new("texts");
-/// Where clients upload to by a signed URL. What stays there is removed after a day.
-pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
 
 /// What the side effects work with.
 #[derive(Clone)]

@@ -26,7 +26,7 @@ use oriel_engine::log::LogError;
 use oriel_engine::read::{Dependency, ReadModel};
 use oriel_engine::rebuild::ReadModelState;
 use oriel_kernel::{EventId, OrganizationId, Position, Recorded, Timestamp};
-use oriel_read_models::{documents, projects};
+use oriel_read_models::{documents, projects, search};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
@@ -84,11 +84,6 @@ impl From<IndexError> for ConsumerError {
             error => Self::Unavailable(error.to_string()),
         }
     }
-}
-
-/// What an answer of `search` in this organisation depends on.
-pub fn search_dependency(organization: OrganizationId) -> Dependency {
-    Dependency::collection("search", "org", organization.uuid())
 }
 
 /// Opens the index in a folder. One that is damaged, or of an older format, begins anew: it fills itself from the log.
@@ -195,7 +190,7 @@ impl SearchIndex {
     }
 
     fn touch(&self, organizations: &BTreeSet<OrganizationId>) {
-        let touched: Vec<Dependency> = organizations.iter().copied().map(search_dependency).collect();
+        let touched: Vec<Dependency> = organizations.iter().copied().map(search::dependency).collect();
         if !touched.is_empty() {
             self.engine.feed().touch(&touched);
         }

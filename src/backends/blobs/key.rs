@@ -20,7 +20,7 @@ impl BlobPrefix {
     ///
     /// ```
     /// use oriel_backends::blobs::BlobPrefix;
-    /// const FILES: BlobPrefix = BlobPrefix::new("files");
+    /// const COVERS: BlobPrefix = BlobPrefix::new("covers");
     /// ```
     pub const fn new(prefix: &'static str) -> Self {
         assert!(is_prefix(prefix.as_bytes()), "a blob prefix is 1 to 32 characters a-z 0-9 -, a letter first");
@@ -32,6 +32,13 @@ impl BlobPrefix {
         self.0
     }
 }
+
+/// Where the files of documents are kept.
+pub const FILES: BlobPrefix = BlobPrefix::new("files");
+/// Where the texts of files are kept.
+pub const TEXTS: BlobPrefix = BlobPrefix::new("texts");
+/// Where clients upload to by a signed URL. What stays there is removed after a day.
+pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
 
 /// The name of one blob.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]

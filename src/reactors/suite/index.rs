@@ -8,10 +8,11 @@ use oriel_domain::documents::{DeleteDocument, MoveDocument, PurgeDocument, Resto
 use oriel_domain::projects::{ArchiveProject, UpdateProject};
 use oriel_engine::consumers::{ConsumerLimits, Consumers};
 use oriel_engine::rebuild::unwatched;
+use oriel_read_models::search;
 
 use super::*;
 use crate::search_index::SearchIndex;
-use crate::{IndexError, TEXTS, search_dependency};
+use crate::{IndexError, TEXTS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trash_is_not_found_and_what_comes_back_is() {
@@ -24,7 +25,7 @@ async fn the_trash_is_not_found_and_what_comes_back_is() {
     house.indexed(&reactors).await;
     assert!(house.found("danube").await.is_empty() && house.found("river").await.is_empty());
     // Who watches a search is told by the index, not by the commit.
-    assert!(!house.engine.tracker().valid(tick, &[search_dependency(house.organization)]));
+    assert!(!house.engine.tracker().valid(tick, &[search::dependency(house.organization)]));
     house.run(id, RestoreDocument).await;
     house.indexed(&reactors).await;
     assert_eq!(house.found("danube").await, [id.to_string()]);

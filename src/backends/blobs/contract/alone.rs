@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use super::store::{FILES, Store, bytes, fresh};
+use super::store::{Store, bytes, fresh};
 use super::*;
 
 fn run_alone(test: &str, shell: &str) {

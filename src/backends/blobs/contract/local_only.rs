@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
-use super::store::{FILES, STAGING, Store, bytes, chunked, fresh, now_here};
+use super::store::{Store, bytes, chunked, fresh, now_here};
 use super::*;
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use self::store::{FILES, STAGING, Store, bytes, chunked, fresh, now_here, sha256};
+use self::store::{Store, bytes, chunked, fresh, now_here, sha256};
 use super::*;
 
 const MEGABYTE: usize = 1024 * 1024;

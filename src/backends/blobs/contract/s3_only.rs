@@ -1,6 +1,6 @@
 //! What only a bucket can get wrong.
 
-use super::store::{ACCESS, FILES, SECRET, Store, bytes, fresh, now_here, s3_server};
+use super::store::{ACCESS, SECRET, Store, bytes, fresh, now_here, s3_server};
 use super::*;
 
 fn bucket(url: &str, secret: &str) -> Blobs {

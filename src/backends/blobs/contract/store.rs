@@ -15,8 +15,6 @@ use uuid::Uuid;
 
 use super::*;
 
-pub const FILES: BlobPrefix = BlobPrefix::new("files");
-pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
 pub const ACCESS: &str = "AKIAORIEL";
 pub const SECRET: &str = "a-secret-of-the-bucket";
 

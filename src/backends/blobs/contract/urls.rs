@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use reqwest::StatusCode;
 
-use super::store::{FILES, STAGING, Store, bytes, fresh, now_here};
+use super::store::{Store, bytes, fresh, now_here};
 use super::*;
 
 contract!(
