@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use async_graphql::Context;
 use async_graphql::parser::types::ExecutableDocument;
+use async_trait::async_trait;
 use oriel_backends::blobs::Blobs;
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
+use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_kernel::{Position, Rejection, SessionId, Viewer};
 use uuid::Uuid;
 
 use crate::passwords::Passwords;
+use crate::system::read_models::Rebuilds;
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
 
@@ -29,6 +32,8 @@ pub struct Services {
     pub passwords: Passwords,
     /// What operators see of the parts that the schema does not know.
     pub operations: Arc<dyn Operations>,
+    /// What this node rebuilds or verifies.
+    pub rebuilds: Rebuilds,
     /// Reads documents within the limits of a request.
     pub documents: Arc<dyn DocumentReader>,
     /// What the settings say.
@@ -73,7 +78,8 @@ pub trait DocumentReader: Send + Sync {
     fn read(&self, text: &str) -> Result<ExecutableDocument, Rejection>;
 }
 
-/// What operators see of the parts that the schema does not know: consumers and queues.
+/// What operators see of the parts that the schema does not know: consumers, queues and the index.
+#[async_trait]
 pub trait Operations: Send + Sync {
     /// Those who follow the log.
     fn consumers(&self) -> Vec<ConsumerState>;
@@ -83,7 +89,22 @@ pub trait Operations: Send + Sync {
     fn backends(&self) -> Vec<BackendState>;
     /// Where in the log the search index stands.
     fn index_position(&self) -> Position;
+    /// The search index as one more read model: the generation that answers, and the one that is being built.
+    fn index_states(&self) -> Vec<ReadModelState>;
+    /// Builds the search index anew beside the running one, and switches.
+    ///
+    /// # Errors
+    /// Why not; the running one is untouched.
+    async fn rebuild_index(&self, progress: Progress<'_>) -> Result<Position, IndexFailure>;
+    /// Compares the search index with one that is built anew.
+    ///
+    /// # Errors
+    /// Why not.
+    async fn verify_index(&self) -> Result<Verified, IndexFailure>;
 }
+
+/// Why the search index was not rebuilt or verified: for operators and the log.
+pub type IndexFailure = Box<dyn std::error::Error + Send + Sync>;
 
 /// One who follows the log.
 #[derive(Clone, Debug)]

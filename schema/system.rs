@@ -1,36 +1,28 @@
 //! What the operator of the installation sees and does.
 //!
 //! What is shown is of the node that answers, except for the state of the read models, which is everybody's. None of
-//! it is ever cached. A rebuild goes on after its mutation has answered; `system.readModels` shows how far it is.
+//! it is ever cached.
 
-use std::collections::BTreeSet;
-use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{ComplexObject, Context, ID, InputObject, SimpleObject};
-use oriel_engine::Engine;
+use async_graphql::{ComplexObject, Context, ID, SimpleObject};
 use oriel_engine::read::Dependency;
-use oriel_engine::rebuild::{ReadModelState, RebuildError, Verified};
-use oriel_kernel::{ErrorCode, Position, Rejection, UserError, operations};
+use oriel_kernel::{Position, operations};
 
-use crate::access::{Failure, Payload, answered, Result, internal, reader, unavailable};
-use crate::payload::payloads;
+use crate::access::{Result, answered, reader};
 use crate::services::{self, Services};
 
 pub mod cache;
+pub mod read_models;
 #[cfg(test)]
 mod tests;
+
+pub use read_models::SystemMutation;
 
 /// What the operator sees.
 #[derive(Default)]
 pub struct SystemQuery;
-
-/// What the operator does.
-#[derive(Default)]
-pub struct SystemMutation {
-    busy: Busy,
-}
 
 /// What `system` depends on beside the log: touched when a rebuild gets on.
 pub fn dependency() -> Dependency {
@@ -53,104 +45,6 @@ impl SystemQuery {
             incarnation: services.engine.incarnation().to_string().into(),
         })
     }
-}
-
-#[operations(mutation)]
-impl SystemMutation {
-    /// Rebuilds a read model from the log, beside the running one and while writes go on. Answers at once; see
-    /// `system.readModels` for how far it is.
-    #[permission("system:manage")]
-    async fn read_model_rebuild(
-        &self,
-        cx: &Context<'_>,
-        input: ReadModelRebuildInput,
-    ) -> Result<ReadModelRebuildPayload> {
-        let services = Services::of(cx)?;
-        let name = known(&services.engine, &input.name)?;
-        let turn = self.busy.begin(name)?;
-        let engine = Arc::clone(&services.engine);
-        tokio::spawn(async move {
-            let _turn = turn;
-            let feed = Arc::clone(engine.feed());
-            let progress = move |at: Position, head: Position| {
-                tracing::info!(read_model = name, %at, %head, "a read model is being rebuilt");
-                feed.touch(&[dependency()]);
-                ControlFlow::Continue(())
-            };
-            if let Err(error) = engine.rebuild(name, &progress).await {
-                tracing::error!(read_model = name, %error, "a read model was not rebuilt; the running one is untouched");
-            }
-            engine.feed().touch(&[dependency()]);
-        });
-        Ok(ReadModelRebuildPayload {
-            name: Some(name.to_owned()),
-            user_errors: Vec::new(),
-            position: Some(services.engine.feed().head()),
-        })
-    }
-
-    /// Replays a read model beside the running one and compares the two, row by row. Nothing is changed. Answers when
-    /// it is done: the time grows with the log.
-    #[permission("system:manage")]
-    async fn read_model_verify(&self, cx: &Context<'_>, input: ReadModelVerifyInput) -> Result<ReadModelVerifyPayload> {
-        let engine = &Services::of(cx)?.engine;
-        let name = known(engine, &input.name)?;
-        let turn = self.busy.begin(name)?;
-        // It goes on when the client goes away, so that what it leaves behind is cleared.
-        let task = tokio::spawn({
-            let engine = Arc::clone(engine);
-            async move {
-                let _turn = turn;
-                engine.verify(name).await
-            }
-        });
-        let verified = task.await.map_err(internal)?.map_err(failed)?;
-        Ok(ReadModelVerifyPayload { result: Some(verified.into()), user_errors: Vec::new() })
-    }
-}
-
-/// Which read models are being rebuilt or verified by this node: each of them by one at a time.
-#[derive(Clone, Default)]
-struct Busy(Arc<Mutex<BTreeSet<&'static str>>>);
-
-/// Ends with its drop.
-struct Turn {
-    busy: Busy,
-    name: &'static str,
-}
-
-impl Busy {
-    fn begin(&self, name: &'static str) -> Result<Turn, Rejection> {
-        if self.names().insert(name) {
-            return Ok(Turn { busy: self.clone(), name });
-        }
-        Err(Rejection::conflict("This read model is being rebuilt or verified. Wait until that is done.").at("name"))
-    }
-
-    fn names(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.busy.names().remove(self.name);
-    }
-}
-
-fn known(engine: &Engine, name: &str) -> Result<&'static str, Rejection> {
-    let mut names = engine.read_models().iter().map(|read_model| read_model.table());
-    names.find(|table| *table == name).ok_or_else(|| {
-        let message = "There is no such read model. Their names are in `system.readModels`.";
-        Rejection::new(ErrorCode::NotFound, message).at("name")
-    })
-}
-
-fn failed(error: RebuildError) -> Failure {
-    Failure::Error(match error {
-        RebuildError::Database(error) => unavailable(error),
-        other => internal(other),
-    })
 }
 
 /// The installation, as the node that answers sees it.
@@ -188,10 +82,10 @@ impl System {
         answered(cache::stats(cx))
     }
 
-    /// The tables that are read from, with those that are being rebuilt beside them.
-    async fn read_models(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<ReadModelStatus>> {
-        let states = Services::of(cx)?.engine.read_model_states().await.map_err(unavailable)?;
-        Ok(states.into_iter().map(ReadModelStatus::from).collect())
+    /// What is read from and made of the log alone: the tables and the search index, with those that are being built
+    /// beside them.
+    async fn read_models(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<read_models::ReadModelStatus>> {
+        read_models::states(Services::of(cx)?).await
     }
 }
 
@@ -242,36 +136,6 @@ struct QueueStatus {
     oldest_ms: Option<f64>,
 }
 
-/// A table that is read from, or one that will take its place.
-#[derive(SimpleObject)]
-struct ReadModelStatus {
-    /// Its name.
-    name: String,
-    /// How often it was built.
-    generation: i32,
-    /// The version of its projection.
-    version: i32,
-    /// `inline`: it is read from, and moves with each commit. `catching_up`: it is being rebuilt.
-    state: String,
-    /// How far it is.
-    position: Position,
-}
-
-/// What a comparison of a read model with a replay of the log found. All is well when nothing differs.
-#[derive(SimpleObject)]
-struct ReadModelVerification {
-    /// The read model.
-    name: String,
-    /// Rows of the running table.
-    rows: i32,
-    /// Rows that only the running table has.
-    only_running: i32,
-    /// Rows that only the replay has. A row that differs is in both counts.
-    only_replayed: i32,
-    /// Where in the log they were compared.
-    position: Position,
-}
-
 impl Consumer {
     fn new(consumer: services::ConsumerState, head: Position) -> Self {
         Self {
@@ -305,25 +169,6 @@ impl From<services::QueueState> for QueueStatus {
     }
 }
 
-impl From<ReadModelState> for ReadModelStatus {
-    fn from(state: ReadModelState) -> Self {
-        let ReadModelState { name, generation, version, state, position } = state;
-        Self { name, generation, version, state, position }
-    }
-}
-
-impl From<Verified> for ReadModelVerification {
-    fn from(verified: Verified) -> Self {
-        Self {
-            name: verified.name.to_owned(),
-            rows: short(verified.rows),
-            only_running: short(verified.only_running),
-            only_replayed: short(verified.only_replayed),
-            position: verified.position,
-        }
-    }
-}
-
 /// A count as GraphQL's `Int` holds it.
 fn short(count: i64) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
@@ -331,41 +176,4 @@ fn short(count: i64) -> i32 {
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
-}
-
-/// The read model that is to be rebuilt.
-#[derive(InputObject)]
-struct ReadModelRebuildInput {
-    /// Its name, as in `system.readModels`.
-    name: String,
-}
-
-/// The read model that is to be compared with the log.
-#[derive(InputObject)]
-struct ReadModelVerifyInput {
-    /// Its name, as in `system.readModels`.
-    name: String,
-}
-
-payloads! {
-    /// Whether a rebuild was begun.
-    ReadModelRebuildPayload {
-        /// The read model that is being rebuilt now.
-        name: String,
-    }
-}
-
-/// What a comparison found.
-#[derive(SimpleObject)]
-struct ReadModelVerifyPayload {
-    /// What was found.
-    result: Option<ReadModelVerification>,
-    /// What has to be mended before this can be done; empty when it was done.
-    user_errors: Vec<UserError>,
-}
-
-impl Payload for ReadModelVerifyPayload {
-    fn rejected(user_errors: Vec<UserError>) -> Self {
-        Self { result: None, user_errors }
-    }
 }

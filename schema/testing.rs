@@ -10,11 +10,13 @@ use std::time::Duration;
 use async_graphql::parser::parse_query;
 use async_graphql::parser::types::ExecutableDocument;
 use async_graphql::{Request, ServerError, Variables};
+use async_trait::async_trait;
 use oriel_backends::blobs::{Blobs, UrlKeys};
 use oriel_backends::search::{Search, Tantivy};
 use oriel_engine::db::Location;
 use oriel_engine::keyring::MasterKey;
 use oriel_engine::queue::QueueLimits;
+use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_engine::{Database, Engine, Parts, Sources};
 use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
 use oriel_read_models::{documents, members, organizations, persisted_operations, projects, sessions, users};
@@ -24,7 +26,8 @@ use uuid::Uuid;
 
 use crate::endpoint::{Caller, Document, Endpoint, Operation};
 use crate::passwords::Passwords;
-use crate::services::{BackendState, ConsumerState, DocumentReader, Operations, Policy, QueueState, Services};
+use crate::services::{BackendState, ConsumerState, DocumentReader, IndexFailure, Operations, Policy, QueueState, Services};
+use crate::system::read_models::Rebuilds;
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
 
@@ -67,6 +70,7 @@ pub fn operation(request: Request) -> Result<Operation, Vec<ServerError>> {
 /// Nothing runs beside the schema.
 struct Idle;
 
+#[async_trait]
 impl Operations for Idle {
     fn consumers(&self) -> Vec<ConsumerState> {
         Vec::new()
@@ -79,6 +83,15 @@ impl Operations for Idle {
     }
     fn index_position(&self) -> Position {
         Position::START
+    }
+    fn index_states(&self) -> Vec<ReadModelState> {
+        Vec::new()
+    }
+    async fn rebuild_index(&self, _: Progress<'_>) -> Result<Position, IndexFailure> {
+        Err("nothing follows the log".into())
+    }
+    async fn verify_index(&self) -> Result<Verified, IndexFailure> {
+        Err("nothing follows the log".into())
     }
 }
 
@@ -178,6 +191,7 @@ impl Bed {
             tokens: Tokens::new(&[5; 32]).unwrap(),
             passwords: Passwords::new(policy.password_memory_kib),
             operations: Arc::new(Idle),
+            rebuilds: Rebuilds::default(),
             documents: Arc::new(Short),
             policy,
         };

@@ -23,6 +23,9 @@ async fn a_read_model_is_verified_and_rebuilt_while_the_operator_watches() {
     let input = json!({ "name": "documents" });
     let forbidden = bed.mutate(Some(&bob.access), "readModelRebuild", input.clone(), "userErrors { code path }").await;
     assert_eq!(Bed::problems(&forbidden), ["FORBIDDEN"]);
+    let cancel = async |token| bed.mutate(token, "readModelRebuildCancel", input.clone(), "userErrors { code path }").await;
+    assert_eq!(Bed::problems(&cancel(Some(&ada.access)).await), ["CONFLICT input.name"], "nobody rebuilds it");
+    assert_eq!(Bed::problems(&cancel(Some(&bob.access)).await), ["FORBIDDEN"]);
 
     let result = "result { name rows onlyRunning onlyReplayed position } userErrors { code path }";
     let verified = bed.mutate(Some(&ada.access), "readModelVerify", input.clone(), result).await;

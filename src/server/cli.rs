@@ -41,7 +41,7 @@ pub enum Command {
     Schema,
     /// Bring the database up to this version, then stop
     Migrate(SettingArgs),
-    /// List, rebuild or verify read models through a running server
+    /// List, rebuild or verify read models and the search index through a running server
     ReadModels(ReadModelsArgs),
     /// Publish the operations of a client, or list those that are published
     Operations(OperationsArgs),
@@ -186,10 +186,15 @@ pub struct ImportArgs {
 
 /// `oriel read-models`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = "What is made of the log alone can be made anew: the read models, and the search index as one more of\n\
+    them, named search. A rebuild goes on beside the running one, and writes go on. Ctrl-C cancels it; however it\n\
+    ends, the running one is whole.\n\n\
+    Examples:\n  \
     oriel read-models list\n  \
     oriel read-models rebuild documents\n  \
-    oriel read-models verify")]
+    oriel read-models rebuild search\n  \
+    oriel read-models verify\n\n\
+    Exit code: 0 done and nothing differs, 1 something differs or nothing could be done, 130 interrupted")]
 pub struct ReadModelsArgs {
     /// What to do.
     #[command(subcommand)]
@@ -199,11 +204,11 @@ pub struct ReadModelsArgs {
 /// What can be done with read models.
 #[derive(Debug, Subcommand)]
 pub enum ReadModelsAction {
-    /// Name, generation, state and position of each
+    /// Name, generation, state, position and lag of each
     List(ServerArgs),
     /// Fill a new generation from the log beside the running one, then switch
     Rebuild {
-        /// The read model
+        /// The read model, or `search`
         name: String,
         /// Which server.
         #[command(flatten)]

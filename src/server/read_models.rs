@@ -1,17 +1,24 @@
 //! `oriel read-models`: list, rebuild and verify through a running server.
+//!
+//! The server does the work; what is polled here is only the showing of it. Ctrl-C asks the server to end a rebuild.
 
+use std::pin::pin;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{ReadModelsAction, ReadModelsArgs, ServerArgs};
 use crate::client::{Client, ClientError, Patience};
 
+/// How often a rebuild is looked at.
+const PACE: Duration = Duration::from_millis(250);
+/// After so long a server that does not say that it works on it, and does not get on, is not believed to.
+const STANDSTILL: Duration = Duration::from_secs(10);
+
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Listed {
     system: Option<System>,
 }
@@ -31,6 +38,9 @@ struct State {
     version: i32,
     state: String,
     position: String,
+    lag: i64,
+    busy: bool,
+    last_error: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -56,13 +66,25 @@ struct Problem {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Answer {
-    read_model_rebuild: Option<Changed>,
-    read_model_verify: Option<Changed>,
+    changed: Option<Changed>,
 }
 
-const LIST: &str = "{ system { position readModels { name generation version state position } } }";
+const LIST: &str = "{ system { position readModels { name generation version state position lag busy lastError } } }";
+const REBUILD: &str = "mutation($input: ReadModelRebuildInput!) \
+    { changed: readModelRebuild(input: $input) { userErrors { message } } }";
+const CANCEL: &str = "mutation($input: ReadModelRebuildCancelInput!) \
+    { changed: readModelRebuildCancel(input: $input) { userErrors { message } } }";
+const VERIFY: &str = "mutation($input: ReadModelVerifyInput!) { changed: readModelVerify(input: $input) \
+    { result { name rows onlyRunning onlyReplayed } userErrors { message } } }";
+
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    Ill,
+    Interrupted,
+}
 
 /// Runs the command; the exit code says whether all is well.
 pub async fn run(args: &ReadModelsArgs) -> ExitCode {
@@ -72,8 +94,9 @@ pub async fn run(args: &ReadModelsArgs) -> ExitCode {
         ReadModelsAction::Verify { name, server } => verify(name.as_deref(), server).await,
     };
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Ill) => ExitCode::FAILURE,
+        Ok(Ended::Interrupted) => ExitCode::from(130),
         Err(error) => {
             eprintln!("oriel: {error}");
             ExitCode::FAILURE
@@ -90,85 +113,118 @@ async fn states(client: &Client) -> Result<System, ClientError> {
     Ok(listed.system.unwrap_or(System { position: String::new(), read_models: Vec::new() }))
 }
 
-async fn list(server: &ServerArgs) -> Result<bool, ClientError> {
-    let system = states(&client(server)?).await?;
-    println!("{:<24} {:>10} {:>8} {:<12} {:>12}", "READ MODEL", "GENERATION", "VERSION", "STATE", "POSITION");
-    for State { name, generation, version, state, position } in system.read_models {
-        println!("{name:<24} {generation:>10} {version:>8} {state:<12} {position:>12}");
+impl System {
+    /// What is read from under this name.
+    fn running(&self, name: &str) -> Option<&State> {
+        self.read_models.iter().find(|state| state.name == name && !state.is_next())
     }
-    println!("the log is at position {}", system.position);
-    Ok(true)
+
+    /// What is being built to take its place.
+    fn next(&self, name: &str) -> Option<&State> {
+        self.read_models.iter().find(|state| state.name == name && state.is_next())
+    }
 }
 
-async fn rebuild(name: &str, server: &ServerArgs) -> Result<bool, ClientError> {
+impl State {
+    fn is_next(&self) -> bool {
+        self.state == "catching_up"
+    }
+}
+
+async fn list(server: &ServerArgs) -> Result<Ended, ClientError> {
+    let system = states(&client(server)?).await?;
+    println!(
+        "{:<24} {:>10} {:>8} {:<12} {:>12} {:>8}",
+        "READ MODEL", "GENERATION", "VERSION", "STATE", "POSITION", "LAG"
+    );
+    for State { name, generation, version, state, position, lag, .. } in system.read_models {
+        println!("{name:<24} {generation:>10} {version:>8} {state:<12} {position:>12} {lag:>8}");
+    }
+    println!("the log is at position {}", system.position);
+    Ok(Ended::Well)
+}
+
+async fn rebuild(name: &str, server: &ServerArgs) -> Result<Ended, ClientError> {
     let client = client(server)?;
-    let before = generation(&states(&client).await?, name);
-    let query =
-        "mutation($input: ReadModelRebuildInput!) { readModelRebuild(input: $input) { userErrors { message } } }";
-    let answer: Answer = client.execute(query, &json!({"input": {"name": name}})).await?;
-    if refused(answer.read_model_rebuild.as_ref()) {
-        return Ok(false);
+    let before = states(&client).await?.running(name).map_or(0, |state| state.generation);
+    if change(&client, REBUILD, name).await?.is_none() {
+        return Ok(Ended::Ill);
     }
     let bar = ProgressBar::new(0).with_style(
         ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} {eta}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     bar.set_message(format!("rebuilding {name}"));
-    // The server goes on when this program ends: what is polled here is only the showing of it.
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut moved = (Instant::now(), String::new());
     loop {
         let system = states(&client).await?;
-        if generation(&system, name) > before
-            && !system.read_models.iter().any(|s| s.name == name && s.state != "inline")
-        {
-            bar.finish_with_message(format!("{name} is rebuilt"));
-            return Ok(true);
+        let Some(running) = system.running(name) else {
+            eprintln!("oriel: the server does not know {name} any more");
+            return Ok(Ended::Ill);
+        };
+        if running.generation > before {
+            bar.finish_and_clear();
+            println!("{name} is rebuilt: generation {}", running.generation);
+            return Ok(Ended::Well);
         }
-        if let Some(next) = system.read_models.iter().find(|s| s.name == name && s.state != "inline") {
-            bar.set_length(system.position.parse().unwrap_or(0));
-            bar.set_position(next.position.parse().unwrap_or(0));
+        let reached = system.next(name).map(|next| next.position.clone()).unwrap_or_default();
+        bar.set_length(system.position.parse().unwrap_or(0));
+        bar.set_position(reached.parse().unwrap_or(0));
+        if running.busy || moved.1 != reached {
+            moved = (Instant::now(), reached);
+        } else if let Some(error) = &running.last_error {
+            bar.abandon();
+            eprintln!("oriel: {name} is not rebuilt, and what is read from is untouched: {error}");
+            return Ok(Ended::Ill);
+        } else if moved.0.elapsed() > STANDSTILL {
+            bar.abandon();
+            eprintln!(
+                "oriel: the server does not work on {name} any more (was it restarted?); start the rebuild again"
+            );
+            return Ok(Ended::Ill);
         }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::select! {
+            () = tokio::time::sleep(PACE) => {}
+            _ = &mut interrupted => {
+                bar.abandon();
+                if change(&client, CANCEL, name).await?.is_some() {
+                    eprintln!("oriel: the rebuild of {name} is cancelled; what is read from is untouched");
+                }
+                return Ok(Ended::Interrupted);
+            }
+        }
     }
 }
 
-fn generation(system: &System, name: &str) -> i32 {
-    system.read_models.iter().filter(|s| s.name == name && s.state == "inline").map(|s| s.generation).max().unwrap_or(0)
-}
-
-async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<bool, ClientError> {
-    let query = "mutation($input: ReadModelVerifyInput!) { readModelVerify(input: $input) \
-                 { result { name rows onlyRunning onlyReplayed } userErrors { message } } }";
+async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<Ended, ClientError> {
     let client = client(server)?;
     let names = match name {
         Some(name) => vec![name.to_owned()],
         None => {
-            states(&client).await?.read_models.into_iter().filter(|s| s.state == "inline").map(|s| s.name).collect()
+            states(&client).await?.read_models.into_iter().filter(|state| !state.is_next()).map(|s| s.name).collect()
         }
     };
-    let mut equal = true;
+    let mut ended = Ended::Well;
     for name in names {
-        let answer: Answer = client.execute(query, &json!({"input": {"name": name}})).await?;
-        if refused(answer.read_model_verify.as_ref()) {
-            return Ok(false);
-        }
-        let Some(Verified { name, rows, only_running, only_replayed }) =
-            answer.read_model_verify.and_then(|a| a.result)
-        else {
-            return Ok(false);
-        };
-        let same = only_running == 0 && only_replayed == 0;
-        equal &= same;
-        let verdict = match same {
-            true => "equals its replay".to_owned(),
-            false => format!("DIFFERS: {only_running} rows only in it, {only_replayed} only in its replay"),
+        let verified = change(&client, VERIFY, &name).await?.and_then(|changed| changed.result);
+        let Some(Verified { name, rows, only_running, only_replayed }) = verified else { return Ok(Ended::Ill) };
+        let verdict = if only_running == 0 && only_replayed == 0 {
+            "equals its replay".to_owned()
+        } else {
+            ended = Ended::Ill;
+            format!("DIFFERS: {only_running} rows only in it, {only_replayed} only in its replay")
         };
         println!("{name:<24} {rows:>10} rows  {verdict}");
     }
-    Ok(equal)
+    Ok(ended)
 }
 
-fn refused(changed: Option<&Changed>) -> bool {
-    let problems = changed.map(|changed| changed.user_errors.as_slice()).unwrap_or_default();
-    problems.iter().for_each(|problem| eprintln!("oriel: {}", problem.message));
-    changed.is_none() || !problems.is_empty()
+/// Executes a mutation on what has this name. Nothing when it was refused, which is said here.
+async fn change(client: &Client, mutation: &str, name: &str) -> Result<Option<Changed>, ClientError> {
+    let input: Value = json!({"input": {"name": name}});
+    let answer: Answer = client.execute(mutation, &input).await?;
+    let Some(changed) = answer.changed else { return Ok(None) };
+    changed.user_errors.iter().for_each(|problem| eprintln!("oriel: {}", problem.message));
+    Ok(changed.user_errors.is_empty().then_some(changed))
 }

@@ -4,15 +4,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use oriel_backends::blobs::Blobs;
 use oriel_backends::bus::Bus;
 use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
 use oriel_engine::Engine;
+use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_kernel::Position;
 use oriel_reactors::{Limits as ReactorLimits, Parts as ReactorParts, Reactors};
 use oriel_schema::endpoint::Endpoint;
 use oriel_schema::passwords::Passwords;
-use oriel_schema::services::{BackendState, ConsumerState, Operations, Policy, QueueState, Services};
+use oriel_schema::services::{BackendState, ConsumerState, IndexFailure, Operations, Policy, QueueState, Services};
+use oriel_schema::system::read_models::Rebuilds;
 use oriel_schema::tokens::Tokens;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +119,7 @@ impl House {
                 blobs: installation.blobs.clone(),
                 search: installation.search.name(),
             }),
+            rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
             engine: Arc::clone(&engine),
@@ -189,6 +193,7 @@ struct Watched {
     search: &'static str,
 }
 
+#[async_trait]
 impl Operations for Watched {
     fn consumers(&self) -> Vec<ConsumerState> {
         let states = self.reactors.states().consumers.into_iter();
@@ -236,6 +241,18 @@ impl Operations for Watched {
 
     fn index_position(&self) -> Position {
         self.reactors.index_position()
+    }
+
+    fn index_states(&self) -> Vec<ReadModelState> {
+        self.reactors.index_states()
+    }
+
+    async fn rebuild_index(&self, progress: Progress<'_>) -> Result<Position, IndexFailure> {
+        Ok(self.reactors.rebuild_index(progress).await?)
+    }
+
+    async fn verify_index(&self) -> Result<Verified, IndexFailure> {
+        Ok(self.reactors.verify_index().await?)
     }
 }
 
