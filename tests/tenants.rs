@@ -172,7 +172,7 @@ async fn a_second_organisation_sees_nothing_of_the_first() {
             "--set",
             "max_depth=40",
             "--set",
-            "max_complexity=10000000",
+            "max_cost=1000000000",
             "--set",
             "max_query_tokens=1000000",
             "--set",

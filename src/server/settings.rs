@@ -13,13 +13,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oriel_domain::roles::RoleName;
+
 pub use print::{default_file, effective};
 pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
-pub use value::{BackendUrl, Kind, MASK, RateLimit, Secret, mask_url};
+pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, choice, duration, folder, log_filter, origins, rate_limit, secret_key, secret_text, size,
-    web_url, whole,
+    address, backend_url, choice, duration, folder, log_filter, networks, origins, rate_limit, roles, secret_key,
+    secret_text, size, web_url, whole,
 };
 
 /// Who may register an organisation.
@@ -31,6 +33,17 @@ pub enum Registration {
     Open,
     /// Only who was invited.
     Invite,
+}
+
+/// Which operations are executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OperationsMode {
+    /// All.
+    Open,
+    /// All; those that are not published are counted, and answered with a warning.
+    Warn,
+    /// Only those that are published.
+    Registered,
 }
 
 /// How log records are written.
@@ -139,14 +152,32 @@ settings! {
         /// Who may register an organisation. auto: open on a loopback listener, else invite.
         registration: Registration = "auto",
             choice(&[("auto", Registration::Auto), ("open", Registration::Open), ("invite", Registration::Invite)]);
-        /// Requests per minute of one client. auto: off on a loopback listener, else 1200.
+        /// What one person may spend in a minute, or one address that nobody signed in from, in the units of
+        /// max_cost. auto: off on a loopback listener, else 120000.
         rate_limit: RateLimit = "auto", rate_limit();
+        /// Proxies that are believed when they say, in X-Forwarded-For or Forwarded, whom they speak for.
+        trusted_proxies: Vec<Network> = "127.0.0.0/8,::1", networks();
+        /// With this token as `Authorization: Bearer`, /metrics can be read from elsewhere.
+        /// Empty: only from this machine.
+        metrics_token: Option<Secret<String>> = "", secret_text();
         /// How long an access token is valid.
         access_token_ttl: Duration = "15m", duration("1m", "1d");
         /// How long a session lives without being used.
         refresh_token_ttl: Duration = "30d", duration("1h", "400d");
         /// How long a signed download link is valid.
         download_url_ttl: Duration = "15m", duration("10s", "7d");
+        /// Which operations are executed. open: all. warn: all, but those that are not published are counted, logged
+        /// and answered with a warning. registered: only those that are published (`oriel operations publish`).
+        operations: OperationsMode = "open",
+            choice(&[
+                ("open", OperationsMode::Open),
+                ("warn", OperationsMode::Warn),
+                ("registered", OperationsMode::Registered),
+            ]);
+        /// Roles that may send any operation, whatever `operations` says.
+        operations_exempt_roles: Vec<RoleName> = "", roles();
+        /// Memory for operations that clients send once and then by their hash (automatic persisted queries). 0: none.
+        persisted_queries_memory: u64 = "16MiB", size("0", "16GiB");
         /// Origins of browser applications that may call from elsewhere (CORS).
         cors_origins: Vec<String> = "", origins();
     }
@@ -180,20 +211,37 @@ settings! {
         max_aliases: usize = "100", whole(1, 10_000);
         /// Fields of Query or Mutation in one operation.
         max_root_fields: usize = "50", whole(1, 1_000);
-        /// Fields in an operation, those of a fragment counted wherever it is spread.
-        max_complexity: usize = "20000", whole(100, 10_000_000);
+        /// Directives in a GraphQL document.
+        max_directives: usize = "200", whole(1, 100_000);
+        /// What one operation may cost: every field costs 1 for each item of the lists around it.
+        max_cost: u64 = "50000", whole(100, 1_000_000_000);
+        /// Values inside the variables of one operation.
+        max_variable_values: usize = "10000", whole(10, 1_000_000);
         /// Operations in one batched request.
         max_batch: usize = "10", whole(1, 1_000);
         /// Rows in one page. Clients may count on 100.
         max_page: usize = "100", whole(100, 10_000);
         /// How long a request may take; uploads and subscriptions are not counted.
         request_timeout: Duration = "30s", duration("1s", "1h");
+        /// How long a connection may be without a request, and how long the head of one may take. Longer than that of
+        /// a proxy before it.
+        idle_timeout: Duration = "75s", duration("1s", "1h");
+        /// Bytes that the body of a request has to bring each second, on the average of a request_timeout.
+        min_body_rate: u64 = "256", size("1", "1MiB");
         /// Open WebSocket and SSE connections of this node.
         max_sockets: usize = "20000", whole(1, 1_000_000);
+        /// Those of one person, wherever they are signed in.
+        max_sockets_per_viewer: usize = "100", whole(1, 1_000_000);
+        /// Those from one address, whoever is signed in (of IPv6: from one network of 64 bits).
+        max_sockets_per_address: usize = "1000", whole(1, 1_000_000);
         /// Subscriptions on one socket.
         max_operations_per_socket: usize = "100", whole(1, 10_000);
         /// How far apart two messages of one live query are at least.
         live_pace: Duration = "50ms", duration("0s", "1m");
+        /// Live queries that one person may have open on this node.
+        max_live_queries_per_viewer: usize = "200", whole(1, 1_000_000);
+        /// Memory for answers that are kept until something changes them.
+        cache_size: u64 = "64MiB", size("0", "64GiB");
     }
     "The log" {
         /// Commands waiting to be committed; beyond it the answer is OVERLOADED.
@@ -224,8 +272,8 @@ impl Settings {
         }
     }
 
-    /// Requests per minute of one client, with `auto` resolved; `None` is no limit.
-    pub fn requests_per_minute(&self) -> Option<u32> {
+    /// What one client may spend in a minute, with `auto` resolved; `None` is no limit.
+    pub fn cost_per_minute(&self) -> Option<u32> {
         match self.rate_limit {
             RateLimit::Auto => (!self.is_loopback()).then_some(RateLimit::USUAL),
             RateLimit::Off => None,
@@ -294,12 +342,12 @@ mod tests {
         for (listen, open) in [("127.0.0.1:1", true), ("[::1]:1", true), ("0.0.0.0:1", false), ("192.0.2.1:1", false)] {
             let settings = with(&[("listen", listen)]).unwrap().settings;
             assert_eq!(settings.registration_is_open(), open, "{listen}");
-            assert_eq!(settings.requests_per_minute().is_none(), open, "{listen}");
+            assert_eq!(settings.cost_per_minute().is_none(), open, "{listen}");
         }
         let settings =
             with(&[("listen", "0.0.0.0:1"), ("rate_limit", "off"), ("registration", "open")]).unwrap().settings;
-        assert!(settings.registration_is_open() && settings.requests_per_minute().is_none());
-        assert_eq!(with(&[("rate_limit", "7")]).unwrap().settings.requests_per_minute(), Some(7));
+        assert!(settings.registration_is_open() && settings.cost_per_minute().is_none());
+        assert_eq!(with(&[("rate_limit", "7")]).unwrap().settings.cost_per_minute(), Some(7));
     }
 
     #[test]

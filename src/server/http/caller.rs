@@ -109,13 +109,20 @@ impl HttpState {
 
     /// Takes what an operation costs from the caller's rate limit; 1 of it was taken when the operation came in.
     pub fn pay(&self, who: &Who, cost: u64) -> Result<Paid, Refusal> {
-        let left = self.charge(who, cost.saturating_sub(1))?;
+        // What costs more than a whole budget takes a whole one: else it would never be served.
+        let rest = cost.min(self.rates.whole()).saturating_sub(1);
+        let left = self.take(who, rest, cost)?;
         Ok(Paid { cost, most: self.prices.most(), left })
     }
 
     /// Takes a cost from the caller's rate limit.
     pub fn charge(&self, who: &Who, cost: u64) -> Result<Option<Left>, Refusal> {
-        let taken = self.rates.take(who.payer, cost, Instant::now());
+        self.take(who, cost, cost)
+    }
+
+    /// Takes the rest of a cost.
+    fn take(&self, who: &Who, rest: u64, cost: u64) -> Result<Option<Left>, Refusal> {
+        let taken = self.rates.take(who.payer, rest, Instant::now());
         let left = taken.as_ref().map_or_else(|spent| Some(spent.left), |left| *left);
         if let Some(left) = left {
             who.exchange.note_left(left);

@@ -11,13 +11,20 @@
 mod access;
 mod answer;
 mod blobs;
+mod body;
 mod caller;
+mod cost;
 mod graphql;
 mod headers;
 mod health;
 mod limits;
+mod linger;
 mod multipart;
+mod multipart_stream;
 mod operation;
+mod persisted;
+mod places;
+mod proxies;
 mod rate;
 mod sse;
 mod websocket;
@@ -25,20 +32,22 @@ mod websocket;
 #[cfg(test)]
 mod tests;
 
+pub use persisted::documents;
+
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_request};
 use axum::routing::get;
+use oriel_schema::cost::{LISTS, WEIGHTS};
 use oriel_schema::endpoint::Endpoint;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::compression::{CompressionLayer, CompressionLevel};
 
-use crate::settings::Settings;
+use crate::settings::{Secret, Settings};
 use crate::telemetry::Metrics;
 
 /// Answers from this size on are compressed.
@@ -51,13 +60,18 @@ pub struct HttpState(Arc<Shared>);
 /// What [`HttpState`] shares. Only this room looks inside.
 pub struct Shared {
     endpoint: Endpoint,
+    documents: operation::Documents,
+    persisted: persisted::Persisted,
     limits: Limits,
     rates: rate::Rates,
-    sockets: Arc<Semaphore>,
+    prices: cost::Prices,
+    places: Arc<places::Places>,
+    proxies: proxies::Proxies,
     readiness: health::Readiness,
     metrics: Option<Metrics>,
+    metrics_token: Option<Secret<String>>,
     stop: CancellationToken,
-    sdl: OnceLock<String>,
+    sdl: String,
     https: bool,
     origins: Vec<String>,
 }
@@ -69,10 +83,11 @@ struct Limits {
     body_bytes: u64,
     file_bytes: u64,
     batch: usize,
-    sockets: usize,
     operations_per_socket: usize,
-    /// How long an operation with one answer may take, and how long a client may pause within a body.
+    /// How long an operation with one answer may take.
     request_timeout: Duration,
+    /// How fast bodies have to come.
+    pace: body::Pace,
     clocks: Clocks,
 }
 
@@ -95,7 +110,15 @@ impl Clocks {
 impl HttpState {
     /// The transport of this endpoint. When `stop` is cancelled, open sockets and streams are closed, and the server
     /// says that it is not ready.
-    pub fn new(endpoint: Endpoint, settings: &Settings, metrics: Option<Metrics>, stop: CancellationToken) -> Self {
+    ///
+    /// # Errors
+    /// When the contract cannot be read, from which the price of an operation is known.
+    pub fn new(
+        endpoint: Endpoint,
+        settings: &Settings,
+        metrics: Option<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<Self, async_graphql::parser::Error> {
         Self::with_clocks(endpoint, settings, metrics, stop, Clocks::USUAL)
     }
 
@@ -105,29 +128,43 @@ impl HttpState {
         metrics: Option<Metrics>,
         stop: CancellationToken,
         clocks: Clocks,
-    ) -> Self {
+    ) -> Result<Self, async_graphql::parser::Error> {
         let limits = Limits {
             document: limits::DocumentLimits::of(settings),
             body_bytes: settings.max_body_bytes,
             file_bytes: settings.upload_max_size,
             batch: settings.max_batch,
-            sockets: settings.max_sockets,
             operations_per_socket: settings.max_operations_per_socket,
             request_timeout: settings.request_timeout,
+            pace: body::Pace { rate: settings.min_body_rate, window: settings.request_timeout },
             clocks,
         };
-        Self(Arc::new(Shared {
+        let room = places::Room {
+            all: settings.max_sockets,
+            viewer: settings.max_sockets_per_viewer,
+            address: settings.max_sockets_per_address,
+        };
+        let sdl = oriel_schema::sdl();
+        let usual = u64::from(oriel_engine::read::Limits::default().default_page);
+        let pages = cost::Pages { default: usual, most: settings.max_page as u64 };
+        let prices = cost::Prices::new(&sdl, WEIGHTS, LISTS, pages, settings.max_cost)?;
+        Ok(Self(Arc::new(Shared {
             endpoint,
-            rates: rate::Rates::new(settings.requests_per_minute()),
-            sockets: Arc::new(Semaphore::new(settings.max_sockets.min(Semaphore::MAX_PERMITS))),
+            documents: operation::Documents::new(limits.document, settings.cache_size / 4),
+            persisted: persisted::Persisted::new(settings),
+            rates: rate::Rates::new(settings.cost_per_minute()),
+            prices,
+            places: places::Places::new(room),
+            proxies: proxies::Proxies::new(settings.trusted_proxies.clone()),
             limits,
             readiness: health::Readiness::default(),
             metrics,
+            metrics_token: settings.metrics_token.clone(),
             stop,
-            sdl: OnceLock::new(),
+            sdl,
             https: settings.public_url().starts_with("https://"),
             origins: settings.cors_origins.clone(),
-        }))
+        })))
     }
 }
 
@@ -141,7 +178,8 @@ impl Deref for HttpState {
 /// Everything that the server answers. Serve it with the peers' addresses
 /// (`into_make_service_with_connect_info::<SocketAddr>()`): they stand in sessions and share out the rate limit.
 pub fn router(state: HttpState) -> Router {
-    let large = SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE);
+    let parts = NotForContentType::const_new("multipart/mixed");
+    let large = SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE).and(parts);
     let compressed = Router::new()
         .route("/graphql", get(graphql::get).post(graphql::post))
         .route("/graphql.schema", get(health::schema))
@@ -155,6 +193,7 @@ pub fn router(state: HttpState) -> Router {
         .route("/", get(health::index))
         .fallback(health::nothing_here)
         .layer(headers::cors(&state.origins))
+        .layer(map_request(linger::unread))
         .layer(from_fn_with_state(state.clone(), headers::secure))
         .layer(from_fn_with_state(state.clone(), access::record))
         .with_state(state)

@@ -104,6 +104,11 @@ impl Rates {
         Self { per_minute, most: MOST, buckets: Mutex::default() }
     }
 
+    /// A whole budget.
+    pub fn whole(&self) -> u64 {
+        self.per_minute.map_or(u64::MAX, u64::from)
+    }
+
     /// Takes a cost from a bucket. `Ok(None)`: there is no limit.
     pub fn take(&self, payer: Payer, cost: u64, now: Instant) -> Result<Option<Left>, Spent> {
         let Some(limit) = self.per_minute else { return Ok(None) };

@@ -4,11 +4,12 @@
 //! Nothing here knows a setting's name or where a value came from.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
+use oriel_domain::roles::RoleName;
 
 /// What stands in the place of a secret.
 pub const MASK: &str = "***";
@@ -260,6 +261,64 @@ pub fn origins() -> Kind<Vec<String>> {
     )
 }
 
+/// The addresses that begin with the same bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network {
+    first: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Reads `192.0.2.0/24`, `2001:db8::/32` or a single address.
+    fn parse(text: &str) -> Option<Self> {
+        let (first, bits) = text.split_once('/').map_or((text, None), |(first, bits)| (first, Some(bits)));
+        let first: IpAddr = first.parse().ok()?;
+        let most = if first.is_ipv4() { 32 } else { 128 };
+        let bits = bits.map_or(Some(most), |bits| bits.parse().ok().filter(|bits| *bits <= most))?;
+        Some(Self { first, bits })
+    }
+
+    /// Whether an address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let high = |bits: u128, of: u8| bits.checked_shr(u32::from(of - self.bits)).unwrap_or_default();
+        match (self.first, address.to_canonical()) {
+            (IpAddr::V4(first), IpAddr::V4(address)) => {
+                high(first.to_bits().into(), 32) == high(address.to_bits().into(), 32)
+            }
+            (IpAddr::V6(first), IpAddr::V6(address)) => high(first.to_bits(), 128) == high(address.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.bits)
+    }
+}
+
+/// A list of networks with commas.
+pub fn networks() -> Kind<Vec<Network>> {
+    Kind::new(
+        "a list of addresses and networks such as 10.0.0.0/8,2001:db8::1; empty for none",
+        |text| text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(Network::parse).collect(),
+        |list: &Vec<Network>| list.iter().map(Network::to_string).collect::<Vec<_>>().join(","),
+    )
+}
+
+/// A list with commas; in the file also a TOML array.
+pub fn roles() -> Kind<Vec<RoleName>> {
+    let names: Vec<String> = RoleName::ALL.iter().map(ToString::to_string).collect();
+    Kind::new(
+        format!("a list of the roles {}; empty for none", names.join(", ")),
+        |text| {
+            let list = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            list.map(|name| RoleName::parse(name).ok()).collect()
+        },
+        |list: &Vec<RoleName>| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    )
+}
+
 /// A length of time between two bounds: `30s`, `1h30m`, `50ms`.
 pub fn duration(least: &'static str, most: &'static str) -> Kind<Duration> {
     let bounds = parse_duration(least).unwrap_or_default()..=parse_duration(most).unwrap_or_default();
@@ -341,30 +400,32 @@ fn number_and_unit(text: &str) -> Option<(u64, &str, &str)> {
     Some((number, &rest[..letters], rest[letters..].trim_start()))
 }
 
-/// How many requests are answered.
+/// What a client may spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateLimit {
     /// Off on a loopback listener, else [`RateLimit::USUAL`].
     Auto,
     /// No limit.
     Off,
-    /// Requests per minute.
+    /// Units of cost per minute.
     PerMinute(u32),
 }
 
 impl RateLimit {
-    /// Requests per minute where `auto` means on.
-    pub const USUAL: u32 = 1_200;
+    /// Units of cost per minute where `auto` means on.
+    pub const USUAL: u32 = 120_000;
 }
 
 /// `auto`, `off` or a number per minute.
 pub fn rate_limit() -> Kind<RateLimit> {
     Kind::new(
-        "auto, off, or a number of requests per minute from 1 to 10000000",
+        "auto, off, or a number of units of cost per minute from 1 to 1000000000",
         |text| match text {
             "auto" => Some(RateLimit::Auto),
             "off" => Some(RateLimit::Off),
-            number => number.parse().ok().filter(|number| (1..=10_000_000).contains(number)).map(RateLimit::PerMinute),
+            number => {
+                number.parse().ok().filter(|number| (1..=1_000_000_000).contains(number)).map(RateLimit::PerMinute)
+            }
         },
         |limit| match limit {
             RateLimit::Auto => "auto".to_owned(),
@@ -459,12 +520,34 @@ mod tests {
     }
 
     #[test]
+    fn a_network_holds_the_addresses_that_begin_like_it() {
+        let holds = |network: &str, address: &str| Network::parse(network).unwrap().contains(address.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
+        assert!(holds("192.0.2.7", "192.0.2.7") && !holds("192.0.2.7", "192.0.2.6"));
+        assert!(holds("0.0.0.0/0", "198.51.100.1") && holds("::/0", "2001:db8::1") && !holds("::/0", "192.0.2.1"));
+        assert!(holds("127.0.0.0/8", "::ffff:127.0.0.1"), "an IPv4 address on a socket of both kinds");
+        assert!(holds("2001:db8::/33", "2001:db8:7fff::1") && !holds("2001:db8::/33", "2001:db8:8000::1"));
+        for wrong in ["", "10.0.0.0/33", "::1/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/-1", "proxy.example"] {
+            assert!(Network::parse(wrong).is_none(), "{wrong}");
+        }
+        let shown = networks().show(&networks().read("127.0.0.0/8, ::1").unwrap());
+        assert_eq!(shown, "127.0.0.0/8,::1/128");
+    }
+
+    #[test]
     fn origins_are_origins() {
         assert_eq!(origins().read("https://a.example, http://localhost:3000").unwrap().len(), 2);
         assert_eq!(origins().read(""), Some(vec![]));
         for wrong in ["*", "https://a.example/", "a.example", "https://a.example/path", "null"] {
             assert!(origins().read(wrong).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn roles_are_roles() {
+        assert_eq!(roles().read("admin, owner"), Some(vec![RoleName::Admin, RoleName::Owner]));
+        assert_eq!(roles().read(""), Some(vec![]));
+        assert_eq!(roles().read("root"), None);
     }
 
     proptest! {

@@ -184,11 +184,15 @@ async fn parts_that_are_missing_unnamed_or_in_another_order_are_refused() {
         begin(&operations, &json!({ "0": ["variables.input.nothing"] })) + &one + "--b--\r\n",
         begin(&operations, &json!({ "0": ["variables.input.projectId"] })) + &one + "--b--\r\n",
         begin(&operations, &json!([])) + &one + "--b--\r\n",
-        begin(&json!({ "query": "{".repeat(200) }), &usual_map()) + &one + "--b--\r\n",
+        begin(&json!({ "query": "" }), &usual_map()) + &one + "--b--\r\n",
         "no multipart".to_owned(),
     ] {
         let heard = send(&bed, &token, wrong.clone()).await;
         assert_eq!(heard.status, 400, "{wrong}");
         until(async || kept(&bed).await == 0).await;
     }
+    // What is wrong with a document is told as it is without files.
+    let wrong = begin(&json!({ "query": "{".repeat(200) }), &usual_map()) + &one + "--b--\r\n";
+    assert_eq!(send(&bed, &token, wrong).await.refusal(), (200, "LIMIT_EXCEEDED".to_owned()));
+    assert_eq!(kept(&bed).await, 0);
 }

@@ -12,9 +12,9 @@ use super::*;
 
 const LIVE: &str = "subscription Watch { live { projects { nodes { name } } } }";
 
-struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
-async fn listen(bed: &Bed) -> SocketAddr {
+pub async fn listen(bed: &Bed) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = bed.router.clone().into_make_service_with_connect_info::<SocketAddr>();
@@ -22,7 +22,7 @@ async fn listen(bed: &Bed) -> SocketAddr {
     address
 }
 
-async fn connect(address: SocketAddr, headers: &[(&'static str, &str)]) -> Result<Client, Error> {
+pub async fn connect(address: SocketAddr, headers: &[(&'static str, &str)]) -> Result<Client, Error> {
     let mut request = format!("ws://{address}/graphql").into_client_request().unwrap();
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
@@ -30,11 +30,11 @@ async fn connect(address: SocketAddr, headers: &[(&'static str, &str)]) -> Resul
     Ok(Client(connect_async(request).await?.0))
 }
 
-const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");
+pub const PROTOCOL: (&str, &str) = ("sec-websocket-protocol", "graphql-transport-ws");
 
 impl Client {
     /// One whose `connection_init` was acknowledged.
-    async fn ready(address: SocketAddr, token: Option<&str>) -> Self {
+    pub async fn ready(address: SocketAddr, token: Option<&str>) -> Self {
         let mut client = connect(address, &[PROTOCOL]).await.unwrap();
         let payload = token.map(|token| json!({ "authorization": format!("Bearer {token}") }));
         client.say(json!({ "type": "connection_init", "payload": payload })).await;
@@ -42,7 +42,7 @@ impl Client {
         client
     }
 
-    async fn say(&mut self, message: Value) {
+    pub async fn say(&mut self, message: Value) {
         self.0.send(Message::text(message.to_string())).await.unwrap();
     }
 
@@ -62,7 +62,7 @@ impl Client {
     }
 
     /// With which code the server closes.
-    async fn closed(mut self) -> u16 {
+    pub async fn closed(mut self) -> u16 {
         loop {
             match self.0.next().await {
                 Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
@@ -99,6 +99,23 @@ async fn a_live_query_follows_changes_beside_other_operations() {
     bed.project(&token, "BB").await;
     client.subscribe("l", LIVE).await;
     assert_eq!(client.hear().await["payload"]["data"]["live"]["projects"]["nodes"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_operation_is_followed_by_its_hash() {
+    let bed = Bed::new().await;
+    let token = bed.register("acme").await;
+    persisted::publish(&bed, &token, "live", LIVE).await;
+    let mut client = Client::ready(listen(&bed).await, Some(&token)).await;
+    let subscribe = |id: &str, hash: &str| json!({ "id": id, "type": "subscribe", "payload": { "documentId": hash } });
+    client.say(subscribe("n", "nowhere")).await;
+    let heard = client.hear().await;
+    assert_eq!((&heard["id"], &heard["type"]), (&json!("n"), &json!("error")), "{heard}");
+    assert_eq!(heard["payload"][0]["extensions"]["code"], "PERSISTED_QUERY_NOT_FOUND", "{heard}");
+    client.say(subscribe("l", "live")).await;
+    assert_eq!(client.hear().await["payload"]["data"]["live"]["projects"]["nodes"], json!([]));
+    bed.project(&token, "AA").await;
+    assert_eq!(client.hear().await["payload"]["data"]["live"]["projects"]["nodes"], json!([{ "name": "AA" }]));
 }
 
 #[tokio::test]
@@ -223,7 +240,7 @@ async fn a_client_that_does_not_read_costs_only_itself() {
     assert_eq!(quick.hear().await["payload"]["data"]["live"]["projects"]["nodes"], json!([{ "name": "AA" }]));
     // The slow one loses its place, without a word that it could not take either.
     tokio::time::timeout(Duration::from_secs(60), async {
-        while bed.state.sockets.available_permits() != bed.state.limits.sockets - 1 {
+        while bed.state.places.held() != 1 {
             tokio::task::yield_now().await;
         }
     })
@@ -247,13 +264,13 @@ async fn a_server_that_stops_says_so() {
 }
 
 /// Server-sent events, as they come.
-struct Events {
+pub struct Events {
     body: Body,
     text: String,
 }
 
 impl Events {
-    async fn open(bed: &Bed, token: &str, query: &str) -> Self {
+    pub async fn open(bed: &Bed, token: &str, query: &str) -> Self {
         let bearer = format!("Bearer {token}");
         let headers =
             [("content-type", "application/json"), ("accept", "text/event-stream"), ("authorization", bearer.as_str())];
