@@ -12,12 +12,12 @@ use std::time::Duration;
 use async_graphql::{Request, Variables};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
-use oriel_server::serve::House;
-use oriel_server::settings::{Sources, load};
 use oriel_backends::blobs::BlobKey;
 use oriel_backends::extraction::Program;
 use oriel_schema::endpoint::{Answers, Caller, Document, Endpoint, Operation};
 use oriel_schema::uploads::{Received, Uploads};
+use oriel_server::serve::House;
+use oriel_server::settings::{Sources, load};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ use crate::support::databases;
 const PASSWORD: &str = "violet-otter-93-lamp";
 /// Steps on each database, unless `ORIEL_FRESHNESS_STEPS` says otherwise.
 const STEPS: u64 = 1_500;
+/// How many different questions are asked again and again.
+const ASKED: usize = 60;
 /// How long background work may take until what two endpoints say is the same.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -94,6 +96,8 @@ struct World {
     projects: [Vec<String>; 2],
     documents: [Vec<String>; 2],
     lives: Vec<Live>,
+    /// What was asked before, and by whom: most questions are asked more than once.
+    asked: Vec<(usize, &'static str, Value)>,
     made: u64,
 }
 
@@ -131,6 +135,7 @@ impl World {
             projects: [Vec::new(), Vec::new()],
             documents: [Vec::new(), Vec::new()],
             lives: Vec::new(),
+            asked: Vec::new(),
             made: 0,
         };
         for organization in 0..2 {
@@ -298,8 +303,16 @@ impl World {
 
     /// What is kept is what is read, as soon as nothing is on its way any more.
     async fn compare(&mut self) {
-        let person = self.numbers.below(self.people.len());
-        let (query, variables) = self.question(person);
+        if self.asked.len() < ASKED || self.numbers.below(8) == 0 {
+            let person = self.numbers.below(self.people.len());
+            let (query, variables) = self.question(person);
+            if self.asked.len() == ASKED {
+                let oldest = self.numbers.below(ASKED);
+                self.asked.swap_remove(oldest);
+            }
+            self.asked.push((person, query, variables));
+        }
+        let (person, query, variables) = self.numbers.pick(&self.asked).clone();
         let caller = &self.people[person].caller;
         let begun = tokio::time::Instant::now();
         loop {
@@ -416,18 +429,18 @@ async fn history(database: Option<String>) {
     let mut world = World::new(&house, seed).await;
     let (mut compared, mut followed) = (0, 0);
     for step in 0..steps {
-        match world.numbers.below(10) {
-            0..=2 => {
+        match world.numbers.below(12) {
+            0 | 1 => {
                 world.change().await;
                 if step % 4 == 0 {
                     world.settle().await;
                 }
             }
-            3 if world.lives.len() < 8 => {
+            2 if world.lives.len() < 8 => {
                 world.follow();
                 followed += 1;
             }
-            3 => drop(world.lives.swap_remove(world.numbers.below(8))),
+            2 => drop(world.lives.swap_remove(world.numbers.below(8))),
             _ => {
                 world.compare().await;
                 compared += 1;
@@ -437,7 +450,7 @@ async fn history(database: Option<String>) {
     world.settle().await;
     let report = world.kept.cache_report();
     println!("{steps} steps, seed {seed}: {compared} answers compared, {followed} live queries, {report:?}");
-    assert!(report.hits > compared / 20, "hardly anything was served from what is kept: {report:?}");
+    assert!(report.hits > compared / 5, "hardly anything was served from what is kept: {report:?}");
     drop(world);
     stop.cancel();
     house.close().await;

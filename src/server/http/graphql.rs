@@ -122,7 +122,10 @@ impl HttpState {
     ) -> Result<Response, Refusal> {
         self.resolve(who, &mut request).await?;
         if request.query.trim().is_empty() {
-            return Err(Refusal::bad_request("There is no `query` in the request."));
+            // Not a request at all: 400, whatever the media type.
+            let mut answer = Refusal::bad_request("There is no `query` in the request.").answer();
+            dress(&mut answer, exchange.trace(), None);
+            return Ok(json(StatusCode::BAD_REQUEST, accepts.best, &answer));
         }
         let (operation, cost) = match self.read(exchange, request) {
             Ok(read) => read,

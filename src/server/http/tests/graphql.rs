@@ -68,7 +68,8 @@ async fn the_media_type_that_is_asked_for_decides_the_status() {
         assert!(heard.header("content-type").starts_with(new));
         assert_eq!(heard.json().get("data").is_some(), with_new == 200, "{query}");
         let heard = bed.post(&[("accept", "application/json")], body).await;
-        assert_eq!(heard.status, 200, "{query}");
+        // What is no request at all is 400 in either.
+        assert_eq!(heard.status, if query.is_empty() { 400 } else { 200 }, "{query}");
         assert!(heard.header("content-type").starts_with("application/json"));
     }
     let heard = bed.post(&[("accept", new)], r#"{"query":"{ nothingLikeThis }"}"#).await;

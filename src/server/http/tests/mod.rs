@@ -3,29 +3,35 @@
 
 mod blobs;
 mod files;
+mod freshness;
 mod graphql;
 mod health;
+mod limits;
+mod persisted;
 mod sockets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::request::Builder;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
+use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_kernel::Position;
 use oriel_schema::endpoint::Endpoint;
 use oriel_schema::passwords::Passwords;
-use oriel_schema::services::{BackendState, ConsumerState, Operations, Policy, QueueState, Services};
+use oriel_schema::services::{BackendState, ConsumerState, IndexFailure, Operations, Policy, QueueState, Services};
+use oriel_schema::system::read_models::Rebuilds;
 use oriel_schema::tokens::Tokens;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{Clocks, HttpState, router};
+use super::{Clocks, HttpState, documents, router};
 use crate::installation::Installation;
 use crate::settings::{Settings, Sources, load};
 
@@ -36,6 +42,7 @@ struct Beside {
     healthy: bool,
 }
 
+#[async_trait]
 impl Operations for Beside {
     fn consumers(&self) -> Vec<ConsumerState> {
         Vec::new()
@@ -50,6 +57,15 @@ impl Operations for Beside {
     }
     fn index_position(&self) -> Position {
         Position::START
+    }
+    fn index_states(&self) -> Vec<ReadModelState> {
+        Vec::new()
+    }
+    async fn rebuild_index(&self, _: Progress<'_>) -> Result<Position, IndexFailure> {
+        Err("nothing follows the log".into())
+    }
+    async fn verify_index(&self) -> Result<Verified, IndexFailure> {
+        Err("nothing follows the log".into())
     }
 }
 
@@ -131,8 +147,10 @@ impl Bed {
             tokens: Tokens::new(&seed).unwrap(),
             passwords: Passwords::new(8),
             operations: Arc::new(Beside { healthy: beds.healthy }),
+            rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
+            documents: documents(&settings),
             policy: Policy {
                 open_registration: true,
                 access_token_ttl: settings.access_token_ttl,
@@ -142,6 +160,8 @@ impl Bed {
                 max_file_size: settings.upload_max_size,
                 scanner: false,
                 live_pace: Duration::ZERO,
+                live_queries_per_viewer: 1_000,
+                cache_bytes: 1 << 20,
                 at_least_wait: beds.at_least_wait,
                 base_url: settings.public_url(),
             },
@@ -149,7 +169,7 @@ impl Bed {
         };
         let stop = CancellationToken::new();
         let endpoint = Endpoint::new(Arc::new(services));
-        let state = HttpState::with_clocks(endpoint, &settings, None, stop.clone(), beds.clocks);
+        let state = HttpState::with_clocks(endpoint, &settings, None, stop.clone(), beds.clocks).unwrap();
         Self { router: router(state.clone()), state, stop, installation, folder }
     }
 
