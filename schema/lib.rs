@@ -7,6 +7,7 @@ pub mod access;
 mod contents;
 #[cfg(test)]
 mod contract;
+pub mod cost;
 pub mod documents;
 pub mod endpoint;
 pub mod events;
