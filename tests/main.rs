@@ -10,5 +10,6 @@ mod freshness;
 mod hostile;
 mod operations;
 mod restarts;
+mod search;
 mod tenants;
 mod tour;
