@@ -41,6 +41,8 @@ pub const WEIGHTS: &[Weight] = &[
     weight("Mutation", "register", 1_000),
     weight("Mutation", "memberAccept", 1_000),
     weight("Mutation", "passwordChange", 1_000),
+    // A thousand documents are validated and written.
+    weight("Mutation", "operationsPublish", 1_000),
     // The whole log is replayed.
     weight("Mutation", "readModelRebuild", 10_000),
     weight("Mutation", "readModelVerify", 10_000),

@@ -179,7 +179,7 @@ struct Node {
 
 async fn list(server: &ServerArgs) -> Result<bool, OperationsError> {
     let client = client(server)?;
-    println!("{:<64} {:<12} {:<27} NAME", "HASH", "KIND", "PUBLISHED");
+    println!("{:<64} {:<12} {:<32} NAME", "HASH", "KIND", "PUBLISHED");
     let (mut after, mut count): (Option<String>, usize) = (None, 0);
     loop {
         let page = json!({ "after": after });
@@ -187,7 +187,7 @@ async fn list(server: &ServerArgs) -> Result<bool, OperationsError> {
         let Some(Page { nodes, page_info }) = listed.persisted_operations else { return Ok(false) };
         count += nodes.len();
         for Node { hash, name, kind, created_at } in nodes {
-            println!("{hash:<64} {:<12} {created_at:<27} {}", kind.to_lowercase(), name.unwrap_or_default());
+            println!("{hash:<64} {:<12} {created_at:<32} {}", kind.to_lowercase(), name.unwrap_or_default());
         }
         match page_info {
             PageInfo { has_next_page: true, end_cursor: Some(cursor) } if after.as_ref() != Some(&cursor) => {

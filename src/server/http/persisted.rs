@@ -349,7 +349,10 @@ struct PersistedQuery {
 /// The document that a request names.
 fn asked(extensions: &Extensions) -> Result<Option<Asked>, Refusal> {
     let of = |key| extensions.0.get(key).filter(|value| **value != Value::Null);
-    let parse = |text: &str| OperationHash::parse(text).map_err(|rejection| Refusal::bad_request(rejection.message));
+    let parse = |text: &str| {
+        OperationHash::parse(text)
+            .map_err(|rejection| Refusal::bad_request(format!("The document is not named: {}", rejection.message)))
+    };
     let automatic = match of("persistedQuery") {
         None => None,
         Some(value) => {
