@@ -16,16 +16,22 @@ pub mod nodes;
 pub mod organizations;
 pub mod passwords;
 mod payload;
+#[cfg(test)]
+mod permissions;
+pub mod persisted_operations;
 pub mod projects;
 pub mod search;
 pub mod services;
 pub mod sessions;
+#[cfg(test)]
+mod statements;
 pub mod system;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
 pub mod uploads;
 pub mod users;
+pub mod validation;
 
 use async_graphql::{MergedObject, MergedSubscription, Schema, SchemaBuilder};
 
@@ -63,6 +69,7 @@ modules! {
         members::MemberQuery,
         projects::ProjectQuery,
         documents::DocumentQuery,
+        persisted_operations::PersistedOperationQuery,
         events::EventQuery,
         system::SystemQuery,
         nodes::NodeQuery,
@@ -74,7 +81,9 @@ modules! {
         members::MemberMutation,
         projects::ProjectMutation,
         documents::DocumentMutation,
-        system::SystemMutation;
+        persisted_operations::PersistedOperationMutation,
+        system::SystemMutation,
+        system::cache::CacheMutation;
     subscriptions:
         events::LiveSubscription,
         events::EventSubscription;
@@ -90,5 +99,5 @@ pub fn schema() -> SchemaBuilder<Query, Mutation, Subscription> {
 
 /// The contract as SDL, as it stands in `graphql.schema`.
 pub fn sdl() -> String {
-    schema().finish().sdl_with_options(async_graphql::SDLExportOptions::new().sorted_fields().sorted_enum_items())
+    schema().finish().sdl_with_options(async_graphql::SDLExportOptions::new().sorted_fields().sorted_enum_items().include_specified_by())
 }
