@@ -9,7 +9,6 @@ use oriel_engine::read::{Reader, Recorder, Source};
 use oriel_kernel::{Position, Viewer, Visible};
 use oriel_read_models::Readers;
 use oriel_read_models::viewer::ViewerRow;
-use sea_orm::{AccessMode, DatabaseConnection, DbBackend, IsolationLevel, TransactionTrait};
 
 use super::answer::{Answer, Outcome};
 use super::cache::{Found, Key};
@@ -167,7 +166,11 @@ impl Endpoint {
             let pool = engine.database().reader();
             let source = match round {
                 0..AGAIN => Source::Pool(pool.clone()),
-                _ => snapshot(pool).await.unwrap_or_else(|| Source::Pool(pool.clone())),
+                // All of an answer from one moment.
+                _ => match engine.snapshot().await {
+                    Ok(transaction) => Source::Transaction(Arc::new(transaction)),
+                    Err(_) => Source::Pool(pool.clone()),
+                },
             };
             let (response, recorder) = self.once(operation.request(), source, who, caller).await;
             let outcome = Outcome::new(response, &recorder, t0, position);
@@ -228,17 +231,4 @@ impl Who {
     pub fn personal(&self, key: Key) -> Key {
         self.row.as_ref().map_or(key, |row| key.personal(row.viewer.session))
     }
-}
-
-/// All of an answer from one moment.
-async fn snapshot(pool: &DatabaseConnection) -> Option<Source> {
-    let begun = match pool.get_database_backend() {
-        DbBackend::Postgres => {
-            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
-            pool.begin_with_config(Some(isolation), Some(access)).await
-        }
-        // A transaction that reads sees one moment, from its first statement on.
-        _ => pool.begin().await,
-    };
-    begun.ok().map(|transaction| Source::Transaction(Arc::new(transaction)))
 }
