@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 
 use crate::support::{Server, Session, databases};
 
-const DOCUMENTS: usize = 12;
+const DOCUMENTS: usize = 8;
 /// Enough for several steps of a rebuild.
-const EVENTS: i64 = 3_000;
+const EVENTS: i64 = 1_200;
 /// How often a rebuild may come to its end before it could be caught halfway.
 const ATTEMPTS: usize = 30;
 

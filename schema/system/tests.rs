@@ -23,7 +23,8 @@ async fn a_read_model_is_verified_and_rebuilt_while_the_operator_watches() {
     let input = json!({ "name": "documents" });
     let forbidden = bed.mutate(Some(&bob.access), "readModelRebuild", input.clone(), "userErrors { code path }").await;
     assert_eq!(Bed::problems(&forbidden), ["FORBIDDEN"]);
-    let cancel = async |token| bed.mutate(token, "readModelRebuildCancel", input.clone(), "userErrors { code path }").await;
+    let cancel =
+        async |token| bed.mutate(token, "readModelRebuildCancel", input.clone(), "userErrors { code path }").await;
     assert_eq!(Bed::problems(&cancel(Some(&ada.access)).await), ["CONFLICT input.name"], "nobody rebuilds it");
     assert_eq!(Bed::problems(&cancel(Some(&bob.access)).await), ["FORBIDDEN"]);
 
@@ -35,10 +36,12 @@ async fn a_read_model_is_verified_and_rebuilt_while_the_operator_watches() {
     assert_eq!(Bed::problems(&unknown), ["NOT_FOUND input.name"]);
 
     let query = "subscription { live { system { position readModels { name generation state } } } }";
-    let mut answers = bed.endpoint.execute_stream(operation(Request::new(query)).unwrap(), bed.caller(Some(&ada.access)).unwrap());
+    let mut answers =
+        bed.endpoint.execute_stream(operation(Request::new(query)).unwrap(), bed.caller(Some(&ada.access)).unwrap());
     let mut next = async || {
         let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await.unwrap().unwrap();
-        let models = serde_json::from_str::<Value>(answer.data.unwrap().json()).unwrap()["live"]["system"]["readModels"].take();
+        let models =
+            serde_json::from_str::<Value>(answer.data.unwrap().json()).unwrap()["live"]["system"]["readModels"].take();
         models.as_array().unwrap().iter().filter(|model| model["name"] == "documents").cloned().collect::<Vec<Value>>()
     };
     assert_eq!(next().await[0]["generation"], 1);
