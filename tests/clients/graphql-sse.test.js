@@ -62,7 +62,7 @@ for (const singleConnection of [false, true]) {
   test(`${mode}: what is wrong is said`, async (t) => {
     const client = clientOf(t);
     const wrong = await subscribe(client, 'subscription { live { nothingOfThisName } }').next();
-    assert.match(JSON.stringify(wrong), /nothingOfThisName/);
+    assert.match(wrong.errors[0].message, /nothingOfThisName/);
   });
 
   test(`${mode}: a token that is not good is refused`, async (t) => {
@@ -86,3 +86,38 @@ for (const singleConnection of [false, true]) {
     live.end();
   });
 }
+
+test('a browser’s EventSource, which shows nothing but events, hears why a document is refused', async () => {
+  const url = `${server.endpoint}?query=${encodeURIComponent('{ this is no document')}`;
+  const response = await fetch(url, { headers: { accept: 'text/event-stream' } });
+  assert.equal(response.status, 200);
+  assert.match(await response.text(), /^event: next\ndata: {"errors":.*\n\nevent: complete\ndata:/);
+});
+
+test('a stream belongs to who reserved it, has one connection, and each id once', async (t) => {
+  const eve = await server.register('Eve');
+  const ask = (session, method, token, options = {}) => {
+    const headers = { ...session.headers, 'content-type': 'application/json', 'x-graphql-event-stream-token': token };
+    return fetch(server.endpoint, { method, ...options, headers: { ...headers, ...options.headers } });
+  };
+  const operation = { query: 'subscription { events { id } }', extensions: { operationId: 'one' } };
+  const body = { body: JSON.stringify(operation) };
+  const reserved = await fetch(server.endpoint, { method: 'PUT', headers: ada.headers });
+  assert.equal(reserved.status, 201);
+  const token = await reserved.text();
+
+  assert.equal((await ask(eve, 'POST', token, body)).status, 404);
+  assert.equal((await ask(ada, 'POST', 'another', body)).status, 404);
+  assert.equal((await ask(ada, 'POST', token, { body: JSON.stringify({ query: operation.query }) })).status, 400);
+  assert.equal((await ask(ada, 'POST', token, body)).status, 202);
+  assert.equal((await ask(ada, 'POST', token, body)).status, 409);
+
+  const connect = { headers: { accept: 'text/event-stream' } };
+  const closing = new AbortController();
+  t.after(() => closing.abort());
+  assert.equal((await ask(eve, 'GET', token, connect)).status, 404);
+  // As EventSource does: with the token in the URL, and no headers.
+  const connected = await fetch(`${server.endpoint}?token=${token}`, { ...connect, signal: closing.signal });
+  assert.equal(connected.headers.get('content-type'), 'text/event-stream');
+  assert.equal((await ask(ada, 'GET', token, connect)).status, 409);
+});

@@ -63,6 +63,15 @@ test('an operation that is wrong ends with its errors, and the socket goes on', 
   assert.equal(right.data.viewer.user.name, 'Socket Owner');
 });
 
+test('a client that has no more to ask closes its socket, and the server answers that', async (t) => {
+  const closed = new Promise((resolve) => {
+    const asked = subscribe(clientOf(t, { on: { closed: resolve } }), '{ __typename }');
+    asked.next();
+  });
+  const { code, wasClean } = await closed;
+  assert.deepEqual({ code, wasClean }, { code: 1000, wasClean: true });
+});
+
 test('a restart closes with 1012, and the client comes back by itself with what happened meanwhile', async (t) => {
   const id = await ada.createProject('AGAIN', 'Before');
   const closed = [];

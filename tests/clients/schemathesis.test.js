@@ -29,7 +29,7 @@ test('queries and mutations from the contract', { skip: withoutPython }, async (
       // It would end the session that everything is asked in.
       ...['--exclude-name', 'Mutation.logout'],
     ],
-    { SCHEMATHESIS_HOOKS: 'hooks', ORIEL_IDS: ids.join(), HYPOTHESIS_STORAGE_DIRECTORY: '/nonexistent' },
+    { SCHEMATHESIS_HOOKS: 'hooks', ORIEL_IDS: ids.join() },
   );
   // It was asked as somebody until the end, and nothing went wrong behind the answers.
   assert.equal((await ada.ask('{ viewer { user { id } } }')).viewer.user.id, viewer.user.id);
