@@ -1,5 +1,6 @@
 //! Persisted operations over every way in: by their hash, and what is executed at all.
 
+use futures::StreamExt;
 use oriel_domain::persisted_operations::OperationBody;
 
 use super::*;
@@ -38,7 +39,7 @@ pub async fn publish(bed: &Bed, token: &str, hash: &str, body: &str) {
 }
 
 /// The same installation with other settings.
-async fn again(bed: Bed, pairs: &[(&str, &str)]) -> Bed {
+pub async fn again(bed: Bed, pairs: &[(&str, &str)]) -> Bed {
     Bed::on(bed.close().await, settings(pairs), Beds::default()).await
 }
 
@@ -167,6 +168,20 @@ async fn with_registered_only_what_is_published_is_executed() {
         assert_eq!(heard.refusal(), refused, "{body}");
         assert!(heard.text().contains("oriel operations publish"), "{}", heard.text());
     }
+    let bearer = format!("Bearer {token}");
+    let signed_in = ("authorization", bearer.as_str());
+    let url = format!("/graphql?query={}", free.replace(' ', "%20").replace('{', "%7b").replace('}', "%7d"));
+    assert_eq!(bed.get(&url, &[signed_in]).await.refusal(), refused);
+    let events = [signed_in, ("accept", "text/event-stream")];
+    assert_eq!(bed.post(&events, json!({ "query": free }).to_string()).await.refusal(), refused);
+    // Nothing of a file is read: what follows never comes.
+    let operations =
+        json!({ "query": "mutation($input: DocumentUploadInput!) { documentUpload(input: $input) { position } }" });
+    let part = format!("--b\r\ncontent-disposition: form-data; name=\"operations\"\r\n\r\n{operations}\r\n--b\r\n");
+    let body = futures::stream::iter([Ok::<_, std::io::Error>(part)]).chain(futures::stream::pending());
+    let multipart =
+        [signed_in, ("content-type", "multipart/form-data; boundary=b"), ("graphql-require-preflight", "1")];
+    assert_eq!(bed.post(&multipart, Body::from_stream(body)).await.refusal(), refused);
     let batch = send(&bed, Some(&token), json!([{ "query": free }, { "query": LIST }])).await.json();
     assert_eq!(batch[0]["errors"][0]["extensions"]["code"], "OPERATION_NOT_REGISTERED");
     assert_eq!(batch[1]["data"]["projects"]["nodes"], json!([]));

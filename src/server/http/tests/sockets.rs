@@ -116,6 +116,15 @@ async fn an_operation_is_followed_by_its_hash() {
     assert_eq!(client.hear().await["payload"]["data"]["live"]["projects"]["nodes"], json!([]));
     bed.project(&token, "AA").await;
     assert_eq!(client.hear().await["payload"]["data"]["live"]["projects"]["nodes"], json!([{ "name": "AA" }]));
+    drop(client);
+
+    let bed = persisted::again(bed, &[("operations", "registered")]).await;
+    let mut client = Client::ready(listen(&bed).await, Some(&token)).await;
+    client.subscribe("f", "subscription { live { projects { totalCount } } }").await;
+    let heard = client.hear().await;
+    assert_eq!(heard["payload"][0]["extensions"]["code"], "OPERATION_NOT_REGISTERED", "{heard}");
+    client.subscribe("l", LIVE).await;
+    assert_eq!(client.hear().await["payload"]["data"]["live"]["projects"]["nodes"], json!([{ "name": "AA" }]));
 }
 
 #[tokio::test]
