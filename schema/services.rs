@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use oriel_backends::blobs::Blobs;
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
+use oriel_engine::read::Limits;
 use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_kernel::{Position, Rejection, SessionId, Viewer};
 use uuid::Uuid;
@@ -63,6 +64,8 @@ pub struct Policy {
     pub live_queries_per_viewer: usize,
     /// How many bytes of answers are kept.
     pub cache_bytes: u64,
+    /// Items of a page at most.
+    pub max_page: u32,
     /// How long a request waits for the position that it asks for.
     pub at_least_wait: Duration,
     /// What URLs of this server begin with, such as `http://127.0.0.1:8080`.
@@ -76,6 +79,13 @@ pub trait DocumentReader: Send + Sync {
     /// # Errors
     /// `LIMIT_EXCEEDED` when it is over a limit, `INVALID` when it is no document.
     fn read(&self, text: &str) -> Result<ExecutableDocument, Rejection>;
+}
+
+impl Policy {
+    /// What a read may ask for at most.
+    pub fn reading(&self) -> Limits {
+        Limits { page: self.max_page, ..Limits::default() }
+    }
 }
 
 /// What operators see of the parts that the schema does not know: consumers, queues and the index.

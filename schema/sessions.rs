@@ -401,7 +401,8 @@ async fn signed_in(
     let (access_token, expires_at) = signed.map_err(internal)?;
     if let Some(readers) = cx.data_opt::<Readers>() {
         let recorder = current_reader(cx).map(|reader| Arc::clone(reader.recorder())).unwrap_or_default();
-        readers.become_viewer(Reader::new(connection.clone(), viewer, recorder));
+        let limits = services.policy.reading();
+        readers.become_viewer(Reader::with_limits(connection.clone(), viewer, recorder, limits));
     }
     let sees = current_reader(cx).is_some_and(|reader| reader.viewer().session == session);
     Ok(SessionPayload {

@@ -26,7 +26,9 @@ use uuid::Uuid;
 
 use crate::endpoint::{Caller, Document, Endpoint, Operation};
 use crate::passwords::Passwords;
-use crate::services::{BackendState, ConsumerState, DocumentReader, IndexFailure, Operations, Policy, QueueState, Services};
+use crate::services::{
+    BackendState, ConsumerState, DocumentReader, IndexFailure, Operations, Policy, QueueState, Services,
+};
 use crate::system::read_models::Rebuilds;
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
@@ -180,6 +182,7 @@ impl Bed {
             live_pace: Duration::from_millis(1),
             live_queries_per_viewer: 100,
             cache_bytes: 1 << 20,
+            max_page: 100,
             at_least_wait: Duration::from_secs(5),
             base_url: "http://oriel.test".to_owned(),
         };

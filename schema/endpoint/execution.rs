@@ -201,7 +201,10 @@ impl Endpoint {
     ) -> Request {
         let viewer = who.row.as_ref().map(|row| Arc::clone(&row.viewer));
         let readers = match &viewer {
-            Some(viewer) => Readers::of(Reader::new(source, Arc::clone(viewer), Arc::clone(recorder))),
+            Some(viewer) => {
+                let limits = self.services.policy.reading();
+                Readers::of(Reader::with_limits(source, Arc::clone(viewer), Arc::clone(recorder), limits))
+            }
             None => Readers::default(),
         };
         let meta = Meta {

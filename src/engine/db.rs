@@ -92,7 +92,7 @@ pub struct Connections {
 
 impl Connections {
     /// How long a statement may take that nobody has set a time for.
-    const READING: Duration = Duration::from_secs(30);
+    pub const READING: Duration = Duration::from_secs(30);
 }
 
 /// How long a connection that is given back may take to say that it is idle. Only one that is still at work for

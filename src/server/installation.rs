@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use oriel_backends::blobs::{Blobs, UrlKeys};
 use oriel_backends::search::{Meilisearch, Search, SearchError, Tantivy};
-use oriel_engine::db::{Location, OpenError};
+use oriel_engine::db::{Connections, Location, OpenError};
 use oriel_engine::keyring::{KeyError, MasterKey};
 use oriel_engine::queue::QueueLimits;
 use oriel_engine::{Database, Engine, Parts, StartError, SystemSources};
@@ -86,7 +86,10 @@ impl Installation {
         }
         let lock = lock(&settings.data)?;
         let master = master_key(settings)?;
-        let database = Database::open(&location(settings)?, settings.database_max_connections).await?;
+        // What works in the background reads through the same connections, and has its usual time.
+        let reading = settings.request_timeout.max(Connections::READING);
+        let connections = Connections { most: settings.database_max_connections, reading };
+        let database = Database::open_with(&location(settings)?, connections).await?;
         Migrator::up(database.writer(), None).await?;
         let parts = Parts {
             database,

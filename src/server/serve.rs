@@ -153,6 +153,7 @@ fn policy(settings: &Settings) -> Policy {
         live_pace: settings.live_pace,
         live_queries_per_viewer: settings.max_live_queries_per_viewer,
         cache_bytes: settings.cache_size,
+        max_page: settings.max_page,
         at_least_wait: Duration::from_secs(5),
         base_url: settings.public_url(),
     }

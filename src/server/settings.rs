@@ -220,7 +220,7 @@ settings! {
         /// Operations in one batched request.
         max_batch: usize = "10", whole(1, 1_000);
         /// Rows in one page. Clients may count on 100.
-        max_page: usize = "100", whole(100, 10_000);
+        max_page: u32 = "100", whole(100, 10_000);
         /// How long a request may take; uploads and subscriptions are not counted.
         request_timeout: Duration = "30s", duration("1s", "1h");
         /// How long a connection may be without a request, and how long the head of one may take. Longer than that of
@@ -335,6 +335,18 @@ mod tests {
             assert_eq!(table.iter().filter(|other| other.key == setting.key).count(), 1, "{}", setting.key);
         }
         with(&[]).unwrap();
+    }
+
+    #[test]
+    fn every_limit_stands_in_the_readme_with_its_default() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        let limits = table().into_iter().filter(|setting| setting.section.starts_with("Limits of a request"));
+        for Setting { key, default, .. } in limits {
+            let row = format!("| `{key}` | `{default}` | ");
+            assert!(readme.lines().any(|line| line.starts_with(&row)), "no line begins with {row}");
+        }
+        assert!(readme.contains(&format!("else {}", RateLimit::USUAL)));
     }
 
     #[test]

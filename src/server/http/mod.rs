@@ -146,7 +146,7 @@ impl HttpState {
         };
         let sdl = oriel_schema::sdl();
         let usual = u64::from(oriel_engine::read::Limits::default().default_page);
-        let pages = cost::Pages { default: usual, most: settings.max_page as u64 };
+        let pages = cost::Pages { default: usual, most: settings.max_page.into() };
         let prices = cost::Prices::new(&sdl, WEIGHTS, LISTS, pages, settings.max_cost)?;
         Ok(Self(Arc::new(Shared {
             endpoint,

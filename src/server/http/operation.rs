@@ -149,10 +149,10 @@ fn count(kind: Kind, answer: &Answer) {
 pub fn dress(answer: &mut Answer, trace: &str, paid: Option<Paid>) {
     finish(answer, trace);
     if let Some(Paid { cost, most, left }) = paid {
-        let remaining = left.map_or(Value::Null, |left| Value::from(left.remaining));
-        let entries = [("requested", Value::from(cost)), ("limit", Value::from(most)), ("remaining", remaining)];
-        let entries = entries.map(|(name, value)| (async_graphql::Name::new(name), value));
-        answer.extensions.insert("cost".to_owned(), Value::Object(entries.into_iter().collect()));
+        let remaining = left.map(|left| ("remaining", u64::from(left.remaining)));
+        let entries = [("requested", cost), ("limit", most)].into_iter().chain(remaining);
+        let entries = entries.map(|(name, number)| (async_graphql::Name::new(name), Value::from(number)));
+        answer.extensions.insert("cost".to_owned(), Value::Object(entries.collect()));
     }
 }
 

@@ -9,6 +9,7 @@ mod health;
 mod limits;
 mod persisted;
 mod sockets;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,6 +163,7 @@ impl Bed {
                 live_pace: Duration::ZERO,
                 live_queries_per_viewer: 1_000,
                 cache_bytes: 1 << 20,
+                max_page: settings.max_page,
                 at_least_wait: beds.at_least_wait,
                 base_url: settings.public_url(),
             },
