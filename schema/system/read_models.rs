@@ -14,7 +14,7 @@ use oriel_kernel::{ErrorCode, Position, Rejection, UserError, operations};
 use super::{dependency, short};
 use crate::access::{Failure, Payload, Result, internal, unavailable};
 use crate::payload::payloads;
-use crate::services::Services;
+use crate::services::{IndexFailure, Services};
 
 /// What the operator does.
 #[derive(Default)]
@@ -72,7 +72,8 @@ impl SystemMutation {
 
     /// Builds a read model, or the search index, from the log beside the running one and compares the two: of a read
     /// model row by row, of the index entry by entry, with all that a search reads of it. Nothing is changed. Answers
-    /// when it is done: the time grows with the log.
+    /// when it is done, which takes the longer the longer the log is; where that is longer than a request may take, it
+    /// goes on, and what it found is in `system.readModels`.
     #[permission("system:manage")]
     async fn read_model_verify(&self, cx: &Context<'_>, input: ReadModelVerifyInput) -> Result<ReadModelVerifyPayload> {
         let services = Arc::clone(Services::of(cx)?);
@@ -80,13 +81,17 @@ impl SystemMutation {
         let turn = services.rebuilds.begin(&input.name)?;
         // It goes on when the client goes away, so that what it leaves behind is cleared.
         let task = tokio::spawn(async move {
-            let _turn = turn;
-            match target {
-                Target::ReadModel(name) => services.engine.verify(name).await.map_err(failed),
-                Target::Index => services.operations.verify_index().await.map_err(|e| unavailable(e).into()),
+            let verified = match target {
+                Target::ReadModel(name) => services.engine.verify(name).await.map_err(Unverified::ReadModel),
+                Target::Index => services.operations.verify_index().await.map_err(Unverified::Index),
+            };
+            match &verified {
+                Ok(verified) => turn.found(verified.clone()),
+                Err(error) => turn.failed(error.to_string()),
             }
+            verified
         });
-        let verified = task.await.map_err(internal)??;
+        let verified = task.await.map_err(internal)?.map_err(Failure::from)?;
         Ok(ReadModelVerifyPayload { result: Some(verified.into()), user_errors: Vec::new() })
     }
 }
@@ -111,13 +116,26 @@ impl Target {
     }
 }
 
-fn failed(error: RebuildError) -> Failure {
-    match error {
-        RebuildError::Elsewhere(_) => {
-            Rejection::conflict("Another node rebuilds or verifies this. Wait until that is done.").at("name").into()
+/// Why nothing was compared.
+#[derive(Debug, thiserror::Error)]
+enum Unverified {
+    #[error(transparent)]
+    ReadModel(RebuildError),
+    #[error("{0}")]
+    Index(IndexFailure),
+}
+
+impl From<Unverified> for Failure {
+    fn from(error: Unverified) -> Self {
+        match error {
+            Unverified::ReadModel(RebuildError::Elsewhere(_)) => {
+                let message = "Another node rebuilds or verifies this. Wait until that is done.";
+                Rejection::conflict(message).at("name").into()
+            }
+            Unverified::ReadModel(RebuildError::Database(error)) => unavailable(error).into(),
+            Unverified::ReadModel(other) => internal(other).into(),
+            Unverified::Index(error) => unavailable(error).into(),
         }
-        RebuildError::Database(error) => unavailable(error).into(),
-        other => internal(other).into(),
     }
 }
 
@@ -131,6 +149,7 @@ struct Work {
     busy: bool,
     cancelled: bool,
     last_error: Option<String>,
+    verified: Option<Verified>,
 }
 
 /// The right to work on one of them. Ends with its drop.
@@ -179,6 +198,12 @@ impl Turn {
             work.last_error = Some(why);
         }
     }
+
+    fn found(&self, verified: Verified) {
+        if let Some(work) = self.rebuilds.works().get_mut(&self.name) {
+            work.verified = Some(verified);
+        }
+    }
 }
 
 impl Drop for Turn {
@@ -225,8 +250,10 @@ pub(super) struct ReadModelStatus {
     lag: i32,
     /// Whether the node that answers rebuilds or verifies it at this moment.
     busy: bool,
-    /// Why the last rebuild that this node began did not come to its end; null when it did, or goes on.
+    /// Why the last rebuild or comparison that this node began did not come to its end; null when it did, or goes on.
     last_error: Option<String>,
+    /// What the last comparison on this node found; null when there was none, or a rebuild was begun since.
+    verified: Option<ReadModelVerification>,
 }
 
 /// What a comparison with what the log gives found. All is well when nothing differs.
@@ -248,7 +275,8 @@ impl ReadModelStatus {
     fn new(state: ReadModelState, work: Work, head: Position) -> Self {
         let ReadModelState { name, generation, version, state, position } = state;
         let lag = short((head.number() - position.number()).max(0));
-        Self { name, generation, version, state, position, lag, busy: work.busy, last_error: work.last_error }
+        let Work { busy, last_error, verified, .. } = work;
+        Self { name, generation, version, state, position, lag, busy, last_error, verified: verified.map(Into::into) }
     }
 }
 

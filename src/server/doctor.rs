@@ -12,10 +12,10 @@ use crate::settings::Settings;
 pub async fn run(settings: &Settings) -> ExitCode {
     let mut ill = 0;
     let mut say = |name: &str, result: Result<String, String>| match result {
-        Ok(text) => println!("ok       {name:<10} {text}"),
+        Ok(text) => println!("ok       {name:<12} {text}"),
         Err(text) => {
             ill += 1;
-            println!("MEND     {name:<10} {text}");
+            println!("MEND     {name:<12} {text}");
         }
     };
     say(
@@ -39,6 +39,7 @@ pub async fn run(settings: &Settings) -> ExitCode {
     match Installation::open(settings).await {
         Ok(installation) => {
             say("database", Ok(format!("open, migrated, at position {}", installation.engine.feed().head())));
+            say("read models", read_models(&installation).await);
             say(
                 "blobs",
                 installation
@@ -78,6 +79,20 @@ pub async fn run(settings: &Settings) -> ExitCode {
     });
     say("reading", child().await);
     if ill == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether every read model is whole, and whether a rebuild was left unfinished.
+async fn read_models(installation: &Installation) -> Result<String, String> {
+    let states = installation.engine.read_model_states().await.map_err(|error| error.to_string())?;
+    let (next, running): (Vec<_>, Vec<_>) = states.into_iter().partition(|state| state.state == "catching_up");
+    let mut said = format!("{} are at the end of the log", running.len());
+    for state in next {
+        let (name, at) = (state.name, state.position);
+        said += &format!(
+            "; a rebuild of {name} ended at position {at}: `oriel read-models rebuild {name}` goes on with it"
+        );
+    }
+    Ok(said)
 }
 
 /// Whether documents can be read in the limited child process.

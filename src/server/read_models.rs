@@ -41,6 +41,7 @@ struct State {
     lag: i64,
     busy: bool,
     last_error: Option<String>,
+    verified: Option<Verified>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +71,8 @@ struct Answer {
     changed: Option<Changed>,
 }
 
-const LIST: &str = "{ system { position readModels { name generation version state position lag busy lastError } } }";
+const LIST: &str = "{ system { position readModels { name generation version state position lag busy lastError \
+    verified { name rows onlyRunning onlyReplayed } } } }";
 const REBUILD: &str = "mutation($input: ReadModelRebuildInput!) \
     { changed: readModelRebuild(input: $input) { userErrors { message } } }";
 const CANCEL: &str = "mutation($input: ReadModelRebuildCancelInput!) \
@@ -207,8 +209,9 @@ async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<Ended, Client
     };
     let mut ended = Ended::Well;
     for name in names {
-        let verified = change(&client, VERIFY, &name).await?.and_then(|changed| changed.result);
-        let Some(Verified { name, rows, only_running, only_replayed }) = verified else { return Ok(Ended::Ill) };
+        let Some(Verified { name, rows, only_running, only_replayed }) = compare(&client, &name).await? else {
+            return Ok(Ended::Ill);
+        };
         let verdict = if only_running == 0 && only_replayed == 0 {
             "equals its replay".to_owned()
         } else {
@@ -218,6 +221,31 @@ async fn verify(name: Option<&str>, server: &ServerArgs) -> Result<Ended, Client
         println!("{name:<24} {rows:>10} rows  {verdict}");
     }
     Ok(ended)
+}
+
+/// What a comparison finds; nothing when there was none, which is said here.
+async fn compare(client: &Client, name: &str) -> Result<Option<Verified>, ClientError> {
+    let error = match change(client, VERIFY, name).await {
+        Ok(changed) => return Ok(changed.and_then(|changed| changed.result)),
+        Err(error) => error,
+    };
+    // It may take longer than a request: it goes on then.
+    let mut is_going_on = false;
+    loop {
+        let Some(state) = states(client).await?.read_models.into_iter().find(|s| s.name == name && !s.is_next()) else {
+            return Err(error);
+        };
+        match (state.busy, state.verified, state.last_error) {
+            (true, ..) => is_going_on = true,
+            (false, Some(verified), _) if is_going_on => return Ok(Some(verified)),
+            (false, None, Some(why)) if is_going_on => {
+                eprintln!("oriel: {name} is not verified: {why}");
+                return Ok(None);
+            }
+            _ => return Err(error),
+        }
+        tokio::time::sleep(PACE).await;
+    }
 }
 
 /// Executes a mutation on what has this name. Nothing when it was refused, which is said here.
