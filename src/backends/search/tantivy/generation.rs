@@ -1,7 +1,8 @@
 //! One generation: a tantivy index, its writer and the snapshot that readers see.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tantivy::directory::MmapDirectory;
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
@@ -37,6 +38,25 @@ pub(super) struct Snapshot {
     pub searcher: Searcher,
     pub fields: Fields,
     pub checkpoint: Option<Checkpoint>,
+    /// How many entries each organisation has, once somebody asked.
+    entries: Arc<Mutex<HashMap<String, u64>>>,
+}
+
+impl Snapshot {
+    fn new(searcher: Searcher, fields: Fields, checkpoint: Option<Checkpoint>) -> Self {
+        Self { searcher, fields, checkpoint, entries: Arc::default() }
+    }
+
+    /// How many entries the organisation has: counted at the first question.
+    pub fn entries(&self, owner: &Owner, count: impl FnOnce() -> tantivy::Result<u64>) -> tantivy::Result<u64> {
+        let known = || self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entries) = known().get(owner.as_str()) {
+            return Ok(*entries);
+        }
+        let entries = count()?;
+        known().insert(owner.as_str().to_owned(), entries);
+        Ok(entries)
+    }
 }
 
 impl Generation {
@@ -66,7 +86,7 @@ impl Generation {
         let reader =
             index.reader_builder().reload_policy(ReloadPolicy::Manual).doc_store_cache_num_blocks(16).try_into()?;
         let reader: IndexReader = reader;
-        let snapshot = RwLock::new(Snapshot { searcher: reader.searcher(), fields, checkpoint });
+        let snapshot = RwLock::new(Snapshot::new(reader.searcher(), fields, checkpoint));
         let (name, path) = (name.to_owned(), path.to_owned());
         Ok(Self { name, path, schema, fields, index, reader, writer: Mutex::new(None), snapshot })
     }
@@ -92,7 +112,7 @@ impl Generation {
         self.write(&mut writer, changes, to)?;
         *slot = Some(writer);
         self.reader.reload()?;
-        let snapshot = Snapshot { searcher: self.reader.searcher(), fields: self.fields, checkpoint: Some(to) };
+        let snapshot = Snapshot::new(self.reader.searcher(), self.fields, Some(to));
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
         Ok(())
     }

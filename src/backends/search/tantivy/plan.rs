@@ -5,6 +5,7 @@
 //! organisation's own.
 
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tantivy::query::{
@@ -28,8 +29,11 @@ type Result<T> = tantivy::Result<T>;
 const MAX_MISTYPED_WORDS: usize = 8;
 /// Words of the index that one word is taken for, at most.
 const MAX_VARIANTS: usize = 24;
-/// Entries per segment whose lengths make the organisation's average.
-const LENGTH_SAMPLE: usize = 256;
+/// Words close to a mistyped one that are weighed against each other.
+const MAX_CLOSE: usize = 200;
+/// How many words a title, the labels and a body have, about: what is shorter counts more. Fixed, because an average
+/// that is taken of the entries would be another one after each merge.
+const LENGTHS: [u64; 3] = [8, 4, 600];
 /// A stem against the word as typed; a run of words against each.
 const STEM: f32 = 0.6;
 const RUN: f32 = 0.7;
@@ -70,7 +74,7 @@ pub(super) struct Planner<'a> {
 impl<'a> Planner<'a> {
     pub fn new(snapshot: &'a Snapshot, scope: &Scope) -> Result<Self> {
         let owner = Owner::new(scope.organization);
-        let statistics = Statistics::new(&snapshot.searcher, snapshot.fields, &owner)?;
+        let statistics = Statistics::new(snapshot, &owner)?;
         Ok(Self { snapshot, owner, statistics })
     }
 
@@ -173,7 +177,7 @@ impl<'a> Planner<'a> {
         let words = fields.words.map(|field| (field, word.text.as_str(), 1.0));
         for (at, (field, text, factor)) in words.into_iter().chain(stems).enumerate() {
             let term = self.owner.term(field, text);
-            if self.snapshot.searcher.doc_freq(&term)? > 0 {
+            if self.statistics.has(&term)? {
                 let weight = self.scored(TermQuery::new(term, IndexRecordOption::WithFreqs))?;
                 parts.push(boosted(weight, WEIGHTS[at % WEIGHTS.len()] * factor));
             }
@@ -189,7 +193,7 @@ impl<'a> Planner<'a> {
         for variant in variants {
             for (field, weight) in self.fields().words.into_iter().zip(WEIGHTS) {
                 let term = self.owner.term(field, variant);
-                if self.snapshot.searcher.doc_freq(&term)? > 0 {
+                if self.statistics.has(&term)? {
                     let query = TermQuery::new(term, IndexRecordOption::WithFreqs);
                     parts.push(boosted(self.scored(query)?, weight));
                 }
@@ -216,8 +220,8 @@ impl<'a> Planner<'a> {
     }
 
     fn close_to(&self, word: &str) -> Result<Vec<String>> {
-        // Distance first, then how often: what is read twice is kept with the smaller distance.
-        let mut found: BTreeMap<String, (u8, u64)> = BTreeMap::new();
+        // What is read twice is kept with the smaller distance.
+        let mut found: BTreeMap<String, u8> = BTreeMap::new();
         for distance in 1..=analyze::typos(word) {
             let term = Term::from_field_text(self.fields().words[0], word);
             let close = Owned::new(&self.owner, FuzzyTermQuery::new(term, distance, true).automaton()?);
@@ -226,20 +230,26 @@ impl<'a> Planner<'a> {
                     let index = segment.inverted_index(field)?;
                     let mut terms = index.terms().search(&close).into_stream()?;
                     while terms.advance() {
-                        let Some(variant) = self.owner.strip(terms.key()).filter(|variant| *variant != word) else {
-                            continue;
-                        };
-                        let known = found.entry(variant.to_owned()).or_insert((distance, 0));
-                        if known.0 == distance {
-                            known.1 += u64::from(terms.value().doc_freq);
+                        if let Some(variant) = self.owner.strip(terms.key()).filter(|variant| *variant != word) {
+                            found.entry(variant.to_owned()).or_insert(distance);
                         }
                     }
                 }
             }
         }
         let mut found: Vec<_> = found.into_iter().collect();
-        found.sort_by(|(a, x), (b, y)| x.0.cmp(&y.0).then(y.1.cmp(&x.1)).then(a.cmp(b)));
-        Ok(found.into_iter().take(MAX_VARIANTS).map(|(variant, _)| variant).collect())
+        found.sort_by(|(a, x), (b, y)| x.cmp(y).then(a.cmp(b)));
+        found.truncate(MAX_CLOSE);
+        // Distance first, then how often. A word that only removed entries had is none.
+        let mut weighed = Vec::with_capacity(found.len());
+        for (variant, distance) in found {
+            let often = self.statistics.frequency(&self.owner.term(self.fields().words[0], &variant))?;
+            if often > 0 {
+                weighed.push((distance, Reverse(often), variant));
+            }
+        }
+        weighed.sort_unstable();
+        Ok(weighed.into_iter().take(MAX_VARIANTS).map(|(.., variant)| variant).collect())
     }
 
     /// These words in this order, as typed.
@@ -306,42 +316,21 @@ fn any(mut parts: Vec<Box<dyn Weight>>) -> Box<dyn Weight> {
 }
 
 /// Numbers of the organisation that BM25 counts with. One word has one frequency in all fields, so that being
-/// rare in a field is no merit.
+/// rare in a field is no merit. Removed entries, which the index holds until a merge, are not counted: an answer is
+/// the same until an entry changes.
 struct Statistics<'a> {
     searcher: &'a Searcher,
     fields: Fields,
     entries: u64,
-    lengths: HashMap<Field, u64>,
     frequencies: RefCell<HashMap<Vec<u8>, u64>>,
 }
 
 impl<'a> Statistics<'a> {
-    fn new(searcher: &'a Searcher, fields: Fields, owner: &Owner) -> Result<Self> {
-        let marker = owner.term(fields.organization, "");
-        let entries = searcher.doc_freq(&marker)?.max(1);
-        let mut lengths: HashMap<Field, u64> = HashMap::new();
-        let mut sampled = 0;
-        for segment in searcher.segment_readers() {
-            let index = segment.inverted_index(fields.organization)?;
-            let Some(mut postings) = index.read_postings(&marker, IndexRecordOption::Basic)? else { continue };
-            let norms = fields.words.into_iter().chain(fields.stems);
-            let norms =
-                norms.map(|field| Ok((field, segment.get_fieldnorms_reader(field)?))).collect::<Result<Vec<_>>>()?;
-            for _ in 0..LENGTH_SAMPLE {
-                if postings.doc() == TERMINATED {
-                    break;
-                }
-                for (field, norms) in &norms {
-                    *lengths.entry(*field).or_default() += u64::from(norms.fieldnorm(postings.doc()));
-                }
-                sampled += 1;
-                postings.advance();
-            }
-        }
-        for length in lengths.values_mut() {
-            *length = (*length * entries / sampled.max(1)).max(entries);
-        }
-        Ok(Self { searcher, fields, entries, lengths, frequencies: RefCell::default() })
+    fn new(snapshot: &'a Snapshot, owner: &Owner) -> Result<Self> {
+        let entries =
+            snapshot.entries(owner, || alive(&snapshot.searcher, &owner.term(snapshot.fields.organization, "")))?;
+        let (searcher, fields) = (&snapshot.searcher, snapshot.fields);
+        Ok(Self { searcher, fields, entries: entries.max(1), frequencies: RefCell::default() })
     }
 
     fn frequency(&self, term: &Term) -> Result<u64> {
@@ -355,17 +344,42 @@ impl<'a> Statistics<'a> {
         let mut most = 0;
         for field in siblings {
             let text = std::str::from_utf8(text).unwrap_or_default();
-            most = most.max(self.searcher.doc_freq(&Term::from_field_text(field, text))?);
+            most = most.max(alive(self.searcher, &Term::from_field_text(field, text))?);
         }
         let most = most.min(self.entries);
         self.frequencies.borrow_mut().insert(key, most);
         Ok(most)
     }
+
+    /// Whether an entry has this word in this field.
+    fn has(&self, term: &Term) -> Result<bool> {
+        Ok(self.searcher.doc_freq(term)? > 0 && self.frequency(term)? > 0)
+    }
+}
+
+/// How many entries have this word, without those that were removed.
+fn alive(searcher: &Searcher, term: &Term) -> Result<u64> {
+    let mut count = 0;
+    for segment in searcher.segment_readers() {
+        let index = segment.inverted_index(term.field())?;
+        let Some(bits) = segment.alive_bitset() else {
+            count += u64::from(index.doc_freq(term)?);
+            continue;
+        };
+        let Some(mut postings) = index.read_postings(term, IndexRecordOption::Basic)? else { continue };
+        while postings.doc() != TERMINATED {
+            count += u64::from(bits.is_alive(postings.doc()));
+            postings.advance();
+        }
+    }
+    Ok(count)
 }
 
 impl Bm25StatisticsProvider for Statistics<'_> {
     fn total_num_tokens(&self, field: Field) -> Result<u64> {
-        Ok(self.lengths.get(&field).copied().unwrap_or(self.entries))
+        let kinds = [self.fields.words, self.fields.stems];
+        let place = kinds.iter().find_map(|fields| fields.iter().position(|one| *one == field));
+        Ok(self.entries * place.map_or(1, |place| LENGTHS[place]))
     }
 
     fn total_num_docs(&self) -> Result<u64> {

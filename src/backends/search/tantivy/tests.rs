@@ -35,6 +35,25 @@ async fn is_there_after_a_restart() {
 }
 
 #[tokio::test]
+async fn scores_follow_from_what_is_there_and_not_from_what_was() {
+    let (grown, fresh) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let scope = all_of(Uuid::new_v4());
+    let (old, new) = (open(&grown).await.unwrap(), open(&fresh).await.unwrap());
+    let last = |n: i64| put(entry(scope.organization, &format!("id{n}"), &format!("Harbour {n}"), "a harbour lamp"));
+    for n in 0..40i64 {
+        let before = put(entry(scope.organization, &format!("id{n}"), "Harbour hrbour lamp", "long ago, another text"));
+        old.apply(vec![before], at(n * 2 + 1)).await.unwrap();
+        old.apply(vec![last(n)], at(n * 2 + 2)).await.unwrap();
+    }
+    new.apply((0..40).map(last).collect(), at(80)).await.unwrap();
+    for query in ["harbour", "hrbour", "lamp harbour 7", "harb"] {
+        let (grown, fresh) =
+            (old.search(&scope, &ask(query)).await.unwrap(), new.search(&scope, &ask(query)).await.unwrap());
+        assert_eq!(grown, fresh, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_killed_rebuild_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let scope = all_of(Uuid::new_v4());
