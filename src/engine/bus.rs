@@ -3,7 +3,8 @@
 //! It loads the aggregates (hot ones from a bounded cache, without a query), decides, seals personal data, and hands
 //! a proposal to the committer. Commands on one aggregate wait for each other inside a process; what another node
 //! wrote in between shows as a version conflict, upon which everything is loaded and decided again, with the same ids
-//! and the same `now`, a bounded number of times.
+//! and the same `now`, a bounded number of times. What somebody may do is looked at again by the committer; when it has
+//! changed, it is found out anew, once.
 
 use std::any::Any;
 use std::borrow::Cow;
