@@ -9,6 +9,7 @@ mod first_light;
 mod freshness;
 mod hostile;
 mod operations;
+mod rebuilds;
 mod restarts;
 mod search;
 mod tenants;
