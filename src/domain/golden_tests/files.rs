@@ -17,12 +17,15 @@ pub const KEY: [u8; 32] = [0x6f; 32];
 /// Always the same, so that sealing again gives the same bytes. The engine draws a new one each time.
 const NONCE: [u8; NONCE_LEN] = *b"golden-nonce";
 
+/// Whether a payload decodes to what it meant; if not, why.
+type Reads = Box<dyn Fn(&[u8]) -> Result<(), String>>;
+
 /// What a golden file has to decode to.
 pub struct Sample {
     name: String,
     event_type: &'static str,
     version: i16,
-    reads: Box<dyn Fn(&[u8]) -> Result<(), String>>,
+    reads: Reads,
     /// How it is written; nothing for a version that is not written any more.
     written: Option<Vec<u8>>,
 }
