@@ -24,6 +24,8 @@ use super::limits::Excess;
 
 /// Items of a list that has neither a page nor a declared size.
 const USUAL_LIST: u64 = 10;
+/// How Relay calls a type that holds a page.
+const CONNECTION: &str = "Connection";
 /// How many fields of introspection cost 1.
 const INTROSPECTED: u64 = 10;
 
@@ -171,7 +173,7 @@ impl Prices {
             let members = members.iter().filter_map(|member| this.names.get(member.node.as_str()).copied());
             let members: Vec<usize> = members.collect();
             this.types[at].possible.extend(members);
-            this.types[at].connection = name.ends_with("Connection");
+            this.types[at].connection = name.ends_with(CONNECTION);
             for field in fields {
                 let price = this.price(name, &field.node, weights, sizes, &introspected);
                 this.types[at].fields.insert(field.node.name.node.to_string(), price);
@@ -198,9 +200,11 @@ impl Prices {
         let name = field.name.node.as_str();
         let argument = |name: &str| field.arguments.iter().find(|argument| argument.node.name.node == name);
         let (inside, is_list) = named(&field.ty.node);
+        let is_connection = inside.ends_with(CONNECTION);
         let inside = self.names.get(inside).copied();
         let declared = sizes.iter().find(|size| (size.on, size.field) == (on, name)).map(|size| size.items);
-        let length = if let Some(first) = argument("first").or_else(|| argument("last")) {
+        let page = argument("first").or_else(|| argument("last")).filter(|_| is_list || is_connection);
+        let length = if let Some(first) = page {
             let default = first.node.default_value.as_ref().map(|value| &value.node);
             Length::Page(default.and_then(items).unwrap_or(self.pages.default))
         } else if !is_list || inside.is_none() {
@@ -240,8 +244,15 @@ impl Prices {
             OperationType::Mutation => "Mutation",
             OperationType::Subscription => "Subscription",
         };
-        let mut pricing =
-            Pricing { prices: self, document, variables, operation: &chosen.node, known: HashMap::new(), longest: 0 };
+        let mut pricing = Pricing {
+            prices: self,
+            document,
+            variables,
+            operation: &chosen.node,
+            known: HashMap::new(),
+            comes_back: !document.fragments.is_empty(),
+            longest: 0,
+        };
         let sum = match self.names.get(root) {
             Some(&root) => pricing.set(&chosen.node.selection_set.node, root),
             None => Sum::default(),
@@ -328,6 +339,8 @@ struct Pricing<'a> {
     variables: &'a Variables,
     /// By the address of the set in the document, and the type that it stands on.
     known: HashMap<(usize, usize), Sum>,
+    /// Whether a set can be met again: by a fragment, or on another type. Most documents have neither.
+    comes_back: bool,
     /// The longest page that is asked for.
     longest: u64,
 }
@@ -337,14 +350,19 @@ impl<'a> Pricing<'a> {
         if set.items.is_empty() {
             return Sum::default();
         }
+        let prices = self.prices;
+        let possible = &prices.types[on].possible;
+        self.comes_back |= possible.len() > 1;
+        if let ([object], false) = (possible.as_slice(), self.comes_back) {
+            return self.of_object(set, *object);
+        }
         let key = (std::ptr::from_ref(set).addr(), on);
         if let Some(sum) = self.known.get(&key) {
             return *sum;
         }
         // What stands within itself was refused before; here it would end.
         self.known.insert(key, Sum::default());
-        let prices = self.prices;
-        let sums = prices.types[on].possible.iter().map(|object| self.of_object(set, *object));
+        let sums = possible.iter().map(|object| self.of_object(set, *object));
         let sum = sums.reduce(Sum::dearest).unwrap_or_default();
         self.known.insert(key, sum);
         sum
