@@ -64,8 +64,11 @@ impl SearchQuery {
         if request.kinds.is_empty() {
             return Ok(SearchConnection::empty(services.operations.index_position()));
         }
+        // Events that change no entry do not move the index's own checkpoint.
+        let passed = services.operations.index_position();
         let answer = services.search.search(&scope(&reader), &request).await.map_err(shown)?;
-        reader.recorder().as_of(place(answer.checkpoint));
+        let position = passed.max(place(answer.checkpoint));
+        reader.recorder().as_of(position);
         let page = load(&reader, answer.hits).await?;
         let edges = page.edges;
         Ok(SearchConnection {
@@ -78,7 +81,7 @@ impl SearchQuery {
             },
             facets: answer.facets.into_iter().map(Facet::from).collect(),
             total: answer.total.saturating_sub(page.dropped),
-            position: place(answer.checkpoint),
+            position,
             took: begun.elapsed(),
             edges,
         })

@@ -194,3 +194,20 @@ async fn facets_and_totals_are_what_counting_gives() {
     }
     assert!(found_something > 60, "{found_something} of the searches found something");
 }
+
+#[tokio::test]
+async fn a_search_is_as_far_as_it_was_asked_to_be() {
+    let server = Server::start(None).await;
+    let ada = server.register("analytical").await;
+    ada.create_project("ATLAS").await;
+    // Events that change nothing in the index count too.
+    let renamed = ada.ask("mutation { userUpdate(input: { name: \"Countess\" }) { position } }", json!({})).await;
+    let position = renamed["userUpdate"]["position"].as_str().unwrap();
+    let body = json!({ "query": "{ search(query: \"project\") { position totalCount } }", "extensions": { "atLeast": position } });
+    let request = ada.http.post(format!("{}/graphql", ada.url)).bearer_auth(&ada.token).json(&body);
+    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    let found = &answer["data"]["search"];
+    assert_eq!(found["totalCount"], 1, "{answer}");
+    let number = |text: &Value| text.as_str().unwrap().parse::<u64>().unwrap();
+    assert!(number(&found["position"]) >= position.parse().unwrap(), "{answer}");
+}
