@@ -227,7 +227,7 @@ on_both! {
     /// Whoever reads while tables are switched under them sees every row that was there when they began: on a
     /// connection that knows the statement already, and in a transaction whose moment lies before the switch.
     async fn readers_see_every_row_at_every_moment(place) {
-        const REBUILDS: usize = 40;
+        const REBUILDS: usize = 20;
         let engine = place.engine().await;
         for n in 0..20 {
             make(&engine, org(n), "first").await;
