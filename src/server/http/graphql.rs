@@ -18,7 +18,7 @@ use super::body::collect;
 use super::caller::{Paid, Who, at_least_cookie, bearer};
 use super::operation::dress;
 use super::persisted::{Sent, name_document, names_document};
-use super::{multipart, multipart_stream, sse, websocket};
+use super::{multipart, multipart_stream, sse, sse_single, websocket};
 
 /// Lists and objects within each other, in what the reader of JSON takes.
 const JSON_NESTING: u64 = 127;
@@ -44,6 +44,11 @@ pub async fn get(
     let answered = async {
         let accepts = Accepts::of(&parts.headers)?;
         let who = state.identify(&exchange, &parts.headers, bearer(&parts.headers)?).await?;
+        if accepts.best == Format::EventStream
+            && let Some(token) = sse_single::named(&parts)
+        {
+            return sse_single::connect(&state, &who, token);
+        }
         let incoming = Incoming::Single(Box::new(of_uri(&parts.uri)?));
         state.answer(&exchange, &who, incoming, accepts, Some(&parts.headers)).await
     };
@@ -62,8 +67,13 @@ pub async fn post(
         let who = state.identify(&exchange, &parts.headers, bearer(&parts.headers)?).await?;
         match media_type(&parts.headers).as_str() {
             "application/json" => {
-                let body = state.body(body).await?;
-                state.answer(&exchange, &who, parse(&body)?, accepts, None).await
+                let incoming = parse(&state.body(body).await?)?;
+                match (sse_single::named(&parts), incoming) {
+                    (Some(token), Incoming::Single(request)) => {
+                        sse_single::execute(&state, &exchange, &who, *request, &token).await
+                    }
+                    (_, incoming) => state.answer(&exchange, &who, incoming, accepts, None).await,
+                }
             }
             "multipart/form-data" => {
                 let (incoming, files) = multipart::receive(&state, &exchange, &who, &parts.headers, body).await?;
@@ -131,6 +141,9 @@ impl HttpState {
             Ok(read) => read,
             Err(mut answer) => {
                 dress(&mut answer, exchange.trace(), None);
+                if accepts.best == Format::EventStream {
+                    return Ok(sse::refused(&answer));
+                }
                 return Ok(json(status(&answer, accepts.best), accepts.best, &answer));
             }
         };

@@ -17,6 +17,7 @@ use super::HttpState;
 use super::access::REQUEST_ID;
 use super::caller::AT_LEAST;
 use super::multipart::PREFLIGHT;
+use super::sse_single::TOKEN;
 use super::rate;
 
 /// How long a browser remembers what it may send.
@@ -42,10 +43,10 @@ pub async fn secure(State(state): State<HttpState>, request: Request, next: Next
 /// Lets browser applications of these origins call. Tokens are sent by hand, so that credentials are not needed.
 pub fn cors(origins: &[String]) -> CorsLayer {
     let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    let ours = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE, REQUEST_ID, AT_LEAST];
+    let ours = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE, REQUEST_ID, AT_LEAST, TOKEN];
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers(ours.into_iter().chain(PREFLIGHT).collect::<Vec<_>>())
         .expose_headers([
             REQUEST_ID,

@@ -27,6 +27,7 @@ mod places;
 mod proxies;
 mod rate;
 mod sse;
+mod sse_single;
 mod websocket;
 
 #[cfg(test)]
@@ -66,6 +67,7 @@ pub struct Shared {
     rates: rate::Rates,
     prices: cost::Prices,
     places: Arc<places::Places>,
+    streams: sse_single::Streams,
     proxies: proxies::Proxies,
     readiness: health::Readiness,
     metrics: Option<Metrics>,
@@ -155,6 +157,7 @@ impl HttpState {
             rates: rate::Rates::new(settings.cost_per_minute()),
             prices,
             places: places::Places::new(room),
+            streams: sse_single::Streams::default(),
             proxies: proxies::Proxies::new(settings.trusted_proxies.clone()),
             limits,
             readiness: health::Readiness::default(),
@@ -181,7 +184,7 @@ pub fn router(state: HttpState) -> Router {
     let parts = NotForContentType::const_new("multipart/mixed");
     let large = SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE).and(parts);
     let compressed = Router::new()
-        .route("/graphql", get(graphql::get).post(graphql::post))
+        .route("/graphql", get(graphql::get).post(graphql::post).put(sse_single::reserve).delete(sse_single::complete))
         .route("/graphql.schema", get(health::schema))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large));
     Router::new()

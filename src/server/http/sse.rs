@@ -1,4 +1,5 @@
 //! Server-sent events: one operation, one stream (graphql-sse, distinct connections mode).
+//! <https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md#distinct-connections-mode>
 //!
 //! Answers are made when the client has taken the last one, so that one that reads slowly costs only its own
 //! connection. When the server stops, the stream ends without `complete`: a client then asks again.
@@ -9,8 +10,8 @@ use std::time::Duration;
 use axum::http::header::{CACHE_CONTROL, HeaderName};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
-use oriel_schema::endpoint::Operation;
+use futures::{Stream, StreamExt, stream};
+use oriel_schema::endpoint::{Answer, Operation};
 
 use super::HttpState;
 use super::access::Exchange;
@@ -34,7 +35,7 @@ pub fn stream(
     let socket = state.socket("sse", who)?;
     let stop = state.stop.clone();
     let answers = state.stream(exchange.trace().to_owned(), who, operation, paid);
-    let events = async_stream::stream! {
+    Ok(events(async_stream::stream! {
         let _socket = socket;
         let mut answers = std::pin::pin!(answers);
         loop {
@@ -44,14 +45,32 @@ pub fn stream(
                 answer = answers.next() => answer,
             };
             let Some(answer) = answer else { break };
-            yield Ok::<_, Infallible>(Event::default().event("next").data(answer.text()));
+            yield next(&answer);
             if has_ended(&answer) {
                 break;
             }
         }
-        yield Ok(Event::default().event("complete").data(""));
-    };
+        yield complete();
+    }))
+}
+
+/// The answer to an operation that was refused before it began: a browser's `EventSource` shows nothing but events.
+pub fn refused(answer: &Answer) -> Response {
+    events(stream::iter([next(answer), complete()]))
+}
+
+fn next(answer: &Answer) -> Result<Event, Infallible> {
+    Ok(Event::default().event("next").data(answer.text()))
+}
+
+fn complete() -> Result<Event, Infallible> {
+    // With a line of data, though it is empty: without one an `EventSource` dispatches nothing.
+    Ok(Event::default().event("complete").data("\n"))
+}
+
+/// These events, kept from whoever holds back or gives up what is silent.
+pub fn events(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
     let headers = [(CACHE_CONTROL, "no-cache, no-transform"), (X_ACCEL_BUFFERING, "no")];
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    Ok((headers, events).into_response())
+    (headers, events).into_response()
 }

@@ -122,6 +122,8 @@ struct FromOperation {
 enum End {
     /// We close it, for this reason.
     Close(u16, &'static str),
+    /// The other end has closed it, and waits for us to do the same.
+    Left,
     /// The other end is gone.
     Gone,
 }
@@ -163,12 +165,15 @@ impl Connection {
         let end = self.talk(&mut socket).await;
         self.tasks.abort_all();
         tracing::debug!(request_id = self.exchange.trace(), ?end, operations = self.counted, "a socket ended");
+        let patience = self.state.limits.clocks.write;
         if let End::Close(code, reason) = end {
             let frame = CloseFrame { code, reason: reason.into() };
-            let patience = self.state.limits.clocks.write;
             // Whether the client hears it is not ours to know.
             let _ = timeout(patience, socket.send(Message::Close(Some(frame)))).await;
-            // The other end answers with its own close frame; until then the reason may still be on its way.
+        }
+        if !matches!(end, End::Gone) {
+            // Each end answers the other's close frame. Ours is written while we read on; until theirs has come, our
+            // reason may still be on its way.
             let _ = timeout(patience, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
         }
     }
@@ -218,7 +223,7 @@ impl Connection {
         let text = match message {
             Message::Text(text) => text,
             Message::Binary(_) => return Err(End::Close(code::BAD_REQUEST, "Send text, not bytes")),
-            Message::Close(_) => return Err(End::Gone),
+            Message::Close(_) => return Err(End::Left),
             Message::Ping(_) | Message::Pong(_) => return Ok(()),
         };
         let Ok(message) = serde_json::from_str(&text) else {

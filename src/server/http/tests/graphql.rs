@@ -131,7 +131,7 @@ async fn a_url_can_ask_and_cannot_change() {
     for wrong in ["/graphql", "/graphql?query=", "/graphql?query=%7Ba%7D&variables=x", "/graphql?query=a&query=b"] {
         assert_eq!(bed.get(wrong, &[]).await.refusal(), (400, "BAD_REQUEST".to_owned()), "{wrong}");
     }
-    assert_eq!(bed.send(with(Request::delete("/graphql"), &[], Body::empty())).await.status, 405);
+    assert_eq!(bed.send(with(Request::patch("/graphql"), &[], Body::empty())).await.status, 405);
 }
 
 #[tokio::test]

@@ -319,7 +319,7 @@ async fn events_carry_one_answer_or_many() {
     let (event, data) = once.next().await.unwrap();
     let data: Value = serde_json::from_str(&data).unwrap();
     assert_eq!((event.as_str(), &data["data"]["__typename"]), ("next", &json!("Query")));
-    assert_eq!(once.next().await, Some(("complete".to_owned(), String::new())));
+    assert_eq!(once.next().await, Some(("complete".to_owned(), "\n".to_owned())));
     assert_eq!(once.next().await, None);
 
     let mut live = Events::open(&bed, &token, LIVE).await;
