@@ -121,7 +121,8 @@ for (const useGETForHashedQueries of [false, true]) {
     const link = createPersistedQueryLink({ sha256, useGETForHashedQueries });
     const client = clientOf(ApolloLink.from([link, http({ fetch: noting(sent) })]));
     // Each run has a document of its own, which the server does not know yet.
-    const query = gql(`query Persisted${useGETForHashedQueries ? 'Get' : 'Post'}($id: ID!) { project(id: $id) { id key } }`);
+    const name = useGETForHashedQueries ? 'PersistedGet' : 'PersistedPost';
+    const query = gql(`query ${name}($id: ID!) { project(id: $id) { id key } }`);
     const ask = () => client.query({ query, variables: { id: project }, fetchPolicy: 'network-only' });
 
     assert.equal((await ask()).data.project.key, 'MOON');
@@ -175,11 +176,15 @@ test('an upload without the header is refused, and says which header', async () 
     `,
     variables: { input: { projectId: project, file: new File(['x'], 'x.txt') } },
   });
-  await assert.rejects(refused, (error) => error.statusCode === 400 && /GraphQL-Require-Preflight/.test(error.bodyText));
+  const says = ({ statusCode, bodyText }) => statusCode === 400 && /GraphQL-Require-Preflight/.test(bodyText);
+  await assert.rejects(refused, says);
 });
 
 const links = {
-  WebSocket: () => new GraphQLWsLink(webSocket({ url: server.socket, connectionParams: ada.headers, webSocketImpl: WebSocket })),
+  WebSocket: () => {
+    const options = { url: server.socket, connectionParams: ada.headers, webSocketImpl: WebSocket };
+    return new GraphQLWsLink(webSocket(options));
+  },
   multipart: () => http(),
 };
 for (const [transport, link] of Object.entries(links)) {

@@ -14,7 +14,8 @@ const contract = read('../../graphql.schema');
 /** What would break a client of `released` that meets `now`. What was deprecated in the release may go. */
 async function breaks(released, now) {
   const changes = await diff(buildSchema(released), buildSchema(now), [DiffRule.suppressRemovalOfDeprecatedField]);
-  return changes.filter(({ criticality }) => criticality.level === CriticalityLevel.Breaking).map(({ message }) => message);
+  const breaking = changes.filter(({ criticality }) => criticality.level === CriticalityLevel.Breaking);
+  return breaking.map(({ message }) => message);
 }
 
 async function complaints(schema) {

@@ -94,7 +94,7 @@ describe('each mistake closes the socket with its own code', { concurrency: true
   const subscription = { id: 'one', type: 'subscribe', payload: { query: 'subscription { events { id } }' } };
   const mistakes = {
     4400: { what: 'a message that is none', on: { connected: (socket) => socket.send('{"type":"hello"}') } },
-    4401: { what: 'an operation before the connection is initialised', on: { opened: (socket) => send(socket, subscription) } },
+    4401: { what: 'an operation before the initialisation', on: { opened: (socket) => send(socket, subscription) } },
     4403: { what: 'a token that is not good', connectionParams: { authorization: 'Bearer not-a-token' } },
     4408: { what: 'no initialisation within ten seconds', connectionParams: () => new Promise(() => {}) },
     4409: {

@@ -99,7 +99,8 @@ test('a mutation and a live query change what is rendered', async (t) => {
   const live = answers({
     subscribe: ({ next, error, complete }) => {
       const config = { subscription: artifact('ProjectsLiveSubscription'), variables: { id: node.id } };
-      const { dispose } = requestSubscription(environment, { ...config, onNext: next, onError: error, onCompleted: complete });
+      const heard = { onNext: next, onError: error, onCompleted: complete };
+      const { dispose } = requestSubscription(environment, { ...config, ...heard });
       return { unsubscribe: dispose };
     },
   });

@@ -88,7 +88,8 @@ export async function titles(client: Client, project: string): Promise<string[]>
   // @ts-expect-error: the project is needed
   await client.query(documents, {});
   const lines = useFragment(line, data?.project?.documents.nodes ?? []);
-  return lines.map(({ title, size, pageCount }) => `${title}: ${size.toFixed()} bytes, ${pageCount?.toFixed() ?? 'no'} pages`);
+  const pages = (count?: number | null) => count?.toFixed() ?? 'no';
+  return lines.map(({ title, size, pageCount }) => `${title}: ${size.toFixed()} bytes, ${pages(pageCount)} pages`);
 }
 
 /** Sends a file; what has to be mended, if anything. */

@@ -136,8 +136,9 @@ export class Session {
 
   /** A new project; its id. */
   async createProject(key, name = `Project ${key}`) {
-    const mutation =
-      'mutation ($input: ProjectCreateInput!) { projectCreate(input: $input) { project { id } userErrors { message } } }';
+    const mutation = `mutation ($input: ProjectCreateInput!) {
+      projectCreate(input: $input) { project { id } userErrors { message } }
+    }`;
     const { projectCreate } = await this.ask(mutation, { input: { key, name } });
     if (!projectCreate.project) throw new Error(JSON.stringify(projectCreate.userErrors));
     return projectCreate.project.id;
@@ -145,7 +146,9 @@ export class Session {
 
   /** Gives a project another name. */
   async renameProject(id, name) {
-    const mutation = 'mutation ($input: ProjectUpdateInput!) { projectUpdate(input: $input) { userErrors { message } } }';
+    const mutation = `mutation ($input: ProjectUpdateInput!) {
+      projectUpdate(input: $input) { userErrors { message } }
+    }`;
     const { projectUpdate } = await this.ask(mutation, { input: { id, name } });
     if (projectUpdate.userErrors.length) throw new Error(JSON.stringify(projectUpdate.userErrors));
   }
