@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use oriel_domain::documents::{AddRevision, DeleteDocument};
 use oriel_domain::roles::RoleName;
 use oriel_domain::sessions::{EndReason, EndSession};
-use oriel_engine::read::{Connection, PageArgs, ReadModel, Reader, Recorder};
+use oriel_engine::read::{Connection, PageArgs, PathPart, ReadModel, Reader, Recorder};
 use oriel_kernel::{Grant, Id, Permission, RawId, SessionId, Viewer, Visible};
 use sea_orm::{ActiveModelBehavior, ActiveModelTrait, DatabaseConnection, EntityTrait, IntoActiveModel, ModelTrait};
 use uuid::Uuid;
@@ -357,7 +357,10 @@ async fn a_file_is_handed_out_once_it_was_scanned() {
         },
     }});
     assert_eq!(answer, expected);
-    assert_eq!(recorder.stability(), oriel_engine::read::Stability::Volatile);
+    let address = |name: &str| ["node", name].map(|key| PathPart::Key(key.to_owned())).to_vec();
+    let mut passing = recorder.passing_values();
+    passing.sort_by_key(|place| format!("{place:?}"));
+    assert_eq!(passing, ["before", "never", "now"].map(address), "signed addresses are others each time");
     let query = format!(
         r#"{{ node(id: "{node}") {{ ... on Document {{
             revisions(first: 1, after: "r2") {{ nodes {{ revision }} pageInfo {{ hasNextPage hasPreviousPage }} }} }} }} }}"#

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Something that a change can touch: `document:UUID` (a row, there or not), `documents@project:UUID` (which rows
-/// are in there), `scope@user:UUID` (what somebody may see), `search@org:UUID` (an index).
+/// are in there), `search@org:UUID` (an index).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Dependency(Arc<str>);
 
