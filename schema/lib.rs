@@ -94,10 +94,15 @@ pub type OrielSchema = Schema<Query, Mutation, Subscription>;
 
 /// The schema, to be finished with its services.
 pub fn schema() -> SchemaBuilder<Query, Mutation, Subscription> {
+    let moment = "A moment as RFC 3339 writes it, such as `2026-02-03T04:05:06.789012Z`, to the microsecond. Answers are \
+                  in UTC;\ninputs may have an offset.";
     Schema::build(Query::default(), Mutation::default(), Subscription::default())
+        .override_output_type_description::<chrono::DateTime<chrono::Utc>>(moment)
 }
 
 /// The contract as SDL, as it stands in `graphql.schema`.
 pub fn sdl() -> String {
-    schema().finish().sdl_with_options(async_graphql::SDLExportOptions::new().sorted_fields().sorted_enum_items().include_specified_by())
+    schema().finish().sdl_with_options(
+        async_graphql::SDLExportOptions::new().sorted_fields().sorted_enum_items().include_specified_by(),
+    )
 }
