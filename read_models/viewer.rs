@@ -30,6 +30,8 @@ pub struct ViewerRow {
     pub roles: Vec<RoleName>,
     /// When the session ends by itself.
     pub expires_at: Timestamp,
+    /// When it was last given an access token.
+    pub last_seen_at: Timestamp,
     /// What it depends on: the session, the person's memberships, and the member's projects.
     pub dependencies: Vec<Dependency>,
 }
@@ -40,6 +42,7 @@ struct Found {
     member_id: MemberId,
     organization_id: OrganizationId,
     expires_at: Timestamp,
+    last_seen_at: Timestamp,
     roles: Tags,
     version: i32,
     first: Option<Uuid>,
@@ -83,7 +86,8 @@ pub async fn resolve(
         permissions: Arc::new(permissions),
         visible,
     };
-    Ok(Some(ViewerRow { viewer: Arc::new(viewer), roles: names, expires_at: found.expires_at, dependencies }))
+    let Found { expires_at, last_seen_at, .. } = found;
+    Ok(Some(ViewerRow { viewer: Arc::new(viewer), roles: names, expires_at, last_seen_at, dependencies }))
 }
 
 /// The session that goes on, with its active member, and which organisation is the first.
@@ -98,7 +102,10 @@ fn signed_in(session: SessionId) -> SelectStatement {
         .take();
     let member = |ours: M, theirs: S| same((members::Entity, ours), (sessions::Entity, theirs));
     Query::select()
-        .columns([S::UserId, S::MemberId, S::OrganizationId, S::ExpiresAt].map(|column| (sessions::Entity, column)))
+        .columns(
+            [S::UserId, S::MemberId, S::OrganizationId, S::ExpiresAt, S::LastSeenAt]
+                .map(|column| (sessions::Entity, column)),
+        )
         .columns([M::Roles, M::Version].map(|column| (members::Entity, column)))
         .expr_as(Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(first))), "first")
         .from(sessions::Entity)

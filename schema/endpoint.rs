@@ -21,7 +21,7 @@ use async_graphql::Value;
 use futures::{Stream, StreamExt};
 use oriel_engine::live::{Tick, Watch};
 use oriel_engine::read::{Recorder, Source};
-use oriel_kernel::{Position, SessionId};
+use oriel_kernel::{Position, SessionId, Timestamp};
 use oriel_read_models::documents::Contents;
 use oriel_read_models::events::Payloads;
 use oriel_read_models::viewer::{ViewerRow, resolve};
@@ -33,6 +33,7 @@ pub use self::operation::{Document, Kind, Operation, Unclear};
 
 pub(crate) use self::cache::Cache;
 use self::execution::{Scope, Who};
+pub(crate) use self::execution::{TOKEN_ENDED, signed_in_until};
 use self::live::Hub;
 use crate::OrielSchema;
 use crate::contents::{BlobContents, LogPayloads};
@@ -46,6 +47,9 @@ pub struct Caller {
     pub request: Uuid,
     /// The session that the access token names; the token was verified.
     pub session: Option<SessionId>,
+    /// When the access token ends. What goes on longer (a live query, a socket) goes on while its session was given
+    /// another one in time.
+    pub token_ends: Option<Timestamp>,
     /// The client's address.
     pub ip: Option<String>,
     /// The client's name for itself.
@@ -115,13 +119,25 @@ impl Endpoint {
         self.cache.report()
     }
 
-    /// The session that an access token names. Whether the session still lives is asked at each execution.
+    /// The session that an access token names, and when the token ends. Whether the session still lives is asked at
+    /// each execution.
     ///
     /// # Errors
     /// When the token is not one of ours, or has ended.
-    pub fn authenticate(&self, token: &str) -> Result<SessionId, InvalidToken> {
+    pub fn authenticate(&self, token: &str) -> Result<(SessionId, Timestamp), InvalidToken> {
         let now = self.services.engine.now();
-        self.services.tokens.verify(token, now).map(|claims| claims.sid).ok_or(InvalidToken)
+        let claims = self.services.tokens.verify(token, now).ok_or(InvalidToken)?;
+        let ends = Timestamp::from_timestamp_secs(claims.exp).ok_or(InvalidToken)?;
+        Ok((claims.sid, ends))
+    }
+
+    /// How long the caller stays signed in if nothing happens: until their access token ends, or the last one that
+    /// their session was given. `Ok(None)`: nobody is signed in, or for as long as the session goes on.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when that is over.
+    pub async fn signed_in_until(&self, caller: &Caller) -> Result<Option<Timestamp>, async_graphql::Error> {
+        Ok(self.who(caller).await?.until)
     }
 
     /// Who this session is, from the cache while nothing touched it. `Ok(None)`: it has ended.
@@ -236,13 +252,10 @@ impl Endpoint {
         self.services.engine.tracker().watch(who.since, dependencies)
     }
 
-    /// Until their session ends by itself; it may have been prolonged by then.
+    /// Until they are signed out by time; that may have been put off by then.
     async fn expired(&self, who: &Who) {
-        match &who.row {
-            Some(row) => {
-                let left = row.expires_at - self.services.engine.now();
-                tokio::time::sleep(left.to_std().unwrap_or_default()).await;
-            }
+        match who.until {
+            Some(until) => tokio::time::sleep((until - self.services.engine.now()).to_std().unwrap_or_default()).await,
             None => pending().await,
         }
     }

@@ -15,7 +15,7 @@ use futures::Stream;
 use oriel_engine::feed::Applied;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Connection, OrderDirection, PageArgs, Reader};
-use oriel_kernel::{OrganizationId, Position, SessionId, operations};
+use oriel_kernel::{OrganizationId, Position, SessionId, Timestamp, operations};
 use oriel_read_models::Readers;
 use oriel_read_models::events::{Column, EventFilter, EventOrder, EventOrderField, Model as Event, VIEW, by_position};
 use oriel_read_models::viewer::{ViewerRow, resolve};
@@ -25,6 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::Query;
 use crate::access::{Access, Operation, Refusal, Root, authorize, error, reader, unavailable};
+use crate::endpoint::{TOKEN_ENDED, signed_in_until};
 use crate::services::{Meta, Services};
 
 #[cfg(test)]
@@ -60,7 +61,7 @@ impl EventQuery {
         let reader = reader(cx)?;
         let all = Event::in_org(reader.organization());
         let order = order_by.unwrap_or_else(newest_first);
-        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, Some(order)).await?)
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, Some(order))?)
     }
 }
 
@@ -120,7 +121,8 @@ impl EventSubscription {
     ) -> async_graphql::Result<impl Stream<Item = async_graphql::Result<Happened>>> {
         authorize(cx, Self::EVENTS.name, Self::EVENTS.access)?;
         let services = Arc::clone(Services::of(cx)?);
-        let session = Meta::of(cx)?.session.ok_or(Refusal::Unauthenticated)?;
+        let (meta, refused) = (Meta::of(cx)?, Refusal::Unauthenticated);
+        let (session, token_ends) = (meta.session.ok_or(refused)?, meta.token_ends);
         // Before anything is read: what is committed meanwhile waits in here, or is said to be too much.
         let batches = services.engine.feed().subscribe();
         let at = match after {
@@ -131,7 +133,7 @@ impl EventSubscription {
         let since = services.engine.tracker().tick();
         let behind = true;
         let mut follower =
-            Follower { services, batches, session, organization, filter, at, behind, since, viewer: None };
+            Follower { services, batches, session, token_ends, organization, filter, at, behind, since, viewer: None };
         Ok(async_stream::stream! {
             loop {
                 match follower.next_page().await {
@@ -174,6 +176,7 @@ struct Follower {
     services: Arc<Services>,
     batches: Receiver<Arc<Applied>>,
     session: SessionId,
+    token_ends: Option<Timestamp>,
     organization: OrganizationId,
     filter: Option<EventFilter>,
     /// Everything up to here was sent, or does not fit the filter.
@@ -214,9 +217,9 @@ impl Follower {
         let new = Event::in_org(self.organization);
         let new = new.and(Column::Position.gt(self.at.number())).and(Column::Position.lte(head.number()));
         let page = PageArgs { first: Some(PAGE), ..PageArgs::default() };
-        let page = reader.page(new, page, self.filter.clone(), Some(by_position())).await?;
-        self.behind = page.page_info()?.has_next_page;
-        let events = page.into_rows();
+        let page = reader.page(new, page, self.filter.clone(), Some(by_position()))?;
+        self.behind = page.page_info().await?.has_next_page;
+        let events = page.rows().await?.to_vec();
         self.at = match events.last() {
             Some(last) if self.behind => last.place(),
             _ => head.max(self.at),
@@ -229,8 +232,8 @@ impl Follower {
         let engine = &self.services.engine;
         let happened = Event::in_org(self.organization).dependency();
         let mut withdrawn = engine.tracker().watch(self.since, viewer.dependencies.clone());
-        // At its end the session is asked anew: it may have been prolonged.
-        let left = (viewer.expires_at - engine.now()).to_std().unwrap_or_default();
+        // Then the session is asked anew: it may have been prolonged.
+        let left = (self.until(viewer) - engine.now()).to_std().unwrap_or_default();
         let ended = tokio::time::sleep(left);
         tokio::pin!(ended);
         loop {
@@ -253,12 +256,17 @@ impl Follower {
         }
     }
 
+    /// When they are signed out by time.
+    fn until(&self, viewer: &ViewerRow) -> Timestamp {
+        signed_in_until(viewer, self.token_ends, self.services.policy.access_token_ttl)
+    }
+
     /// Who follows, while they may.
     async fn viewer(&mut self) -> async_graphql::Result<Arc<ViewerRow>> {
         let engine = &self.services.engine;
         let now = engine.now();
         if let Some(row) = &self.viewer
-            && row.expires_at > now
+            && self.until(row) > now
             && engine.tracker().valid(self.since, &row.dependencies)
         {
             return Ok(Arc::clone(row));
@@ -267,6 +275,9 @@ impl Follower {
         let row = resolve(engine.database().reader(), self.session, now).await.map_err(unavailable)?;
         let row =
             row.map(Arc::new).ok_or_else(|| error("UNAUTHENTICATED", "This session has ended. Sign in again."))?;
+        if self.until(&row) <= now {
+            return Err(error("UNAUTHENTICATED", TOKEN_ENDED));
+        }
         if row.viewer.organization != self.organization {
             return Err(error("UNAUTHENTICATED", "This session is in another organization now. Connect again."));
         }

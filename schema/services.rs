@@ -11,7 +11,7 @@ use oriel_backends::search::Search;
 use oriel_engine::Engine;
 use oriel_engine::read::Limits;
 use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
-use oriel_kernel::{Position, Rejection, SessionId, Viewer};
+use oriel_kernel::{Position, Rejection, SessionId, Timestamp, Viewer};
 use uuid::Uuid;
 
 use crate::passwords::Passwords;
@@ -170,6 +170,8 @@ pub struct Meta {
     pub viewer: Option<Arc<Viewer>>,
     /// By which session.
     pub session: Option<SessionId>,
+    /// When their access token ends.
+    pub token_ends: Option<Timestamp>,
     /// The client's address.
     pub ip: Option<String>,
     /// The client's name for itself.

@@ -203,13 +203,14 @@ impl Bed {
 
     /// The caller that a transport makes of this bearer token; `None` when it is refused.
     pub fn caller(&self, token: Option<&str>) -> Option<Caller> {
-        let session = match token {
-            Some(token) => Some(self.endpoint.authenticate(token).ok()?),
-            None => None,
+        let (session, token_ends) = match token {
+            Some(token) => self.endpoint.authenticate(token).map(|(session, ends)| (Some(session), Some(ends))).ok()?,
+            None => (None, None),
         };
         Some(Caller {
             request: Uuid::new_v4(),
             session,
+            token_ends,
             ip: Some("192.0.2.7".to_owned()),
             user_agent: Some("tests".to_owned()),
             at_least: None,

@@ -161,7 +161,7 @@ impl World {
         let answer = ask(&self.kept, &Caller::default(), query, &json!({ "input": input })).await;
         let payload = &answer["data"]["payload"];
         let token = payload["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}"));
-        let session = self.kept.authenticate(token).unwrap();
+        let (session, _) = self.kept.authenticate(token).unwrap();
         self.people.push(Person {
             caller: Caller { session: Some(session), ..Caller::default() },
             member: payload["viewer"]["member"]["id"].as_str().unwrap().to_owned(),

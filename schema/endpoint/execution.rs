@@ -1,12 +1,14 @@
 //! One question, answered: from the cache, by waiting for somebody who asks the same, or by executing it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_graphql::{Request, Response};
 use aws_lc_rs::digest::{Context, SHA256};
+use chrono::TimeDelta;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Reader, Recorder, Source};
-use oriel_kernel::{Position, Viewer, Visible};
+use oriel_kernel::{Position, Timestamp, Viewer, Visible};
 use oriel_read_models::Readers;
 use oriel_read_models::viewer::ViewerRow;
 
@@ -26,6 +28,8 @@ const TURNS: usize = 4;
 pub(super) struct Who {
     pub row: Option<Arc<ViewerRow>>,
     pub since: Tick,
+    /// When they are signed out by time.
+    pub until: Option<Timestamp>,
     scope: Scope,
 }
 
@@ -63,18 +67,24 @@ impl Endpoint {
     /// Who calls, at this moment.
     pub(super) async fn who(&self, caller: &Caller) -> Result<Who, async_graphql::Error> {
         let since = self.services.engine.tracker().tick();
-        let Some(session) = caller.session else { return Ok(Who { row: None, since, scope: Scope::default() }) };
+        let Some(session) = caller.session else {
+            return Ok(Who { row: None, since, until: None, scope: Scope::default() });
+        };
         let ended = || crate::access::error("UNAUTHENTICATED", "This session has ended. Sign in again.");
         let known = self.known(session).await?.ok_or_else(ended)?;
-        Ok(Who { row: Some(Arc::clone(&known.row)), since, scope: known.scope })
+        let until = signed_in_until(&known.row, caller.token_ends, self.services.policy.access_token_ttl);
+        if until <= self.services.engine.now() {
+            return Err(crate::access::error("UNAUTHENTICATED", TOKEN_ENDED));
+        }
+        Ok(Who { row: Some(Arc::clone(&known.row)), since, until: Some(until), scope: known.scope })
     }
 
     /// Whether they are still who they were.
     pub(super) fn is_still(&self, who: &Who) -> bool {
         let tracker = self.services.engine.tracker();
-        who.row.as_ref().is_none_or(|row| {
-            row.expires_at > self.services.engine.now() && tracker.valid(who.since, row.dependencies.iter())
-        })
+        let row = who.row.as_ref();
+        who.until.is_none_or(|until| until > self.services.engine.now())
+            && row.is_none_or(|row| tracker.valid(who.since, row.dependencies.iter()))
     }
 
     /// Answers a query.
@@ -211,6 +221,7 @@ impl Endpoint {
             request: caller.request,
             viewer,
             session: caller.session,
+            token_ends: caller.token_ends,
             ip: caller.ip.clone(),
             user_agent: caller.user_agent.clone(),
             uploads: caller.uploads.clone(),
@@ -228,6 +239,17 @@ impl Endpoint {
             None => request,
         }
     }
+}
+
+/// What somebody is told whose access token ended while something went on.
+pub(crate) const TOKEN_ENDED: &str = "The access token has expired. Refresh the session with `sessionRefresh`: what is \
+                                      open goes on when that is done in time.";
+
+/// Until when somebody is signed in: to the end of their access token, or of the last one that their session was given
+/// (`time_to_live` after that), and not longer than the session goes on.
+pub(crate) fn signed_in_until(row: &ViewerRow, token_ends: Option<Timestamp>, time_to_live: Duration) -> Timestamp {
+    let last = TimeDelta::from_std(time_to_live).ok().and_then(|time| row.last_seen_at.checked_add_signed(time));
+    token_ends.map_or(row.expires_at, |ends| ends.max(last.unwrap_or(ends)).min(row.expires_at))
 }
 
 impl Who {

@@ -253,6 +253,38 @@ async fn a_live_query_ends_when_its_permission_or_its_session_does() {
 }
 
 #[tokio::test]
+async fn what_is_open_goes_on_when_the_session_is_refreshed_in_time_and_ends_when_it_is_not() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Analytical", "ada@example.org").await;
+    let names = "subscription { live { organization { name } } }";
+    let log = "subscription { events { type } }";
+    let open = |query: &str| follow(&bed, &ada, query, json!({}), json!({}));
+    let (mut name, mut events) = (open(names), open(log));
+    assert!(next(&mut name).await.unwrap().get("errors").is_none());
+    assert!(events.next().now_or_never().is_none(), "it follows from here on");
+    let rename = async |who: &Person, name: &str| {
+        bed.mutate(Some(&who.access), "organizationUpdate", json!({ "name": name }), ERRORS).await
+    };
+    bed.clock.advance(Duration::from_secs(10 * 60));
+    let input = json!({ "refreshToken": ada.refresh });
+    let ada = Person::of(&bed.mutate(None, "sessionRefresh", input, crate::testing::SIGNED_IN).await);
+    bed.clock.advance(Duration::from_secs(10 * 60)); // the first token has ended
+    rename(&ada, "Second").await;
+    while next(&mut name).await.unwrap()["data"]["live"]["organization"]["name"] != "Second" {}
+    while next(&mut events).await.unwrap()["data"]["events"]["type"] != "organization_renamed" {}
+
+    bed.clock.advance(Duration::from_secs(10 * 60)); // the second one too
+    let input = json!({ "email": "ada@example.org", "password": crate::testing::PASSWORD });
+    let other = Person::of(&bed.mutate(None, "login", input, crate::testing::SIGNED_IN).await);
+    rename(&other, "Third").await;
+    for answers in [&mut name, &mut events] {
+        let last = next(answers).await.unwrap();
+        assert_eq!(Bed::code(&last), "UNAUTHENTICATED", "{last}");
+        assert_eq!(next(answers).await, None);
+    }
+}
+
+#[tokio::test]
 async fn changes_come_as_patches_to_who_asks_for_them() {
     let bed = Bed::new().await;
     let ada = bed.register("Analytical", "ada@example.org").await;

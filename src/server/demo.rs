@@ -76,7 +76,7 @@ pub async fn make(endpoint: &Endpoint) -> Result<Option<SignIn>, DemoError> {
     )
     .await?;
     let token = text(&registered, &["register", "accessToken"])?;
-    let session = endpoint.authenticate(&token).map_err(|_| DemoError("the token is refused".to_owned()))?;
+    let (session, _) = endpoint.authenticate(&token).map_err(|_| DemoError("the token is refused".to_owned()))?;
     let caller = Caller { session: Some(session), ..Caller::default() };
     for (key, name) in [("HARBOUR", "Harbour"), ("LIBRARY", "Library")] {
         let created = run(

@@ -1,7 +1,7 @@
 //! Answers and refusals as bytes and status codes.
 //!
 //! Invariants: every error has `extensions.code`; an answer without a result has no `data`, one whose result became
-//! null has `data: null`; every answer carries the request's id as `extensions.traceId`.
+//! null has `data: null`; every answer carries the id of its trace as `extensions.traceId`.
 
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use metrics::counter;
 use oriel_schema::endpoint::Answer;
 use serde::Serialize;
 
+use super::codes::status_of;
 use super::limits::Excess;
 
 /// Why a request is not done.
@@ -132,7 +133,7 @@ impl From<Excess> for Refusal {
 
 /// What the schema says, as an error of the transport: its code and its text.
 pub fn refuse_with(status: StatusCode, error: async_graphql::Error) -> Refusal {
-    let known = ["UNAVAILABLE", "BEHIND", "POSITION_UNKNOWN", "OVERLOADED"];
+    let known = ["UNAUTHENTICATED", "UNAVAILABLE", "BEHIND", "POSITION_UNKNOWN", "OVERLOADED"];
     let code = error.extensions.as_ref().and_then(|extensions| match extensions.get("code") {
         Some(Value::String(code)) => known.into_iter().find(|known| known == code),
         _ => None,
@@ -213,6 +214,8 @@ pub fn finish(answer: &mut Answer, trace: &str) {
             // What the schema itself refuses: a document or a value that does not fit it.
             extensions.set("code", "BAD_REQUEST");
         }
+        let is_told = |code: &Value| matches!(code, Value::String(code) if status_of(code).is_some());
+        debug_assert!(extensions.get("code").is_some_and(is_told), "an error has a code that is not in CODES: {error:?}");
     }
     answer.extensions.insert("traceId".to_owned(), Value::from(trace));
 }
@@ -226,11 +229,7 @@ pub fn status(answer: &Answer, format: Format) -> StatusCode {
         // A token refuses the whole request, whoever noticed it.
         (Some("UNAUTHENTICATED"), _) => StatusCode::UNAUTHORIZED,
         (_, Format::Json | Format::EventStream | Format::Multipart) => StatusCode::OK,
-        (Some("FORBIDDEN"), _) => StatusCode::FORBIDDEN,
-        (Some("RATE_LIMITED"), _) => StatusCode::TOO_MANY_REQUESTS,
-        (Some("OVERLOADED" | "UNAVAILABLE" | "BEHIND"), _) => StatusCode::SERVICE_UNAVAILABLE,
-        (Some("INTERNAL"), _) => StatusCode::INTERNAL_SERVER_ERROR,
-        _ => StatusCode::BAD_REQUEST,
+        (code, Format::GraphqlResponse) => code.and_then(status_of).unwrap_or(StatusCode::BAD_REQUEST),
     }
 }
 

@@ -2,12 +2,12 @@
 //!
 //! Invariant: a token that is not good, or whose session has ended, refuses the request.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_graphql::{Extensions, Value};
 use axum::http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use oriel_kernel::{Position, SessionId};
+use oriel_kernel::{Position, SessionId, Timestamp};
 use oriel_schema::endpoint::Caller;
 use uuid::Uuid;
 
@@ -81,8 +81,8 @@ impl HttpState {
         };
         if let Some(token) = token {
             match self.session(exchange, token).await {
-                Ok((session, person)) => {
-                    who.caller.session = Some(session);
+                Ok(((session, ends), person)) => {
+                    (who.caller.session, who.caller.token_ends) = (Some(session), Some(ends));
                     who.payer = Payer::Person(person);
                 }
                 Err(refusal) => {
@@ -97,14 +97,27 @@ impl HttpState {
         Ok(who)
     }
 
-    async fn session(&self, exchange: &Exchange, token: &str) -> Result<(SessionId, Uuid), Refusal> {
+    /// For how long they stay signed in if nothing happens; `None`: nobody is signed in.
+    pub async fn signed_in_until(&self, who: &Who) -> Result<Option<Duration>, Refusal> {
+        let until = self.endpoint.signed_in_until(&who.caller).await.map_err(|error| {
+            let refusal = refuse_with(StatusCode::SERVICE_UNAVAILABLE, error);
+            match refusal.code {
+                "UNAUTHENTICATED" => Refusal { status: StatusCode::UNAUTHORIZED, ..refusal },
+                _ => refusal,
+            }
+        })?;
+        let now = self.endpoint.services().engine.now();
+        Ok(until.map(|until| (until - now).to_std().unwrap_or_default()))
+    }
+
+    async fn session(&self, exchange: &Exchange, token: &str) -> Result<((SessionId, Timestamp), Uuid), Refusal> {
         let ended =
             || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
-        let session = self.endpoint.authenticate(token).map_err(|_| ended())?;
-        let row = self.endpoint.viewer(session).await;
+        let signed_in = self.endpoint.authenticate(token).map_err(|_| ended())?;
+        let row = self.endpoint.viewer(signed_in.0).await;
         let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?.ok_or_else(ended)?;
         exchange.note_viewer(&row.viewer);
-        Ok((session, row.viewer.user.uuid()))
+        Ok((signed_in, row.viewer.user.uuid()))
     }
 
     /// Takes what an operation costs from the caller's rate limit; 1 of it was taken when the operation came in.

@@ -37,6 +37,7 @@ const PROTOCOL: &str = "graphql-transport-ws";
 const QUEUE: usize = 16;
 /// Buffers of a socket: most are idle, and there are many.
 const BUFFER: usize = 4 << 10;
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Characters of an operation's id.
 const MAX_ID: usize = 200;
 
@@ -141,6 +142,8 @@ struct Connection {
     said: Option<mpsc::Receiver<FromOperation>>,
     counted: u64,
     place: Socket,
+    /// When to ask whether they are signed in still.
+    signed_out: Option<Instant>,
 }
 
 impl Connection {
@@ -158,13 +161,14 @@ impl Connection {
             said: Some(said),
             counted: 0,
             place: socket,
+            signed_out: None,
         }
     }
 
     async fn serve(mut self, mut socket: WebSocket) {
         let end = self.talk(&mut socket).await;
         self.tasks.abort_all();
-        tracing::debug!(request_id = self.exchange.trace(), ?end, operations = self.counted, "a socket ended");
+        tracing::debug!(trace_id = self.exchange.trace(), ?end, operations = self.counted, "a socket ended");
         let patience = self.state.limits.clocks.write;
         if let End::Close(code, reason) = end {
             let frame = CloseFrame { code, reason: reason.into() };
@@ -186,7 +190,12 @@ impl Connection {
         let mut beat = interval_at(opened + clocks.beat, clocks.beat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = true;
+        if let Err(end) = self.stay().await {
+            return end;
+        }
         loop {
+            // Long enough to be never, where nobody is signed in.
+            let signed_out = self.signed_out.unwrap_or(opened + NEVER);
             let talked = tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(End::Close(code::RESTART, "The server restarts")),
@@ -205,6 +214,7 @@ impl Connection {
                 () = tokio::time::sleep_until(opened + clocks.init), if !self.ready => {
                     Err(End::Close(code::INIT_TIMEOUT, "Connection initialisation timeout"))
                 }
+                () = tokio::time::sleep_until(signed_out) => self.stay().await,
                 _ = beat.tick() => {
                     if std::mem::take(&mut heard) {
                         self.send(socket, Message::Ping(Bytes::new())).await
@@ -262,6 +272,7 @@ impl Connection {
             let held = self.place.belong_to(&self.who);
             held.map_err(|_| End::Close(code::TOO_MANY, "You hold max_sockets_per_viewer connections already"))?;
         }
+        self.stay().await?;
         self.ready = true;
         self.write(socket, &json!({ "type": "connection_ack" })).await
     }
@@ -273,6 +284,19 @@ impl Connection {
         self.state.resolve(&self.who, &mut request).await.map_err(refuse)?;
         let (operation, cost) = self.state.read(&self.exchange, request)?;
         Ok((self.state.pay(&self.who, cost).map_err(refuse)?, operation))
+    }
+
+    /// Whether they are signed in still, and until when: a session that was refreshed in time goes on, and with it
+    /// everything on its sockets.
+    async fn stay(&mut self) -> Result<(), End> {
+        // Clients come back from this one with the token that they have by then.
+        let ended = End::Close(code::FORBIDDEN, "The access token has expired");
+        let until = self.state.signed_in_until(&self.who).await.map_err(|refusal| match refusal.status {
+            StatusCode::UNAUTHORIZED => ended,
+            _ => End::Close(code::RESTART, "Try again"),
+        })?;
+        self.signed_out = until.map(|left| Instant::now() + left);
+        Ok(())
     }
 
     async fn subscribe(&mut self, socket: &mut WebSocket, id: String, request: GraphqlRequest) -> Result<(), End> {
