@@ -111,7 +111,7 @@ impl Model {
         must(reader, crate::members::VIEW)?;
         let order = order_by.unwrap_or_else(members::by_coming);
         let page = PageArgs::new(first, after, last, before);
-        Ok(reader.page(members::Model::in_project(self.id), page, filter, Some(order)).await?)
+        Ok(reader.page(members::Model::in_project(self.id), page, filter, Some(order))?)
     }
 
     /// Its documents. Those in the trash are listed only if the filter names the status `TRASHED`.
@@ -129,7 +129,7 @@ impl Model {
         let reader = reader(cx)?;
         must(reader, documents::VIEW)?;
         let listed = documents::listed(documents::Model::in_project(self.id), filter.as_ref());
-        Ok(reader.page(listed, PageArgs::new(first, after, last, before), filter, order_by).await?)
+        Ok(reader.page(listed, PageArgs::new(first, after, last, before), filter, order_by)?)
     }
 }
 

@@ -44,21 +44,21 @@ impl Query {
         let reader = cx.data_unchecked::<Reader>();
         let all = documents::Model::in_org(reader.organization());
         let listed = documents::listed(all, filter.as_ref());
-        Ok(reader.page(listed, PageArgs::default(), filter, None).await?)
+        Ok(reader.page(listed, PageArgs::default(), filter, None)?)
     }
 
     /// All members.
     async fn members(&self, cx: &Context<'_>) -> Result<Connection<members::Model>> {
         let reader = cx.data_unchecked::<Reader>();
         let all = members::Model::in_org(reader.organization());
-        Ok(reader.page(all, PageArgs::default(), None, None).await?)
+        Ok(reader.page(all, PageArgs::default(), None, None)?)
     }
 
     /// The log.
     async fn events(&self, cx: &Context<'_>, filter: Option<EventFilter>) -> Result<Connection<events::Model>> {
         let reader = cx.data_unchecked::<Reader>();
         let all = events::Model::in_org(reader.organization());
-        Ok(reader.page(all, PageArgs::default(), filter, Some(events::by_position())).await?)
+        Ok(reader.page(all, PageArgs::default(), filter, Some(events::by_position()))?)
     }
 
     /// My organisations.

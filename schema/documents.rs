@@ -61,7 +61,7 @@ impl DocumentQuery {
     ) -> Result<Connection<Document>> {
         let reader = reader(cx)?;
         let all = listed(Document::in_org(reader.organization()), filter.as_ref());
-        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by)?)
     }
 
     /// Which files are taken.

@@ -79,7 +79,7 @@ impl MemberQuery {
     ) -> Result<Connection<Member>> {
         let reader = reader(cx)?;
         let all = Member::in_org(reader.organization());
-        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by)?)
     }
 }
 

@@ -112,7 +112,7 @@ impl PersistedOperationQuery {
     ) -> Result<Connection<PersistedOperation>> {
         let reader = reader(cx)?;
         let all = PersistedOperation::in_org(reader.organization());
-        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by)?)
     }
 }
 

@@ -55,7 +55,7 @@ impl ProjectQuery {
     ) -> Result<Connection<Project>> {
         let reader = reader(cx)?;
         let all = Project::in_org(reader.organization());
-        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by).await?)
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, order_by)?)
     }
 }
 

@@ -87,7 +87,12 @@ impl<M: ReadModel> Collection<M> {
     }
 
     pub(super) fn condition(&self) -> Condition {
-        Condition::all().add(self.column.eq(self.key)).add_option(self.narrowed.clone())
+        self.narrowing().add(self.column.eq(self.key))
+    }
+
+    /// Which rows of its kind are in it, whosever they are.
+    pub(super) fn narrowing(&self) -> Condition {
+        Condition::all().add_option(self.narrowed.clone())
     }
 }
 

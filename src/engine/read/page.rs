@@ -1,11 +1,22 @@
 //! Relay's connections: pages of a collection, with opaque cursors.
+//!
+//! Invariants: what cannot be answered is refused when the page is asked for; its rows are read when somebody looks at
+//! them, once. Pages of one [`Shape`] that are looked at together are one statement, which reads no more rows than a
+//! statement for each would: each list is a query of its own inside, with its own limit. (Numbering the rows with
+//! a window function would read every list to its end.)
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use async_graphql::{Object, OutputType, SimpleObject, TypeName};
-use sea_orm::Condition;
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, JoinType, SelectStatement};
+use sea_orm::{ColumnTrait, Condition, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Select};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use super::keyset::{Keyset, Place};
+use super::model::Column;
+use super::values::each;
 use super::{Collection, Limits, ReadError, ReadModel, Reader};
 
 /// Which page is wanted: `first` items (after a cursor), or the `last` ones (before a cursor).
@@ -68,6 +79,81 @@ impl Window {
     }
 }
 
+/// What pages that are read together have in common: everything but whose they are.
+#[derive(Debug)]
+pub(super) struct Shape<M: ReadModel> {
+    pub column: Column<M>,
+    keyset: Keyset<M>,
+    window: Window,
+    /// The rows of the window and one more, which tells whether the list goes on; of everybody.
+    list: Select<M::Entity>,
+}
+
+impl<M: ReadModel> Shape<M> {
+    /// A page of these rows, which `column` tells apart.
+    pub fn new(column: Column<M>, rows: Select<M::Entity>, keyset: Keyset<M>, window: Window) -> Self {
+        let list = keyset.order(rows.filter(window.condition(&keyset)), window.backward).limit(window.size + 1);
+        Self { column, keyset, window, list }
+    }
+
+    /// The same text for the same shape, and for no other.
+    pub fn text(&self, backend: DbBackend) -> String {
+        alike::<M>(self.column, &self.list, backend)
+    }
+
+    /// The rows of the pages of these, one page's in their order (backward: the last first).
+    pub fn of(&self, keys: &[Uuid], backend: DbBackend) -> SelectStatement {
+        let list_of = |key: Expr| self.list.clone().filter(self.column.into_expr().eq(key));
+        if let [key] = keys {
+            return list_of(Expr::val(*key)).into_query();
+        }
+        let (keys, key) = each(keys.iter().copied(), backend);
+        let mut all = self.keyset.order(M::Entity::find(), self.window.backward).into_query();
+        all.from_clear().from_function(keys, "each");
+        match backend {
+            DbBackend::Postgres => {
+                let (list, table) = (list_of(key).into_query(), Alias::new(M::TABLE));
+                all.join_lateral(JoinType::InnerJoin, list, table, Expr::Constant(true.into()))
+            }
+            // SQLite has no lateral joins. Its cross joins are run in the order in which they are written.
+            _ => {
+                let ids = list_of(key).select_only().column(M::id_column()).into_query();
+                all.cross_join(M::Entity::default()).and_where(M::id_column().in_subquery(ids))
+            }
+        };
+        all
+    }
+
+    /// The page, from what was read of it.
+    pub fn page(&self, mut rows: Vec<M>) -> Page<M> {
+        let more = rows.len() as u64 > self.window.size;
+        rows.truncate(usize::try_from(self.window.size).unwrap_or(usize::MAX));
+        if self.window.backward {
+            rows.reverse();
+        }
+        Page { rows, more }
+    }
+}
+
+/// The same text for queries that differ at most in whose rows they read.
+pub(super) fn alike<M: ReadModel>(column: Column<M>, rows: &Select<M::Entity>, backend: DbBackend) -> String {
+    format!("{column:?} {:?}", rows.build(backend))
+}
+
+/// What was read of a page.
+#[derive(Debug)]
+pub(super) struct Page<M> {
+    rows: Vec<M>,
+    /// Whether the list goes on where the window ends.
+    more: bool,
+}
+
+impl<M> Default for Page<M> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), more: false }
+    }
+}
+
 /// Where a page stands in its list.
 #[derive(SimpleObject, Clone, PartialEq, Eq, Debug, Default)]
 pub struct PageInfo {
@@ -86,11 +172,8 @@ pub struct PageInfo {
 pub struct Connection<M: ReadModel> {
     reader: Reader,
     of: Collection<M>,
-    matching: Condition,
-    keyset: Keyset<M>,
-    rows: Vec<M>,
-    has_next: bool,
-    has_previous: bool,
+    shape: Arc<Shape<M>>,
+    page: OnceCell<Arc<Page<M>>>,
 }
 
 /// An item of a page, and its cursor.
@@ -101,46 +184,35 @@ pub struct Edge<'a, M: ReadModel> {
 }
 
 impl<M: ReadModel> Connection<M> {
-    /// From the rows of the window and one more, which tells whether the list goes on.
-    pub(super) fn new(
-        reader: Reader,
-        of: Collection<M>,
-        matching: Condition,
-        keyset: Keyset<M>,
-        window: Window,
-        mut rows: Vec<M>,
-    ) -> Self {
-        let more = rows.len() as u64 > window.size;
-        rows.truncate(usize::try_from(window.size).unwrap_or(usize::MAX));
-        let (has_next, has_previous) = if window.backward {
-            rows.reverse();
-            (window.before.is_some(), more)
-        } else {
-            (more, window.after.is_some())
-        };
-        Self { reader, of, matching, keyset, rows, has_next, has_previous }
+    pub(super) fn new(reader: Reader, of: Collection<M>, shape: Shape<M>) -> Self {
+        Self { reader, of, shape: Arc::new(shape), page: OnceCell::new() }
+    }
+
+    async fn page(&self) -> Result<&Page<M>, ReadError> {
+        Ok(self.page.get_or_try_init(|| self.reader.read_page(self.of.key, &self.shape)).await?)
     }
 
     /// The rows of this page.
-    pub fn rows(&self) -> &[M] {
-        &self.rows
-    }
-
-    /// The rows of this page, taken out.
-    pub fn into_rows(self) -> Vec<M> {
-        self.rows
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn rows(&self) -> Result<&[M], ReadError> {
+        Ok(&self.page().await?.rows)
     }
 
     /// Where this page stands in its list.
     ///
     /// # Errors
-    /// The read model declares a column that cannot be ordered by: a defect.
-    pub fn page_info(&self) -> Result<PageInfo, ReadError> {
+    /// The database cannot be read, or the read model declares a column that cannot be ordered by: a defect.
+    pub async fn page_info(&self) -> Result<PageInfo, ReadError> {
+        let (Page { rows, more }, Shape { keyset, window, .. }) = (self.page().await?, &*self.shape);
+        let (has_next_page, has_previous_page) =
+            if window.backward { (window.before.is_some(), *more) } else { (*more, window.after.is_some()) };
         Ok(PageInfo {
-            has_next_page: self.has_next,
-            has_previous_page: self.has_previous,
-            start_cursor: self.rows.first().map(|row| self.keyset.cursor(row)).transpose()?,
-            end_cursor: self.rows.last().map(|row| self.keyset.cursor(row)).transpose()?,
+            has_next_page,
+            has_previous_page,
+            start_cursor: rows.first().map(|row| keyset.cursor(row)).transpose()?,
+            end_cursor: rows.last().map(|row| keyset.cursor(row)).transpose()?,
         })
     }
 
@@ -149,7 +221,7 @@ impl<M: ReadModel> Connection<M> {
     /// # Errors
     /// The database cannot be read.
     pub async fn total_count(&self) -> Result<u64, ReadError> {
-        self.reader.count_matching(&self.of, self.matching.clone()).await
+        self.reader.count(self.of.clone()).await
     }
 }
 
@@ -170,20 +242,20 @@ impl<M: ReadModel> TypeName for Edge<'_, M> {
 impl<M: ReadModel + OutputType> Connection<M> {
     /// The items with their cursors.
     #[graphql(name = "edges")]
-    async fn resolve_edges(&self) -> Vec<Edge<'_, M>> {
-        self.rows.iter().map(|row| Edge { connection: self, row }).collect()
+    async fn resolve_edges(&self) -> async_graphql::Result<Vec<Edge<'_, M>>> {
+        Ok(self.rows().await?.iter().map(|row| Edge { connection: self, row }).collect())
     }
 
     /// The items.
     #[graphql(name = "nodes")]
-    async fn resolve_nodes(&self) -> &[M] {
-        &self.rows
+    async fn resolve_nodes(&self) -> async_graphql::Result<&[M]> {
+        Ok(self.rows().await?)
     }
 
     /// Where this page stands in the list.
     #[graphql(name = "pageInfo")]
     async fn resolve_page_info(&self) -> async_graphql::Result<PageInfo> {
-        Ok(self.page_info()?)
+        Ok(self.page_info().await?)
     }
 
     /// How many items the list has, all pages together. Counted only when asked for.
@@ -205,6 +277,6 @@ impl<M: ReadModel + OutputType> Edge<'_, M> {
     /// The item's place in this order; give it back as `after` or `before`.
     #[graphql(name = "cursor")]
     async fn resolve_cursor(&self) -> async_graphql::Result<String> {
-        Ok(self.connection.keyset.cursor(self.row)?)
+        Ok(self.connection.shape.keyset.cursor(self.row)?)
     }
 }

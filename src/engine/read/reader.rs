@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use oriel_kernel::{Grant, OrganizationId, Permission, Permissions, Viewer, Visible};
 use sea_orm::sea_query::{Expr, Func, SelectStatement};
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, EntityTrait,
     FromQueryResult, QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, Value,
 };
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use super::filter::compile;
 use super::keyset::Keyset;
 use super::loader::Loader;
 use super::model::{Column, Key};
-use super::page::{Connection, PageArgs, Window};
+use super::page::{Connection, Page, PageArgs, Shape, Window, alike};
 use super::values::among;
 use super::{Collection, Dependency, Limits, ReadError, ReadModel, Recorder};
 
@@ -66,11 +66,13 @@ struct Core {
     limits: Limits,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// What a loader loads; of lists, which rows they are and what tells them apart.
+#[derive(PartialEq, Eq, Hash)]
 enum Purpose {
     Row,
-    Many(&'static str),
-    Count(&'static str),
+    Many(String),
+    Count(String),
+    Page(String),
     Batch,
 }
 
@@ -163,48 +165,36 @@ impl Reader {
     /// The database cannot be read, or there are more rows than a relation may have: such a relation is a `page`.
     pub async fn many<M: ReadModel>(&self, of: Collection<M>) -> Result<Arc<Vec<Arc<M>>>, ReadError> {
         self.core.recorder.record(of.dependency());
-        if of.narrowed.is_some() {
-            let rows = self.core.relation::<M>(of.condition()).await?;
-            return Ok(Arc::new(rows.into_iter().map(Arc::new).collect()));
-        }
-        let column = of.column;
-        let loader = self.loader::<M, Rows<M>>(Purpose::Many(of.scope), |core| {
+        let (column, rows) = (of.column, self.core.scoped::<M>().filter(of.narrowing()));
+        let loader = self.loader::<M, Rows<M>>(Purpose::Many(alike::<M>(column, &rows, self.backend())), |core| {
             Loader::new(move |keys: Vec<Uuid>| {
-                let core = core.clone();
+                let (core, rows) = (core.clone(), rows.clone());
                 async move {
-                    let condition = Condition::all().add(among(column, keys, core.backend()));
-                    let mut groups: HashMap<Uuid, Vec<Arc<M>>> = HashMap::new();
-                    for row in core.relation::<M>(condition).await? {
-                        if let Value::Uuid(Some(key)) = row.get(column) {
-                            groups.entry(key).or_default().push(Arc::new(row));
-                        }
-                    }
-                    Ok(groups.into_iter().map(|(key, rows)| (key, Arc::new(rows))).collect())
+                    let rows = core.relation::<M>(rows.filter(one_of(column, &keys, core.backend()))).await?;
+                    let whole = |(key, rows): (_, Vec<M>)| (key, Arc::new(rows.into_iter().map(Arc::new).collect()));
+                    Ok(by_key(column, rows).into_iter().map(whole).collect())
                 }
             })
         })?;
         loader.get(of.key).await
     }
 
-    /// How many rows of a collection the viewer may see. Counts of several collections, asked for together, are one
-    /// statement.
+    /// How many rows of a collection the viewer may see. Counts of several collections that differ in whose they are
+    /// alone, asked for together, are one statement.
     ///
     /// # Errors
     /// The database cannot be read.
     pub async fn count<M: ReadModel>(&self, of: Collection<M>) -> Result<u64, ReadError> {
-        if of.narrowed.is_some() {
-            return self.count_matching(&of, Condition::all()).await;
-        }
         self.core.recorder.record(of.dependency());
-        let column = of.column;
-        let loader = self.loader::<M, u64>(Purpose::Count(of.scope), |core| {
+        let (column, rows) = (of.column, self.core.scoped::<M>().filter(of.narrowing()));
+        let loader = self.loader::<M, u64>(Purpose::Count(alike::<M>(column, &rows, self.backend())), |core| {
             Loader::new(move |keys: Vec<Uuid>| {
-                let core = core.clone();
+                let (core, rows) = (core.clone(), rows.clone());
                 async move {
-                    let select = core.scoped::<M>().filter(among(column, keys, core.backend()));
+                    let select = rows.filter(one_of(column, &keys, core.backend())).group_by(column);
                     let select = select.select_only().column_as(column.into_expr(), "of").column_as(count(), "n");
                     let mut counts = HashMap::new();
-                    for row in core.run(&select.group_by(column).into_query()).await? {
+                    for row in core.run(&select.into_query()).await? {
                         let n: i64 = row.try_get("", "n")?;
                         counts.insert(row.try_get::<Uuid>("", "of")?, u64::try_from(n).unwrap_or(0));
                     }
@@ -224,16 +214,15 @@ impl Reader {
         of: Collection<M>,
         filter: Option<M::Filter>,
     ) -> Result<u64, ReadError> {
-        let condition = self.compiled::<M>(filter.as_ref())?;
-        self.count_matching(&of, condition).await
+        self.count(self.matching(of, filter.as_ref())?).await
     }
 
-    /// One page of a collection, filtered and ordered.
+    /// One page of a collection, filtered and ordered. It is read when somebody looks at it; pages of several
+    /// collections that differ in whose they are alone, looked at together, are one statement.
     ///
     /// # Errors
-    /// The arguments contradict each other or exceed a limit, a cursor is not of this order, or the database cannot be
-    /// read.
-    pub async fn page<M: ReadModel>(
+    /// The arguments contradict each other or exceed a limit, or a cursor is not of this order.
+    pub fn page<M: ReadModel>(
         &self,
         of: Collection<M>,
         page: PageArgs,
@@ -242,13 +231,30 @@ impl Reader {
     ) -> Result<Connection<M>, ReadError> {
         let keyset = Keyset::<M>::new(order.as_deref().unwrap_or_default(), &self.core.limits)?;
         let window = Window::new(&page, &keyset, &self.core.limits)?;
-        let matching = self.compiled::<M>(filter.as_ref())?;
+        let of = self.matching(of, filter.as_ref())?;
         self.core.recorder.record(of.dependency());
-        let select =
-            self.core.scoped::<M>().filter(of.condition()).filter(matching.clone()).filter(window.condition(&keyset));
-        let select = keyset.order(select, window.backward).limit(window.size + 1);
-        let rows = self.core.rows::<M>(select).await?;
-        Ok(Connection::new(self.clone(), of, matching, keyset, window, rows))
+        let shape = Shape::new(of.column, self.core.scoped::<M>().filter(of.narrowing()), keyset, window);
+        Ok(Connection::new(self.clone(), of, shape))
+    }
+
+    /// The page of this shape that is this key's.
+    pub(super) async fn read_page<M: ReadModel>(
+        &self,
+        key: Uuid,
+        shape: &Arc<Shape<M>>,
+    ) -> Result<Arc<Page<M>>, ReadError> {
+        let loader = self.loader::<M, Arc<Page<M>>>(Purpose::Page(shape.text(self.backend())), |core| {
+            let shape = shape.clone();
+            Loader::new(move |keys: Vec<Uuid>| {
+                let (core, shape) = (core.clone(), shape.clone());
+                async move {
+                    let rows = core.decode::<M>(&shape.of(&keys, core.backend())).await?;
+                    let page = |(key, rows)| (key, Arc::new(shape.page(rows)));
+                    Ok(by_key(shape.column, rows).into_iter().map(page).collect())
+                }
+            })
+        })?;
+        loader.get(key).await
     }
 
     /// The first row of a collection by id, for look-ups of what is there once at most.
@@ -275,20 +281,16 @@ impl Reader {
         self.core.decode(&select.into_query()).await
     }
 
-    pub(super) async fn count_matching<M: ReadModel>(
+    /// The rows of a collection that match a filter.
+    fn matching<M: ReadModel>(
         &self,
-        of: &Collection<M>,
-        matching: Condition,
-    ) -> Result<u64, ReadError> {
-        self.core.recorder.record(of.dependency());
-        let select = self.core.scoped::<M>().filter(of.condition()).filter(matching);
-        let rows = self.core.run(&select.select_only().column_as(count(), "n").into_query()).await?;
-        let n: i64 = rows.first().map(|row| row.try_get("", "n")).transpose()?.unwrap_or(0);
-        Ok(u64::try_from(n).unwrap_or(0))
-    }
-
-    fn compiled<M: ReadModel>(&self, filter: Option<&M::Filter>) -> Result<Condition, ReadError> {
-        filter.map_or_else(|| Ok(Condition::all()), |f| compile(f, self.backend(), &self.core.limits))
+        of: Collection<M>,
+        filter: Option<&M::Filter>,
+    ) -> Result<Collection<M>, ReadError> {
+        Ok(match filter {
+            Some(filter) => of.and(compile(filter, self.backend(), &self.core.limits)?),
+            None => of,
+        })
     }
 
     /// What `load` gives for this key, for what belongs to rows and is none. Keys that are asked for together are one
@@ -367,10 +369,9 @@ impl Core {
     }
 
     /// Rows that are read whole, because their number is bounded.
-    async fn relation<M: ReadModel>(&self, condition: Condition) -> Result<Vec<M>, ReadError> {
+    async fn relation<M: ReadModel>(&self, rows: Select<M::Entity>) -> Result<Vec<M>, ReadError> {
         let limit = self.limits.relation;
-        let select = self.scoped::<M>().filter(condition).order_by_asc(M::id_column()).limit(limit + 1);
-        let rows = self.rows::<M>(select).await?;
+        let rows = self.rows::<M>(rows.order_by_asc(M::id_column()).limit(limit + 1)).await?;
         if rows.len() as u64 > limit {
             return Err(ReadError::internal(&format!("more than {limit} rows of {} read whole: page them", M::TABLE)));
         }
@@ -382,10 +383,21 @@ fn count() -> Expr {
     Func::count(Expr::val(1)).into()
 }
 
-/// Which column a collection's rows have in common; here so that `Column` stays a detail of the model.
-impl<M: ReadModel> Collection<M> {
-    /// The column and the value that the rows have in common.
-    pub fn shared(&self) -> (Column<M>, Uuid) {
-        (self.column, self.key)
+/// Whether the column holds one of these keys; a single one is compared as such, which every index answers best.
+fn one_of(column: impl ColumnTrait, keys: &[Uuid], backend: DbBackend) -> Expr {
+    match keys {
+        [key] => column.eq(*key),
+        keys => among(column, keys.iter().copied(), backend),
     }
+}
+
+/// The rows by what their column holds, each key's in the order in which they came.
+fn by_key<M: ReadModel>(column: Column<M>, rows: Vec<M>) -> HashMap<Uuid, Vec<M>> {
+    let mut groups: HashMap<Uuid, Vec<M>> = HashMap::new();
+    for row in rows {
+        if let Value::Uuid(Some(key)) = row.get(column) {
+            groups.entry(key).or_default().push(row);
+        }
+    }
+    groups
 }

@@ -6,7 +6,7 @@ use async_graphql::registry::Registry;
 use async_graphql::{
     ContextSelectionSet, InputValueError, InputValueResult, OutputType, Positioned, Scalar, ScalarType, ServerResult,
 };
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, FunctionCall, Query};
 use sea_orm::{ColumnTrait, DbBackend, FromJsonQueryResult, Value};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -98,19 +98,31 @@ impl OutputType for Tags {
 pub fn among(column: impl ColumnTrait, ids: impl IntoIterator<Item = Uuid>, backend: DbBackend) -> Expr {
     let column = Expr::col(column.as_column_ref());
     match backend {
-        DbBackend::Postgres => {
-            let list: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
-            let array = Expr::val(format!("{{{}}}", list.join(","))).cast_as("uuid[]");
-            column.eq(Func::cust(Alias::new("ANY")).arg(array))
+        DbBackend::Postgres => column.eq(Func::cust(Alias::new("ANY")).arg(array(ids))),
+        _ => {
+            let (table, id) = each(ids, backend);
+            column.in_subquery(Query::select().expr(id).from_function(table, "each").take())
         }
+    }
+}
+
+/// These ids as a table, which is to be named `each`, and the id in a row of it. One bound value, too.
+pub(super) fn each(ids: impl IntoIterator<Item = Uuid>, backend: DbBackend) -> (FunctionCall, Expr) {
+    let column = |name: &'static str| Expr::col((Alias::new("each"), Alias::new(name)));
+    match backend {
+        DbBackend::Postgres => (Func::cust(Alias::new("unnest")).arg(array(ids)), column("each")),
         // SQLite keeps a UUID as its 16 bytes.
         _ => {
             let list: Vec<String> = ids.into_iter().map(|id| id.simple().to_string()).collect();
-            let each = Func::cust(Alias::new("json_each")).arg(Value::from(serde_json::Value::from(list).to_string()));
-            let value = Expr::col((Alias::new("each"), Alias::new("value")));
-            column.in_subquery(
-                Query::select().expr(Func::cust(Alias::new("unhex")).arg(value)).from_function(each, "each").take(),
-            )
+            let list = Value::from(serde_json::Value::from(list).to_string());
+            let id = Func::cust(Alias::new("unhex")).arg(column("value"));
+            (Func::cust(Alias::new("json_each")).arg(list), id.into())
         }
     }
+}
+
+/// An array of PostgreSQL.
+fn array(ids: impl IntoIterator<Item = Uuid>) -> Expr {
+    let list: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
+    Expr::val(format!("{{{}}}", list.join(","))).cast_as("uuid[]")
 }

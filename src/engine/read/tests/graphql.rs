@@ -23,7 +23,7 @@ impl Query {
     ) -> Option<async_graphql::Result<Connection<Model>>> {
         let reader = cx.data_unchecked::<Reader>();
         let list = Model::in_org(reader.viewer().organization);
-        let page = reader.page(list, PageArgs::new(first, after, last, before), filter, order_by).await;
+        let page = reader.page(list, PageArgs::new(first, after, last, before), filter, order_by);
         Some(page.map_err(Into::into))
     }
 }
@@ -57,7 +57,7 @@ async fn a_page_through_the_api() {
     assert_eq!(reader.recorder().statements(), 1, "totalCount was not asked for");
     let answer = schema().execute(Request::new("{ things(last: 1) { totalCount } }").data(reader.clone())).await;
     assert_eq!(answer.data, value!({ "things": { "totalCount": 5 } }));
-    assert_eq!(reader.recorder().statements(), 3);
+    assert_eq!(reader.recorder().statements(), 2, "its rows were not asked for");
 }
 
 #[tokio::test]

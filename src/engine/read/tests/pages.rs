@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use async_graphql::ID;
+use futures::future::join_all;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -231,10 +232,10 @@ pub async fn walk(
                 false => PageArgs::new(Some(size), cursor.take(), None, None),
                 true => PageArgs::new(None, None, Some(size), cursor.take()),
             };
-            let page = reader.page(list(), args, filter.cloned(), Some(order.to_vec())).await.unwrap();
+            let page = reader.page(list(), args, filter.cloned(), Some(order.to_vec())).unwrap();
             assert_eq!(page.total_count().await.unwrap(), expected.len() as u64, "{filter:?}");
-            let info = page.page_info().unwrap();
-            let rows = page.into_rows();
+            let info = page.page_info().await.unwrap();
+            let rows = page.rows().await.unwrap().to_vec();
             let (goes_on, came_from) = match backward {
                 false => (info.has_next_page, info.has_previous_page),
                 true => (info.has_previous_page, info.has_next_page),
@@ -257,6 +258,37 @@ pub async fn walk(
     }
 }
 
+/// Asks for a page of each shelf, and of what each lender lent, together, and compares them with what each gives alone.
+pub async fn together(db: &DatabaseConnection, order: &[ThingOrder], filter: Option<&ThingFilter>, size: i32) {
+    let page = |reader: &Reader, of, args| reader.page(of, args, filter.cloned(), Some(order.to_vec())).unwrap();
+    // A cursor is a place in an order, whichever list it came from.
+    let whole = page(&reader(db), Model::in_org(org(1)), PageArgs::new(Some(2 * size), None, None, None));
+    let cursor = whole.page_info().await.unwrap().end_cursor;
+    for args in [
+        PageArgs::new(Some(size), None, None, None),
+        PageArgs::new(None, None, Some(size), None),
+        PageArgs::new(Some(size), cursor.clone(), None, None),
+        PageArgs::new(None, None, Some(size), cursor),
+    ] {
+        let read = async |reader: &Reader, of: Collection<Model>| {
+            let page = page(reader, of, args.clone());
+            let rows = page.rows().await.unwrap().to_vec();
+            (rows, page.page_info().await.unwrap(), page.total_count().await.unwrap())
+        };
+        // The first and the last have nothing.
+        let shelves = || (0..4).map(|n| Model::in_shelf(shelf(n)));
+        let lenders = || (0..4).map(|n| Model::in_lender(UserId::from_uuid(uuid(n))));
+        for lists in [shelves().collect::<Vec<_>>(), lenders().collect()] {
+            let one = reader(db);
+            let asked_together = join_all(lists.iter().map(|of| read(&one, of.clone()))).await;
+            assert_eq!(one.recorder().statements(), 2, "the pages, and their counts");
+            for (of, page) in lists.into_iter().zip(asked_together) {
+                assert_eq!(page, read(&reader(db), of).await, "{args:?}, order: {order:?}, filter: {filter:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn pages_one_after_the_other_are_the_list() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -266,6 +298,7 @@ fn pages_one_after_the_other_are_the_list() {
         runtime.block_on(async {
             put(&db, things.clone()).await;
             walk(&db, &things, &order, filter.as_ref(), size).await;
+            together(&db, &order, filter.as_ref(), size).await;
         });
     });
 }
@@ -275,29 +308,31 @@ async fn a_page_between_two_cursors() {
     let db = sqlite().await;
     put(&db, (1..=9).map(thing)).await;
     let reader = reader(&db);
-    let all = reader.page(Model::in_org(org(1)), PageArgs::default(), None, None).await.unwrap();
-    assert_eq!(all.rows().len(), 9);
+    let all = reader.page(Model::in_org(org(1)), PageArgs::default(), None, None).unwrap();
+    assert_eq!(all.rows().await.unwrap().len(), 9);
     let cursor = |n: i32| {
         let reader = reader.clone();
         async move {
             let page =
-                reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(n), None, None, None), None, None).await;
-            page.unwrap().page_info().unwrap().end_cursor
+                reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(n), None, None, None), None, None);
+            page.unwrap().page_info().await.unwrap().end_cursor
         }
     };
     let between = |first, last, after, before| {
         reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(first, after, last, before), None, None)
     };
-    let ids = |page: &Connection<Model>| page.rows().iter().map(|t| t.id.uuid().as_u128()).collect::<Vec<_>>();
+    let ids = async |page: &Connection<Model>| -> Vec<u128> {
+        page.rows().await.unwrap().iter().map(|t| t.id.uuid().as_u128()).collect()
+    };
     let (after, before) = (cursor(2).await, cursor(7).await);
-    let page = between(Some(3), None, after.clone(), before.clone()).await.unwrap();
-    assert_eq!(ids(&page), [3, 4, 5]);
-    let page = between(None, Some(3), after.clone(), before.clone()).await.unwrap();
-    assert_eq!(ids(&page), [4, 5, 6]);
-    let page = between(None, None, after, before).await.unwrap();
-    assert_eq!(ids(&page), [3, 4, 5, 6]);
-    let page = between(Some(0), None, None, None).await.unwrap();
-    assert!(page.rows().is_empty() && page.page_info().unwrap().has_next_page);
+    let page = between(Some(3), None, after.clone(), before.clone()).unwrap();
+    assert_eq!(ids(&page).await, [3, 4, 5]);
+    let page = between(None, Some(3), after.clone(), before.clone()).unwrap();
+    assert_eq!(ids(&page).await, [4, 5, 6]);
+    let page = between(None, None, after, before).unwrap();
+    assert_eq!(ids(&page).await, [3, 4, 5, 6]);
+    let page = between(Some(0), None, None, None).unwrap();
+    assert!(page.rows().await.unwrap().is_empty() && page.page_info().await.unwrap().has_next_page);
 }
 
 #[tokio::test]
@@ -307,32 +342,25 @@ async fn pages_that_nobody_can_give_are_refused() {
     let reader = reader(&db);
     let by_name = || Some(vec![ThingOrder { field: ThingOrderField::Name, direction: OrderDirection::Asc }]);
     let ask = |first, last, after: Option<&str>, order| {
-        let page = reader.page::<Model>(
-            Model::in_org(org(1)),
-            PageArgs::new(first, after.map(str::to_owned), last, None),
-            None,
-            order,
-        );
-        async { page.await.map(|_| ()).unwrap_err() }
+        let args = PageArgs::new(first, after.map(str::to_owned), last, None);
+        reader.page::<Model>(Model::in_org(org(1)), args, None, order).map(|_| ()).unwrap_err()
     };
     let statements = reader.recorder().statements();
     let code = |e: ReadError| e.code();
-    assert_eq!(code(ask(Some(1), Some(1), None, None).await), "BAD_REQUEST");
-    assert_eq!(code(ask(Some(-1), None, None, None).await), "BAD_REQUEST");
-    assert_eq!(ask(None, Some(101), None, None).await, ReadError::limit("`last` may be 100 at most; this is 101."));
+    assert_eq!(code(ask(Some(1), Some(1), None, None)), "BAD_REQUEST");
+    assert_eq!(code(ask(Some(-1), None, None, None)), "BAD_REQUEST");
+    assert_eq!(ask(None, Some(101), None, None), ReadError::limit("`last` may be 100 at most; this is 101."));
     for cursor in ["", "x", "%%%", "bm90IGpzb24", "e30"] {
-        assert_eq!(code(ask(None, None, Some(cursor), None).await), "BAD_REQUEST", "{cursor}");
+        assert_eq!(code(ask(None, None, Some(cursor), None)), "BAD_REQUEST", "{cursor}");
     }
     let six = vec![by_name().unwrap().remove(0); 6];
-    assert_eq!(code(ask(None, None, None, Some(six)).await), "LIMIT_EXCEEDED");
+    assert_eq!(code(ask(None, None, None, Some(six))), "LIMIT_EXCEEDED");
     assert_eq!(reader.recorder().statements(), statements, "refused before anything is read");
 
-    let page = reader
-        .page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(1), None, None, None), None, by_name())
-        .await
-        .unwrap();
-    let cursor = page.page_info().unwrap().end_cursor.unwrap();
-    let error = ask(None, None, Some(&cursor), None).await;
+    let page =
+        reader.page::<Model>(Model::in_org(org(1)), PageArgs::new(Some(1), None, None, None), None, by_name()).unwrap();
+    let cursor = page.page_info().await.unwrap().end_cursor.unwrap();
+    let error = ask(None, None, Some(&cursor), None);
     assert!(error.message().contains("another order"), "{error:?}");
     // A cursor that was tampered with is refused, or is a place like any other: never an error of the database.
     for values in
@@ -340,7 +368,7 @@ async fn pages_that_nobody_can_give_are_refused() {
     {
         let text = format!(r#"{{"o":"thing:+name+id","v":{values}}}"#);
         let forged = data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
-        assert_eq!(code(ask(None, None, Some(&forged), by_name()).await), "BAD_REQUEST", "{values}");
+        assert_eq!(code(ask(None, None, Some(&forged), by_name())), "BAD_REQUEST", "{values}");
     }
 }
 

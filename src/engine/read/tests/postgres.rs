@@ -3,7 +3,7 @@
 use futures::future::join_all;
 use proptest::prelude::*;
 
-use super::pages::{config, filters, orders, things, walk};
+use super::pages::{config, filters, orders, things, together, walk};
 use super::*;
 use crate::testing;
 
@@ -17,6 +17,7 @@ fn the_same_on_postgresql() {
         runtime.block_on(async {
             put(&db, things.clone()).await;
             walk(&db, &things, &order, filter.as_ref(), size).await;
+            together(&db, &order, filter.as_ref(), size).await;
         });
     });
     runtime.block_on(loaders_and_scope(&db));

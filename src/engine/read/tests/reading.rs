@@ -22,6 +22,12 @@ async fn seen(reader: &Reader) -> Vec<u128> {
     seen
 }
 
+/// The things on a page of this shelf.
+async fn ids_on(reader: &Reader, number: u128) -> Vec<u128> {
+    let page = reader.page(Model::in_shelf(shelf(number)), PageArgs::default(), None, None).unwrap();
+    page.rows().await.unwrap().iter().map(|t| t.id.uuid().as_u128()).collect()
+}
+
 #[tokio::test]
 async fn nobody_sees_what_is_not_theirs_by_any_way_of_reading() {
     let db = two_organizations().await;
@@ -37,9 +43,9 @@ async fn nobody_sees_what_is_not_theirs_by_any_way_of_reading() {
         let (mut paged, mut many, mut counted, mut matching, mut first, mut shaped) = (vec![], vec![], 0, 0, 0, 0);
         for organization in 1..=3 {
             let list = || Model::in_org(org(organization));
-            let page = reader.page(list(), PageArgs::default(), None, None).await.unwrap();
+            let page = reader.page(list(), PageArgs::default(), None, None).unwrap();
             matching += page.total_count().await.unwrap();
-            paged.extend(page.rows().iter().map(|t| t.id.uuid().as_u128()));
+            paged.extend(page.rows().await.unwrap().iter().map(|t| t.id.uuid().as_u128()));
             many.extend(reader.many(list()).await.unwrap().iter().map(|t| t.id.uuid().as_u128()));
             counted += reader.count(list()).await.unwrap();
             first += reader.first(list()).await.unwrap().is_some() as usize;
@@ -50,6 +56,8 @@ async fn nobody_sees_what_is_not_theirs_by_any_way_of_reading() {
             let names: Vec<Name> = reader.shaped(list(), |s| s.column(Column::Name)).await.unwrap();
             shaped += names.iter().filter(|n| n.name.starts_with("thing")).count();
         }
+        let on_shelves = join_all((1..=4).map(|s| ids_on(&reader, s))).await.concat();
+        assert_eq!(on_shelves, expected);
         let n = expected.len();
         assert_eq!((paged, many), (expected.clone(), expected));
         assert_eq!((counted, matching, first, shaped), (n as u64, n as u64, usize::from(n > 0), n));
@@ -82,9 +90,24 @@ async fn what_is_asked_together_is_one_statement() {
     assert_eq!(counts, [10, 10, 10, 10, 0, 0].map(Ok));
     assert_eq!(statements(), 3);
 
-    let narrowed = Model::in_shelf(shelf(1)).and(Column::Size.gt(20));
-    assert_eq!(reader.count(narrowed.clone()).await, Ok(5));
-    assert_eq!(reader.many(narrowed).await.unwrap().len(), 5);
+    let narrowed = |s| Model::in_shelf(shelf(s)).and(Column::Size.gt(20));
+    assert_eq!(join_all((0..6).map(|s| reader.count(narrowed(s)))).await, [5, 5, 5, 5, 0, 0].map(Ok));
+    assert_eq!(statements(), 4);
+    let some = join_all((0..6).map(|s| reader.many(narrowed(s)))).await;
+    assert_eq!(some.into_iter().map(|s| s.unwrap().len()).collect::<Vec<_>>(), [5, 5, 5, 5, 0, 0]);
+    assert_eq!(statements(), 5);
+
+    let pages = join_all((0..6).map(|s| ids_on(&reader, s))).await;
+    assert_eq!(pages[..4].concat().len(), 40);
+    assert_eq!(statements(), 6);
+    ids_on(&reader, 1).await;
+    assert_eq!(statements(), 6, "remembered");
+    let size = |n| PageArgs::new(Some(n), None, None, None);
+    let pages = [1, 2].map(|n| reader.page(Model::in_shelf(shelf(3)), size(n), None, None).unwrap());
+    for (page, n) in pages.iter().zip([1, 2]) {
+        assert_eq!(page.rows().await.unwrap().len(), n, "another window is another page");
+    }
+    assert_eq!(statements(), 8);
 }
 
 #[tokio::test]
@@ -100,7 +123,7 @@ async fn everything_read_is_recorded_also_when_it_is_not_there() {
     reader.get::<Model>(uuid(1)).await.unwrap();
     reader.get::<Model>(uuid(3)).await.unwrap(); // another organisation's
     reader.get::<Model>(uuid(99)).await.unwrap(); // nobody's
-    reader.page(Model::in_org(org(1)), PageArgs::default(), None, None).await.unwrap();
+    reader.page(Model::in_org(org(1)), PageArgs::default(), None, None).unwrap();
     reader.count(Model::in_shelf(shelf(50))).await.unwrap();
     reader.many(Model::in_lender(UserId::from_uuid(uuid(51)))).await.unwrap();
     let expected = [

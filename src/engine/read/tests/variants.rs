@@ -62,8 +62,8 @@ async fn rows_of_one_person_are_theirs_alone() {
     slip::Entity::insert_many(slips).exec_without_returning(&db).await.unwrap();
     let reader = reader(&db); // of person 7
     let page =
-        reader.page(slip::Model::in_user(user(7)), PageArgs::new(Some(1), None, None, None), None, None).await.unwrap();
-    assert_eq!((page.rows()[0].id, page.total_count().await), (uuid(1), Ok(2)));
+        reader.page(slip::Model::in_user(user(7)), PageArgs::new(Some(1), None, None, None), None, None).unwrap();
+    assert_eq!((page.rows().await.unwrap()[0].id, page.total_count().await), (uuid(1), Ok(2)));
     assert_eq!(reader.count(slip::Model::in_user(user(6))).await, Ok(0));
     assert_eq!(reader.get::<slip::Model>(uuid(3)).await, Ok(None));
     assert!(reader.get::<slip::Model>(uuid(2)).await.unwrap().is_some());
