@@ -77,6 +77,7 @@ impl Numbers {
 struct Person {
     caller: Caller,
     member: String,
+    email: String,
     organization: usize,
 }
 
@@ -101,13 +102,13 @@ struct World {
     made: u64,
 }
 
-fn operation(query: &str, variables: Value) -> Operation {
+pub fn operation(query: &str, variables: Value) -> Operation {
     let request = Request::new(query).variables(Variables::from_json(variables));
     Operation::new(Arc::new(Document::parse(query).unwrap()), request).unwrap()
 }
 
 /// The answer without what is said beside it. A defect is never an answer.
-async fn ask(endpoint: &Endpoint, caller: &Caller, query: &str, variables: &Value) -> Value {
+pub async fn ask(endpoint: &Endpoint, caller: &Caller, query: &str, variables: &Value) -> Value {
     let answer = endpoint.execute(operation(query, variables.clone()), caller.clone()).await;
     without_extensions(serde_json::from_str(&answer.text()).unwrap())
 }
@@ -141,7 +142,7 @@ impl World {
         for organization in 0..2 {
             let input = json!({ "organizationName": format!("Organization {organization}"), "name": "Owner",
                 "email": format!("owner{organization}@example.org"), "password": PASSWORD });
-            let query = "mutation($input: RegisterInput!) { payload: register(input: $input) { accessToken viewer { member { id } } userErrors { message } } }";
+            let query = "mutation($input: RegisterInput!) { payload: register(input: $input) { accessToken viewer { member { id } user { email } } userErrors { message } } }";
             world.sign_in(organization, query, input).await;
         }
         for (number, (host, role)) in [(0, "admin"), (0, "member"), (0, "viewer"), (1, "member")].iter().enumerate() {
@@ -151,7 +152,7 @@ impl World {
             let invited = ask(&world.kept, &caller, query, &json!({ "input": input })).await;
             let token = &invited["data"]["memberInvite"]["invitationToken"];
             let input = json!({ "token": token, "name": format!("Guest {number}"), "password": PASSWORD });
-            let query = "mutation($input: MemberAcceptInput!) { payload: memberAccept(input: $input) { accessToken viewer { member { id } } userErrors { message } } }";
+            let query = "mutation($input: MemberAcceptInput!) { payload: memberAccept(input: $input) { accessToken viewer { member { id } user { email } } userErrors { message } } }";
             world.sign_in(*host, query, input).await;
         }
         world
@@ -165,6 +166,7 @@ impl World {
         self.people.push(Person {
             caller: Caller { session: Some(session), ..Caller::default() },
             member: payload["viewer"]["member"]["id"].as_str().unwrap().to_owned(),
+            email: payload["viewer"]["user"]["email"].as_str().unwrap().to_owned(),
             organization,
         });
     }
@@ -251,9 +253,23 @@ impl World {
             "mutation($input: {type_name}!) {{ payload: {field}(input: $input) {{ {made} userErrors {{ code message }} }} }}"
         );
         let answer = ask(&self.kept, &self.people[person].caller, &query, &json!({ "input": input })).await;
-        if let Some(id) = answer["data"]["payload"]["project"]["id"].as_str() {
+        let payload = &answer["data"]["payload"];
+        if let Some(id) = payload["project"]["id"].as_str() {
             self.projects[organization].push(id.to_owned());
         }
+        if field == "memberReactivate" && payload["userErrors"] == json!([]) {
+            self.sign_in_again(input["id"].as_str().unwrap()).await;
+        }
+    }
+
+    /// Whoever was suspended was signed out.
+    async fn sign_in_again(&mut self, member: &str) {
+        let person = self.people.iter().position(|person| person.member == member).unwrap();
+        let input = json!({ "email": self.people[person].email, "password": PASSWORD });
+        let query = "mutation($input: LoginInput!) { login(input: $input) { accessToken userErrors { message } } }";
+        let answer = ask(&self.kept, &Caller::default(), query, &json!({ "input": input })).await;
+        let token = answer["data"]["login"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        self.people[person].caller.session = Some(self.kept.authenticate(token).unwrap().0);
     }
 
     async fn upload(&mut self, person: usize, word: &str) {

@@ -100,11 +100,11 @@ impl HttpState {
     /// For how long they stay signed in if nothing happens; `None`: nobody is signed in.
     pub async fn signed_in_until(&self, who: &Who) -> Result<Option<Duration>, Refusal> {
         let until = self.endpoint.signed_in_until(&who.caller).await.map_err(|error| {
-            let refusal = refuse_with(StatusCode::SERVICE_UNAVAILABLE, error);
-            match refusal.code {
-                "UNAUTHENTICATED" => Refusal { status: StatusCode::UNAUTHORIZED, ..refusal },
-                _ => refusal,
+            let mut refusal = refuse_with(StatusCode::SERVICE_UNAVAILABLE, error);
+            if refusal.code == "UNAUTHENTICATED" {
+                refusal.status = StatusCode::UNAUTHORIZED;
             }
+            refusal
         })?;
         let now = self.endpoint.services().engine.now();
         Ok(until.map(|until| (until - now).to_std().unwrap_or_default()))

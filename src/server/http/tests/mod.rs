@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod blobs;
+mod browser;
 mod files;
 mod freshness;
 mod graphql;
 mod health;
+mod introspection;
 mod limits;
 mod persisted;
 mod sockets;
@@ -75,12 +77,14 @@ impl Operations for Beside {
 struct Beds {
     clocks: Clocks,
     at_least_wait: Duration,
+    /// How long access tokens are good for.
+    tokens: Duration,
     healthy: bool,
 }
 
 impl Default for Beds {
     fn default() -> Self {
-        Self { clocks: Clocks::USUAL, at_least_wait: Duration::from_millis(1), healthy: true }
+        Self { clocks: Clocks::USUAL, at_least_wait: Duration::from_millis(1), tokens: Duration::from_secs(900), healthy: true }
     }
 }
 
@@ -154,7 +158,7 @@ impl Bed {
             documents: documents(&settings),
             policy: Policy {
                 open_registration: true,
-                access_token_ttl: settings.access_token_ttl,
+                access_token_ttl: beds.tokens,
                 refresh_token_ttl: settings.refresh_token_ttl,
                 password_memory_kib: 8,
                 url_ttl: settings.download_url_ttl,

@@ -74,6 +74,14 @@ impl Client {
 }
 
 #[tokio::test]
+async fn a_socket_ends_with_the_token_so_that_the_client_comes_back_with_another_one() {
+    let bed = Bed::with(settings(&[]), Beds { tokens: Duration::from_secs(2), ..Beds::default() }).await;
+    let token = bed.register("acme").await;
+    let client = Client::ready(listen(&bed).await, Some(&token)).await;
+    assert_eq!(client.closed().await, 4403);
+}
+
+#[tokio::test]
 async fn a_live_query_follows_changes_beside_other_operations() {
     let bed = Bed::new().await;
     let token = bed.register("acme").await;
