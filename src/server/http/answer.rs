@@ -215,7 +215,10 @@ pub fn finish(answer: &mut Answer, trace: &str) {
             extensions.set("code", "BAD_REQUEST");
         }
         let is_told = |code: &Value| matches!(code, Value::String(code) if status_of(code).is_some());
-        debug_assert!(extensions.get("code").is_some_and(is_told), "an error has a code that is not in CODES: {error:?}");
+        debug_assert!(
+            extensions.get("code").is_some_and(is_told),
+            "an error has a code that is not in CODES: {error:?}"
+        );
     }
     answer.extensions.insert("traceId".to_owned(), Value::from(trace));
 }

@@ -13,6 +13,7 @@ mod answer;
 mod blobs;
 mod body;
 mod caller;
+mod codes;
 mod cost;
 mod graphql;
 mod headers;
