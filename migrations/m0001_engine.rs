@@ -103,11 +103,14 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(big_integer("position"))
             .primary_key(&mut primary(&["name", "generation"]))
             .to_owned(),
-        // How far each asynchronous consumer is.
+        // How far each shared consumer is, and which node follows for all of them.
         table("consumers")
             .col(string("name").primary_key())
             .col(big_integer("position"))
             .col(uuid_null("event_id"))
+            .col(uuid_null("holder"))
+            .col(big_integer("fence"))
+            .col(timestamp_with_time_zone_null("leased_until"))
             .col(text_null("last_error"))
             .col(integer("attempts"))
             .col(timestamp_with_time_zone("updated_at"))

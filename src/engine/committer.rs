@@ -306,7 +306,10 @@ fn is_outage(error: &BatchError) -> bool {
             matches!(
                 &**error,
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_)
-            ) || error.as_database_error().and_then(|e| e.code()).is_some_and(|code| code.starts_with("57P"))
+            ) || error.as_database_error().and_then(|e| e.code()).is_some_and(|code| {
+                // The server ends, or has ended the transaction of a process that stood still in it.
+                code.starts_with("57P") || code == "25P03"
+            })
         }
         _ => false,
     }

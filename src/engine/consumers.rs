@@ -6,29 +6,33 @@
 //! anything aside: it is waited out. A checkpoint is a position *and* the id of the event there; when the log has
 //! another event at that place it is another history, and what was derived from the old one is thrown away.
 //!
+//! What is derived inside a process is followed for by each node itself, with a checkpoint of its own. For what all
+//! nodes share one of them follows at a time, which holds the lease of the consumer; the others stand by.
+//!
 //! Nothing here knows what a consumer does with the events.
 
+mod lease;
 mod runner;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oriel_kernel::{EventId, Position, Recorded, Timestamp};
-use sea_orm::{ConnectionTrait, DbErr};
+use sea_orm::DbErr;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::db::Database;
 use crate::engine::Engine;
 use crate::jobs::{self, NewJob};
 use crate::log::LogError;
 
+pub use lease::Lease;
 use runner::Runner;
 
 /// A place in the log, and which event is there: the checkpoint of a consumer.
 pub type Checkpoint = (Position, EventId);
 
-/// Follows the log, and keeps its checkpoint with what it derives.
+/// Follows the log on each node by itself: what it derives is inside the process, and its checkpoint with it.
 #[async_trait::async_trait]
 pub trait Consumer: Send + Sync + 'static {
     /// Its name, for ever.
@@ -43,6 +47,39 @@ pub trait Consumer: Send + Sync + 'static {
 
     /// Throws away what was derived, checkpoint included: the log is another history.
     async fn reset(&self) -> Result<(), ConsumerError>;
+}
+
+/// Follows the log for all nodes: on one of them at a time, which holds its [`Lease`].
+#[async_trait::async_trait]
+pub trait SharedConsumer: Send + Sync + 'static {
+    /// Its name, for ever.
+    fn name(&self) -> &'static str;
+
+    /// How far it is, whichever node brought it there; `None` at the beginning.
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError>;
+
+    /// As [`Consumer::apply`]. What it writes to the database it writes under the lease.
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError>;
+
+    /// Another node has brought it from here to there: what this one has kept of it is old. `None`: it was never looked
+    /// at by this process.
+    async fn applied_elsewhere(&self, _from: Option<Position>, _to: Position) -> Result<(), ConsumerError> {
+        Ok(())
+    }
+
+    /// As [`Consumer::reset`].
+    async fn reset(&self, lease: &Lease) -> Result<(), ConsumerError>;
+}
+
+/// Who follows the log, told apart by where what they derive is.
+#[derive(Clone)]
+pub enum Follower {
+    /// Inside the process: each node follows by itself.
+    PerNode(Arc<dyn Consumer>),
+    /// In one place for all nodes: one of them follows.
+    Shared(Arc<dyn SharedConsumer>),
+    /// In jobs, which all nodes share.
+    Reactor(Arc<dyn Reactor>),
 }
 
 /// Says what has to be done outside the log because of an event. The jobs are made in the transaction that moves the
@@ -64,8 +101,8 @@ pub enum ConsumerError {
     /// It cannot be applied. It is tried again a bounded number of times; then the event is set aside.
     #[error("{0}")]
     Failed(String),
-    /// Another node has moved the checkpoint meanwhile: the consumer is asked anew how far it is.
-    #[error("another node applied it")]
+    /// Another node has moved the checkpoint meanwhile, or holds the lease: the consumer is asked anew how far it is.
+    #[error("another node applies it")]
     Elsewhere,
 }
 
@@ -95,6 +132,11 @@ pub struct ConsumerLimits {
     pub longest_backoff: Duration,
     /// How long a missed wake-up may go unnoticed.
     pub poll: Duration,
+    /// How long the lease of a shared consumer holds; it is renewed all the time. So long nobody follows when its
+    /// holder is killed.
+    pub lease: Duration,
+    /// How often who stands by looks whether the lease is free.
+    pub stand_by: Duration,
 }
 
 impl Default for ConsumerLimits {
@@ -105,6 +147,8 @@ impl Default for ConsumerLimits {
             backoff: Duration::from_millis(100),
             longest_backoff: Duration::from_secs(30),
             poll: Duration::from_secs(1),
+            lease: Duration::from_secs(5),
+            stand_by: Duration::from_millis(500),
         }
     }
 }
@@ -114,6 +158,8 @@ impl Default for ConsumerLimits {
 pub enum Following {
     /// It applies what comes.
     Running,
+    /// Another node applies what comes, for all of them.
+    StandingBy,
     /// It failed, and tries again.
     Retrying,
     /// The log is another history than the one that it followed, and it cannot begin anew by itself.
@@ -127,6 +173,7 @@ impl Following {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
+            Self::StandingBy => "standing_by",
             Self::Retrying => "retrying",
             Self::OtherHistory => "other_history",
             Self::Stopped => "stopped",
@@ -181,6 +228,21 @@ pub enum Behind {
     Unknown,
 }
 
+/// What a runner leads along the log.
+enum Follows {
+    ForItself(Arc<dyn Consumer>),
+    ForAll(Arc<dyn SharedConsumer>),
+}
+
+impl Follows {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::ForItself(consumer) => consumer.name(),
+            Self::ForAll(consumer) => consumer.name(),
+        }
+    }
+}
+
 /// The consumers of this process.
 pub struct Consumers {
     engine: Arc<Engine>,
@@ -212,28 +274,25 @@ impl Followed {
 
 impl Consumers {
     /// Starts to follow the log with each of these.
-    pub fn start(
-        engine: &Arc<Engine>,
-        consumers: Vec<Arc<dyn Consumer>>,
-        reactors: Vec<Arc<dyn Reactor>>,
-        limits: ConsumerLimits,
-    ) -> Self {
-        let reactors = reactors
-            .into_iter()
-            .map(|reactor| Arc::new(ReactorConsumer { engine: Arc::clone(engine), reactor }) as Arc<dyn Consumer>);
+    pub fn start(engine: &Arc<Engine>, followers: Vec<Follower>, limits: ConsumerLimits) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (mut followed, mut tasks) = (Vec::new(), JoinSet::new());
-        for consumer in consumers.into_iter().chain(reactors) {
+        for follower in followers {
+            let follows = match follower {
+                Follower::PerNode(consumer) => Follows::ForItself(consumer),
+                Follower::Shared(consumer) => Follows::ForAll(consumer),
+                Follower::Reactor(reactor) => {
+                    Follows::ForAll(Arc::new(ReactorConsumer { engine: Arc::clone(engine), reactor }))
+                }
+            };
             let status = Status { state: Following::Running, last_error: None, set_aside: 0, behind_since: None };
             let one = Arc::new(Followed {
-                name: consumer.name(),
+                name: follows.name(),
                 position: watch::Sender::new(Position::START),
                 status: Mutex::new(status),
             });
             followed.push(Arc::clone(&one));
-            let runner =
-                Runner { engine: Arc::clone(engine), consumer, followed: one, limits, stopped: stopped.clone() };
-            tasks.spawn(runner.run());
+            tasks.spawn(Runner::new(Arc::clone(engine), follows, one, limits, stopped.clone()).run());
         }
         Self { engine: Arc::clone(engine), followed, stop, tasks: tokio::sync::Mutex::new(tasks) }
     }
@@ -318,44 +377,21 @@ struct ReactorConsumer {
 }
 
 #[async_trait::async_trait]
-impl Consumer for ReactorConsumer {
+impl SharedConsumer for ReactorConsumer {
     fn name(&self) -> &'static str {
         self.reactor.name()
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
-        let database: &Database = self.engine.database();
-        let sql = "SELECT position, event_id FROM consumers WHERE name = $1";
-        let statement = database.statement(sql, sql, vec![self.name().into()]);
-        let Some(row) = database.writer().query_one_raw(statement).await? else { return Ok(None) };
-        let id: Option<uuid::Uuid> = row.try_get("", "event_id")?;
-        Ok(id.map(EventId::from_uuid).zip(Some(Position::new(row.try_get("", "position")?))).map(|(id, at)| (at, id)))
+        Ok(self.engine.shared_checkpoint(self.name()).await?)
     }
 
-    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError> {
         let mut made = Vec::new();
         for event in events {
             made.extend(jobs::of_event(self.name(), event, self.reactor.react(event), self.engine.now()));
         }
-        // The log is contiguous: this is where the checkpoint has to be, or another node has moved it.
-        let first = events.first().map_or(to.0, |event| event.position);
-        let from = first.number() - 1;
-        let (name, now) = (self.name(), self.engine.now());
-        let database = self.engine.database();
-        let transaction = database.begin().await?;
-        let insert =
-            "INSERT INTO consumers (name, position, attempts, updated_at) VALUES ($1, 0, 0, $2) ON CONFLICT DO NOTHING";
-        if from == 0 {
-            transaction.execute_raw(database.statement(insert, insert, vec![name.into(), now.into()])).await?;
-        }
-        let update =
-            "UPDATE consumers SET position = $2, event_id = $3, updated_at = $4 WHERE name = $1 AND position = $5";
-        let values = vec![name.into(), to.0.number().into(), to.1.uuid().into(), now.into(), from.into()];
-        let moved = transaction.execute_raw(database.statement(update, update, values)).await?.rows_affected();
-        if moved == 0 {
-            transaction.rollback().await?;
-            return Err(ConsumerError::Elsewhere);
-        }
+        let transaction = lease.begin(Some(to)).await?;
         jobs::insert(&transaction, &made).await?;
         transaction.commit().await?;
         if !made.is_empty() {
@@ -364,7 +400,7 @@ impl Consumer for ReactorConsumer {
         Ok(())
     }
 
-    async fn reset(&self) -> Result<(), ConsumerError> {
+    async fn reset(&self, _: &Lease) -> Result<(), ConsumerError> {
         let why = "the log is another history than the one that this reactor followed. It does not begin anew by itself, \
                    because mails and calls that were made would be made again: remove its row from the table consumers \
                    if that is wanted";

@@ -166,7 +166,12 @@ impl Database {
                     })
                 })
         };
-        let writer = pool().connect_with(options.clone().options([("statement_timeout", "60s")])).await?;
+        let writing = [
+            ("statement_timeout", "60s"),
+            // A node that stands still in the middle of a commit holds the order lock: the others wait so long.
+            ("idle_in_transaction_session_timeout", "10s"),
+        ];
+        let writer = pool().connect_with(options.clone().options(writing)).await?;
         let reading = connections.reading.as_millis().max(1).to_string();
         let options = options.options([
             ("statement_timeout", reading.as_str()),

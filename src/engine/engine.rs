@@ -134,6 +134,7 @@ impl Engine {
             committing: std::sync::Mutex::new(None),
         });
         rebuild::bring_up_to_date(&engine).await?;
+        engine.feed.catch_up().await?;
         *engine.committing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(tokio::spawn(committer.run()));
         Ok(engine)

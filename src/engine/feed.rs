@@ -1,9 +1,10 @@
 //! The change feed of this process: what was committed, in order, for whoever follows.
 //!
 //! The changes table is the truth; what comes through here is the fast way. A batch whose positions do not follow on
-//! what is known (another node committed in between) is preceded by what the table says about the gap.
+//! what is known (another node committed in between) is preceded by what the table says about the gap. What has no
+//! position stands elsewhere: which generation of each read model is read from, in the table of read models.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -36,12 +37,15 @@ pub struct Feed {
     tracker: Tracker,
     head: watch::Sender<Position>,
     batches: broadcast::Sender<Arc<Applied>>,
-    /// Batches are announced one after the other, whoever brings them.
-    order: tokio::sync::Mutex<()>,
+    /// Batches are announced one after the other, whoever brings them. Guards what is known of the generations.
+    order: tokio::sync::Mutex<Generations>,
     began: Instant,
     /// Milliseconds after `began` at which the head was last known to be that of the log.
     confirmed: AtomicU64,
 }
+
+/// Which generation of each read model is read from.
+type Generations = BTreeMap<String, i32>;
 
 /// How long a node may not have confirmed the head and still serve what it has kept.
 const CURRENT_FOR: Duration = Duration::from_secs(1);
@@ -110,16 +114,35 @@ impl Feed {
         self.send(batch);
     }
 
-    /// Reads from the changes table what other nodes committed. Called when one of them says so, and now and then,
-    /// because such a message can be lost.
+    /// Reads from the changes table what other nodes committed, and which read models they have switched. Called when
+    /// one of them says so, and now and then, because such a message can be lost.
     ///
     /// # Errors
     /// When the database is not there.
     pub async fn catch_up(&self) -> Result<(), DbErr> {
-        let _turn = self.order.lock().await;
+        let mut known = self.order.lock().await;
         let asked = Instant::now();
         self.read_changes(None).await?;
+        self.read_generations(&mut known).await?;
         self.confirm(asked);
+        Ok(())
+    }
+
+    /// What was read from a table in whose place another one is now is not trusted any more.
+    async fn read_generations(&self, known: &mut Generations) -> Result<(), DbErr> {
+        let rows =
+            self.database.query("SELECT name, generation FROM read_models WHERE state = 'inline'", vec![]).await?;
+        let now = rows.iter().map(|row| Ok((row.try_get("", "name")?, row.try_get("", "generation")?)));
+        let now = now.collect::<Result<Generations, DbErr>>()?;
+        let is_new = |(name, generation): &(&String, &i32)| known.get(*name) != Some(generation);
+        let switched = now.iter().filter(is_new).map(|(name, _)| Dependency::named(format!("read_model:{name}")));
+        let switched: Vec<Dependency> = switched.collect();
+        if !switched.is_empty() {
+            self.tracker.apply(&switched);
+            // Every answer may have come from the old table: nothing that is cached survives.
+            self.tracker.raise_floor();
+        }
+        *known = now;
         Ok(())
     }
 

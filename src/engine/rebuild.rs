@@ -1,9 +1,10 @@
 //! Rebuilding a read model beside the running one, while writes go on.
 //!
 //! A rebuild fills a table of its own, `NAME__next`, from the log, without the order lock, until few events remain.
-//! Under the lock it folds the rest, swaps the tables by renaming, and announces `read_model:NAME`. It can be ended
-//! at any moment: what is not switched is continued or thrown away by the next one, and nobody sees it. A comparison
-//! fills `NAME__replay` in the same way, and throws it away.
+//! Under the lock it folds the rest and swaps the tables by renaming. The feed of every node sees that the generation is
+//! another one, and announces `read_model:NAME`. It can be ended at any moment: what is not switched is continued or
+//! thrown away by the next one, and nobody sees it. A comparison fills `NAME__replay` in the same way, and throws it
+//! away.
 //!
 //! Invariant: the row in `read_models` says how far such a table is, and moves in the transaction that fills it, from
 //! the position that was read and from no other. So two who work on the same table cannot both go on.
@@ -24,7 +25,6 @@ use sea_orm::{
 use crate::engine::Engine;
 use crate::log::LogError;
 use crate::projection::{Inline, ProjectError, project};
-use crate::read::Dependency;
 
 /// Events in one transaction of a rebuild.
 const CHUNK: u64 = 500;
@@ -180,9 +180,10 @@ impl Engine {
                 finished => break finished?,
             }
         };
-        self.feed.touch(&[Dependency::named(format!("read_model:{name}"))]);
-        // Every answer may have come from the old table: nothing that is cached survives.
-        self.tracker.raise_floor();
+        if let Err(error) = self.feed.catch_up().await {
+            tracing::warn!(%error, read_model = name, "it is switched, but that cannot be read; caches are dropped");
+            self.tracker.raise_floor();
+        }
         // It is done: nobody can end it any more.
         let _ = progress(head, head);
         Ok(())

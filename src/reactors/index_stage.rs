@@ -2,7 +2,8 @@
 //!
 //! Follows the log *behind* the index: an event that makes INDEX due is reported when the index has applied it. The
 //! command's id is derived from the event, and a stage that is settled changes nothing, so events may come again; that
-//! is why the checkpoint (a row in `consumers`) needs to be written only now and then, and may go back to the beginning.
+//! is why the checkpoint (its row) needs to be written only now and then, and may go back to the beginning. One node does
+//! this for all: where each has an index of its own, a document is ready when that node's has it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,10 +11,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use futures::{StreamExt, TryStreamExt};
 use oriel_domain::documents::pipeline::CompleteStage;
 use oriel_domain::documents::{Awaited, DocumentEvent, DocumentId, Stage};
-use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError};
+use oriel_engine::consumers::{Checkpoint, ConsumerError, Lease, SharedConsumer};
 use oriel_engine::{CommandContext, CommandError, Engine};
-use oriel_kernel::{CommandId, EventId, Position, Recorded};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
+use oriel_kernel::{CommandId, Recorded};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -56,11 +56,6 @@ impl IndexStage {
             Err(error) => Err(ConsumerError::Unavailable(error.to_string())),
         }
     }
-
-    async fn row(&self, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>, DbErr> {
-        let database = self.engine.database();
-        database.writer().query_one_raw(Statement::from_sql_and_values(database.backend(), sql, values)).await
-    }
 }
 
 /// The attempt at INDEX that is due, and of which revision.
@@ -94,20 +89,18 @@ fn due(event: &DocumentEvent) -> Option<(Awaited, i32)> {
 }
 
 #[async_trait::async_trait]
-impl Consumer for IndexStage {
+impl SharedConsumer for IndexStage {
     fn name(&self) -> &'static str {
         NAME
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
-        let row = self.row("SELECT position, event_id FROM consumers WHERE name = $1", vec![NAME.into()]).await?;
-        let Some(row) = row else { return Ok(None) };
-        let (position, id): (i64, Option<Uuid>) = (row.try_get("", "position")?, row.try_get("", "event_id")?);
-        self.written.store(position, Ordering::Relaxed);
-        Ok(id.map(|id| (Position::new(position), EventId::from_uuid(id))))
+        let reached = self.engine.shared_checkpoint(NAME).await?;
+        self.written.store(reached.map_or(0, |(position, _)| position.number()), Ordering::Relaxed);
+        Ok(reached)
     }
 
-    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError> {
         let due: Vec<_> = events.iter().filter_map(|event| Some((event, event.event_as().and_then(due)?))).collect();
         if let Some((last, _)) = due.last() {
             let mut stopping = self.stopping.clone();
@@ -119,21 +112,17 @@ impl Consumer for IndexStage {
         let commands: Vec<_> =
             due.into_iter().map(|(event, (due, revision))| self.complete(event, due, revision)).collect();
         futures::stream::iter(commands).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        let (position, id) = (to.0.number(), to.1.uuid());
+        let position = to.0.number();
         if !events.is_empty() && position - self.written.load(Ordering::Relaxed) < LAZY {
             return Ok(());
         }
-        // Two nodes may both do this work: the one that is ahead stays ahead.
-        let sql = "INSERT INTO consumers (name, position, event_id, attempts, updated_at) VALUES ($1, $2, $3, 0, $4) \
-                   ON CONFLICT (name) DO UPDATE SET position = excluded.position, event_id = excluded.event_id, \
-                   updated_at = excluded.updated_at WHERE consumers.position < excluded.position RETURNING position";
-        self.row(sql, vec![NAME.into(), position.into(), id.into(), self.engine.now().into()]).await?;
+        lease.advance(to).await?;
         self.written.store(position, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn reset(&self) -> Result<(), ConsumerError> {
-        self.row("DELETE FROM consumers WHERE name = $1 RETURNING position", vec![NAME.into()]).await?;
+    async fn reset(&self, lease: &Lease) -> Result<(), ConsumerError> {
+        lease.restart().await?;
         self.written.store(0, Ordering::Relaxed);
         Ok(())
     }

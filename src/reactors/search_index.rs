@@ -21,7 +21,7 @@ use oriel_backends::search::{self as index, Change, Entry, MAX_BODY_BYTES, Searc
 use oriel_domain::documents::{DocumentEvent, DocumentId};
 use oriel_domain::projects::{ProjectEvent, ProjectId};
 use oriel_engine::Engine;
-use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError};
+use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError, Follower, Lease, SharedConsumer};
 use oriel_engine::log::LogError;
 use oriel_engine::read::{Dependency, ReadModel};
 use oriel_engine::rebuild::ReadModelState;
@@ -346,6 +346,55 @@ impl Consumer for SearchIndex {
         self.search.reset().await.map_err(IndexError::from)?;
         self.reached.send_replace(Position::START);
         Ok(())
+    }
+}
+
+/// An index outside the process: one node fills it for all of them.
+struct SharedIndex(Arc<SearchIndex>);
+
+/// Each node fills its own index, or one of them that of all.
+pub(crate) fn follower(index: &Arc<SearchIndex>) -> Follower {
+    match &index.search {
+        Search::Tantivy(_) => Follower::PerNode(Arc::clone(index) as _),
+        Search::Meilisearch(_) => Follower::Shared(Arc::new(SharedIndex(Arc::clone(index)))),
+    }
+}
+
+/// The server of such an index knows no fence. It is asked for the lease right before, and refuses to be moved
+/// backwards.
+#[async_trait::async_trait]
+impl SharedConsumer for SharedIndex {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        let checkpoint = self.0.search.checkpoint().await.map_err(IndexError::from)?;
+        Ok(checkpoint.map(|at| (Position::new(at.position), EventId::from_uuid(at.event_id))))
+    }
+
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError> {
+        lease.renew().await?;
+        self.0.apply(events, to).await?;
+        lease.advance(to).await
+    }
+
+    async fn applied_elsewhere(&self, from: Option<Position>, to: Position) -> Result<(), ConsumerError> {
+        let mut at = from.unwrap_or(to);
+        while at < to {
+            let left = u64::try_from(to.number() - at.number()).unwrap_or(0);
+            let events = self.0.engine.log().read(at, left.min(CHUNK_CHANGES as u64)).await?;
+            let Some(last) = events.last() else { break };
+            self.0.touch(&changed(&events).iter().map(|one| one.organization).collect());
+            at = last.position;
+        }
+        self.0.advance(to);
+        Ok(())
+    }
+
+    async fn reset(&self, lease: &Lease) -> Result<(), ConsumerError> {
+        lease.restart().await?;
+        Consumer::reset(&*self.0).await
     }
 }
 

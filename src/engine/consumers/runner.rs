@@ -1,29 +1,43 @@
 //! How one consumer is led along the log: batch after batch, and what happens when one fails.
+//!
+//! A shared consumer is led by the node that has its lease. The lease is taken anew whenever the consumer is asked how
+//! far it is; who does not get it stands by, and looks how far the others are.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use oriel_kernel::{Position, Recorded};
-use sea_orm::{ConnectionTrait, Value};
+use sea_orm::{ConnectionTrait, Statement, Value};
 use tokio::sync::watch;
+use uuid::Uuid;
 
-use super::{Checkpoint, Consumer, ConsumerError, ConsumerLimits, Followed, Following, backoff, plain_text};
+use super::lease::{Lease, give_back};
+use super::{Checkpoint, ConsumerError, ConsumerLimits, Followed, Following, Follows, backoff, plain_text};
 use crate::engine::Engine;
 
 /// Follows the log with one consumer.
 pub(super) struct Runner {
-    pub(super) engine: Arc<Engine>,
-    pub(super) consumer: Arc<dyn Consumer>,
-    pub(super) followed: Arc<Followed>,
-    pub(super) limits: ConsumerLimits,
-    pub(super) stopped: watch::Receiver<bool>,
+    engine: Arc<Engine>,
+    follows: Follows,
+    followed: Arc<Followed>,
+    limits: ConsumerLimits,
+    stopped: watch::Receiver<bool>,
+    /// This one among those who may have the lease.
+    holder: Uuid,
+    /// Of a shared consumer, while it is led.
+    lease: Option<Lease>,
+    /// How far it was when this process looked last.
+    seen: Option<Position>,
 }
 
 /// Why a step ended early.
 enum Halt {
     Stopped,
     OtherHistory,
+    /// Another node has the lease.
+    Led,
     Failed(ConsumerError),
 }
 
@@ -34,6 +48,17 @@ impl From<ConsumerError> for Halt {
 }
 
 impl Runner {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        follows: Follows,
+        followed: Arc<Followed>,
+        limits: ConsumerLimits,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        let holder = engine.sources.id();
+        Self { engine, follows, followed, limits, stopped, holder, lease: None, seen: None }
+    }
+
     pub(super) async fn run(mut self) {
         let mut head = self.engine.feed().watch();
         // `None`: the consumer has to be asked how far it is.
@@ -60,11 +85,16 @@ impl Runner {
                     self.idle();
                     tokio::select! {
                         _ = head.changed() => {}
-                        () = tokio::time::sleep(self.limits.poll) => {}
+                        () = tokio::time::sleep(self.limits.poll.min(self.limits.lease / 3)) => {}
                         _ = self.stopped.changed() => {}
                     }
                 }
                 Err(Halt::Stopped) => break,
+                Err(Halt::Led) => {
+                    failures = 0;
+                    self.followed.status().state = Following::StandingBy;
+                    self.wait(self.limits.stand_by).await;
+                }
                 Err(Halt::Failed(ConsumerError::Elsewhere)) => {}
                 Err(Halt::Failed(error)) => {
                     failures += 1;
@@ -80,29 +110,82 @@ impl Runner {
                 }
             }
         }
+        if let Follows::ForAll(_) = self.follows
+            && let Err(error) = give_back(&self.engine, self.followed.name, self.holder).await
+        {
+            tracing::warn!(consumer = self.followed.name, %error, "a lease cannot be given back; it runs out");
+        }
         self.followed.status().state = Following::Stopped;
     }
 
     /// Asks the consumer how far it is. What it set aside beyond that will come again.
-    async fn begin(&self) -> Result<Option<Checkpoint>, Halt> {
-        let reached = self.consumer.checkpoint().await?;
+    async fn begin(&mut self) -> Result<Option<Checkpoint>, Halt> {
+        self.lease = None;
+        let reached = match &self.follows {
+            Follows::ForItself(consumer) => consumer.checkpoint().await?,
+            Follows::ForAll(consumer) => {
+                let lease = Lease::take(&self.engine, consumer.name(), self.holder, self.limits.lease);
+                self.lease = lease.await.map_err(ConsumerError::from)?;
+                let reached = consumer.checkpoint().await?;
+                let position = reached.map_or(Position::START, |(position, _)| position);
+                if self.seen.is_none_or(|seen| seen < position) {
+                    consumer.applied_elsewhere(self.seen, position).await?;
+                }
+                reached
+            }
+        };
         let position = reached.map_or(Position::START, |(position, _)| position);
-        let database = self.engine.database();
-        let values: Vec<Value> = vec![self.followed.name.into(), position.number().into()];
-        let sql = "DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2";
-        let statement = database.statement(sql, sql, values);
-        database.writer().execute_raw(statement).await.map_err(ConsumerError::from)?;
-        let sql = "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM consumer_failures WHERE consumer = $1";
-        let statement = database.statement(sql, sql, vec![self.followed.name.into()]);
-        let row = database.writer().query_one_raw(statement).await.map_err(ConsumerError::from)?;
-        let count = row.map(|row| row.try_get("", "n")).transpose().map_err(ConsumerError::from)?;
-        self.followed.status().set_aside = count.unwrap_or(0);
-        self.followed.position.send_replace(position);
+        self.count_set_aside(position).await?;
+        self.reached(position);
+        if self.lease.is_none() && matches!(self.follows, Follows::ForAll(_)) {
+            self.followed.status().behind_since = None;
+            return Err(Halt::Led);
+        }
         Ok(reached)
     }
 
+    fn reached(&mut self, position: Position) {
+        self.seen = Some(position);
+        self.followed.position.send_replace(position);
+    }
+
+    async fn count_set_aside(&self, position: Position) -> Result<(), ConsumerError> {
+        let database = self.engine.database();
+        if self.leads() {
+            let values: Vec<Value> = vec![self.followed.name.into(), position.number().into()];
+            let sql = "DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2";
+            self.write(database.statement(sql, sql, values)).await?;
+        }
+        let sql = "SELECT CAST(COUNT(*) AS BIGINT) AS n FROM consumer_failures WHERE consumer = $1";
+        let statement = database.statement(sql, sql, vec![self.followed.name.into()]);
+        let row = database.writer().query_one_raw(statement).await?;
+        let count = row.map(|row| row.try_get("", "n")).transpose()?;
+        self.followed.status().set_aside = count.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Whether this node applies what comes.
+    fn leads(&self) -> bool {
+        self.lease.is_some() || matches!(self.follows, Follows::ForItself(_))
+    }
+
+    /// Writes what is told of this consumer; that of a shared one under its lease.
+    async fn write(&self, statement: Statement) -> Result<(), ConsumerError> {
+        match &self.lease {
+            Some(lease) => {
+                let transaction = lease.begin(None).await?;
+                transaction.execute_raw(statement).await?;
+                transaction.commit().await?;
+            }
+            None => {
+                self.engine.database().writer().execute_raw(statement).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// One batch. `None`: there is nothing to apply.
-    async fn step(&self, reached: Option<Checkpoint>) -> Result<Option<Checkpoint>, Halt> {
+    async fn step(&mut self, reached: Option<Checkpoint>) -> Result<Option<Checkpoint>, Halt> {
         let limit = self.limits.batch.max(1);
         let log = self.engine.log();
         let events = match reached {
@@ -118,14 +201,19 @@ impl Runner {
                 events
             }
         };
-        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(None) };
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            if let Some(lease) = &self.lease {
+                lease.renew_in_time().await?;
+            }
+            return Ok(None);
+        };
         self.followed.status().behind_since = Some(first.at);
         self.apply(&events, self.limits.attempts.max(1)).await?;
         Ok(Some((last.position, last.id)))
     }
 
     /// Applies these, or halves them until what cannot be applied stands alone and is set aside.
-    async fn apply(&self, events: &[Arc<Recorded>], attempts: u32) -> Result<(), Halt> {
+    async fn apply(&mut self, events: &[Arc<Recorded>], attempts: u32) -> Result<(), Halt> {
         let Some(last) = events.last() else { return Ok(()) };
         let to = (last.position, last.id);
         let mut why = String::new();
@@ -135,7 +223,7 @@ impl Runner {
             }
             match self.guarded(events, to).await {
                 Ok(()) => {
-                    self.followed.position.send_replace(to.0);
+                    self.reached(to.0);
                     return Ok(());
                 }
                 Err(error @ ConsumerError::Failed(_)) => {
@@ -154,7 +242,7 @@ impl Runner {
                 ConsumerError::Failed(why) => ConsumerError::Unavailable(why),
                 other => other,
             })?;
-            self.followed.position.send_replace(to.0);
+            self.reached(to.0);
             return Ok(());
         }
         let (left, right) = events.split_at(events.len() / 2);
@@ -167,7 +255,17 @@ impl Runner {
 
     /// A consumer that panics has failed, like any other.
     async fn guarded(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError> {
-        let applied = AssertUnwindSafe(self.consumer.apply(events, to)).catch_unwind().await;
+        let applied = async {
+            match (&self.follows, &self.lease) {
+                (Follows::ForItself(consumer), _) => consumer.apply(events, to).await,
+                (Follows::ForAll(consumer), Some(lease)) => tokio::select! {
+                    applied = consumer.apply(events, to, lease) => applied,
+                    () = lease.lost() => Err(ConsumerError::Elsewhere),
+                },
+                (Follows::ForAll(_), None) => Err(ConsumerError::Elsewhere),
+            }
+        };
+        let applied = AssertUnwindSafe(applied).catch_unwind().await;
         applied.unwrap_or_else(|_| Err(ConsumerError::Failed("the consumer panicked".to_owned())))
     }
 
@@ -186,20 +284,23 @@ impl Runner {
             plain_text(why).into(),
             self.engine.now().into(),
         ];
-        let database = self.engine.database();
-        database.writer().execute_raw(database.statement(sql, sql, values)).await?;
+        self.write(self.engine.database().statement(sql, sql, values)).await?;
         self.followed.status().set_aside += 1;
         Ok(())
     }
 
     /// The log is another history: what was derived from the old one goes.
-    async fn start_anew(&self) -> Result<(), ConsumerError> {
+    async fn start_anew(&mut self) -> Result<(), ConsumerError> {
         tracing::error!(
             consumer = self.followed.name,
             "the log is another history than the one that this consumer followed; it begins anew"
         );
-        self.consumer.reset().await?;
-        self.followed.position.send_replace(Position::START);
+        match (&self.follows, &self.lease) {
+            (Follows::ForItself(consumer), _) => consumer.reset().await?,
+            (Follows::ForAll(consumer), Some(lease)) => consumer.reset(lease).await?,
+            (Follows::ForAll(_), None) => return Err(ConsumerError::Elsewhere),
+        }
+        self.reached(Position::START);
         self.followed.status().last_error = Some("the log is another history: everything is applied anew".to_owned());
         Ok(())
     }
@@ -221,7 +322,10 @@ impl Runner {
     }
 
     async fn pause(&self, failures: u32) {
-        let wait = backoff(self.limits.backoff, self.limits.longest_backoff, failures);
+        self.wait(backoff(self.limits.backoff, self.limits.longest_backoff, failures)).await;
+    }
+
+    async fn wait(&self, wait: Duration) {
         let mut stopped = self.stopped.clone();
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

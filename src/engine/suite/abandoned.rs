@@ -65,3 +65,15 @@ async fn a_read_of_sqlite_that_was_dropped_ends_with_its_next_row() {
         assert_eq!(ask(&database, "SELECT 7").await.unwrap(), 7);
     }
 }
+
+#[tokio::test]
+async fn who_stands_still_in_a_commit_does_not_hold_up_the_others_for_ever() {
+    let Some(place) = Place::postgres().await else { return };
+    let (stopped, engine) = (place.engine().await, place.engine().await);
+    // It has the order lock, and says nothing more.
+    let held = stopped.standstill().await.unwrap();
+    in_time(make(&engine, org(1), "a")).await;
+    assert!(held.end().await.is_err(), "the server has ended it");
+    make(&stopped, org(1), "b").await;
+    assert_eq!(whole_log(&engine).await.len(), 2);
+}

@@ -8,7 +8,10 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::things::ThingEvent;
 use super::*;
-use crate::consumers::{Behind, Checkpoint, Consumer, ConsumerError, ConsumerLimits, Consumers, Following, Reactor};
+use crate::consumers::{
+    Behind, Checkpoint, Consumer, ConsumerError, ConsumerLimits, Consumers, Follower, Following, Lease, Reactor,
+    SharedConsumer,
+};
 use crate::jobs::NewJob;
 
 /// An index in memory that outlives its consumer, and fails as it is told to.
@@ -42,8 +45,8 @@ impl Sink {
         Self::new(1_000_000, held).0
     }
 
-    fn consumer(self: &Arc<Self>) -> Vec<Arc<dyn Consumer>> {
-        vec![Arc::new(SinkConsumer(Arc::clone(self)))]
+    fn follower(self: &Arc<Self>) -> Vec<Follower> {
+        vec![Follower::PerNode(Arc::new(SinkConsumer(Arc::clone(self))))]
     }
 
     fn applied(&self) -> Vec<i64> {
@@ -95,6 +98,9 @@ impl Consumer for SinkConsumer {
     }
 }
 
+/// As long as a lease holds here: on the clock that moves when it is told to.
+const LEASE: Duration = Duration::from_secs(600);
+
 /// Without waits between attempts.
 fn limits(batch: u64) -> ConsumerLimits {
     ConsumerLimits {
@@ -102,12 +108,14 @@ fn limits(batch: u64) -> ConsumerLimits {
         attempts: 3,
         backoff: Duration::ZERO,
         longest_backoff: Duration::ZERO,
+        lease: LEASE,
+        stand_by: Duration::from_millis(5),
         ..ConsumerLimits::default()
     }
 }
 
 fn follow(engine: &Arc<Engine>, sink: &Arc<Sink>, batch: u64) -> Consumers {
-    Consumers::start(engine, sink.consumer(), vec![], limits(batch))
+    Consumers::start(engine, sink.follower(), limits(batch))
 }
 
 /// A log of this many events.
@@ -153,8 +161,12 @@ impl Reactor for Counting {
     }
 }
 
+fn counting() -> Vec<Follower> {
+    vec![Follower::Reactor(Arc::new(Counting))]
+}
+
 async fn react(engine: &Arc<Engine>, position: i64) -> Consumers {
-    let consumers = Consumers::start(engine, vec![], vec![Arc::new(Counting)], limits(7));
+    let consumers = Consumers::start(engine, counting(), limits(7));
     consumers.wait_for("counting", Position::new(position), Duration::from_secs(60)).await.unwrap();
     consumers
 }
@@ -291,16 +303,190 @@ on_both! {
         // In another history it does nothing but say so.
         let sql = "UPDATE consumers SET position = 3";
         engine.database().writer().execute_unprepared(sql).await.unwrap();
-        let consumers = Consumers::start(&engine, vec![], vec![Arc::new(Counting)], limits(7));
+        let consumers = Consumers::start(&engine, counting(), limits(7));
         until(|| async { consumers.states()[0].state == Following::OtherHistory }).await;
         assert_eq!(number(&engine, "SELECT position FROM consumers").await, 3);
         in_time(consumers.stop()).await;
     }
 
-    async fn two_processes_make_them_once(place) {
+    /// One process owns an SQLite database: the lease of one that was killed is void, and nobody waits for its end.
+    async fn where_one_process_owns_the_log_nobody_waits(place) {
+        let (engine, id) = grown(&place, 21).await;
+        if engine.shared_with_other_nodes() {
+            return;
+        }
+        drop(react(&engine, 21).await);
+        count(&engine, org(1), id).await.unwrap();
+        let consumers = react(&engine, 22).await;
+        assert_eq!(number(&engine, JOBS).await, 42);
+        consumers.stop().await;
+    }
+}
+
+/// Copies the log into a table that all nodes share, each event with the node that applied it.
+struct Copies {
+    node: &'static str,
+    engine: Arc<Engine>,
+    /// Each application takes a permit, after it was begun and before it writes.
+    gate: Arc<Semaphore>,
+    entered: mpsc::UnboundedSender<()>,
+    elsewhere: Arc<Mutex<Vec<(Option<i64>, i64)>>>,
+}
+
+#[async_trait::async_trait]
+impl SharedConsumer for Copies {
+    fn name(&self) -> &'static str {
+        "copies"
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        Ok(self.engine.shared_checkpoint("copies").await?)
+    }
+
+    async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError> {
+        let _ = self.entered.send(());
+        self.gate.acquire().await.unwrap().forget();
+        let transaction = lease.begin(Some(to)).await?;
+        for event in events {
+            let sql = format!("INSERT INTO copies VALUES ({}, '{}')", event.position, self.node);
+            transaction.execute_unprepared(&sql).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn applied_elsewhere(&self, from: Option<Position>, to: Position) -> Result<(), ConsumerError> {
+        self.elsewhere.lock().unwrap().push((from.map(Position::number), to.number()));
+        Ok(())
+    }
+
+    async fn reset(&self, lease: &Lease) -> Result<(), ConsumerError> {
+        lease.restart().await
+    }
+}
+
+/// One node that may lead, as if in a process of its own.
+struct Node {
+    consumers: Consumers,
+    gate: Arc<Semaphore>,
+    entered: mpsc::UnboundedReceiver<()>,
+    elsewhere: Arc<Mutex<Vec<(Option<i64>, i64)>>>,
+}
+
+impl Node {
+    async fn start(place: &Place, node: &'static str, permits: usize) -> Self {
+        let (sender, entered) = mpsc::unbounded_channel();
+        let (gate, elsewhere) = (Arc::new(Semaphore::new(permits)), Arc::default());
+        let engine = place.engine().await;
+        let copies = Copies {
+            node,
+            engine: Arc::clone(&engine),
+            gate: Arc::clone(&gate),
+            entered: sender,
+            elsewhere: Arc::clone(&elsewhere),
+        };
+        let consumers = Consumers::start(&engine, vec![Follower::Shared(Arc::new(copies))], limits(10));
+        Self { consumers, gate, entered, elsewhere }
+    }
+
+    async fn is(&self, state: Following) {
+        until(|| async { self.consumers.states()[0].state == state }).await;
+    }
+
+    async fn reached(&self, position: i64) {
+        self.consumers.wait_for("copies", Position::new(position), Duration::from_secs(60)).await.unwrap();
+    }
+}
+
+const OPEN: usize = 1_000_000;
+
+/// A log of 30 events and the table of copies; where other processes may write to the same log.
+async fn shared(place: &Place) -> Option<(Arc<Engine>, ThingId)> {
+    let (engine, id) = grown(place, 30).await;
+    engine.database().writer().execute_unprepared("CREATE TABLE copies (position BIGINT, node TEXT)").await.unwrap();
+    engine.shared_with_other_nodes().then_some((engine, id))
+}
+
+/// Who applied each event, in order; each was applied once.
+async fn copied(engine: &Engine, events: i64) -> Vec<String> {
+    let sql = "SELECT position, node FROM copies ORDER BY position";
+    let rows = engine.database().query(sql, vec![]).await.unwrap();
+    let positions: Vec<i64> = rows.iter().map(|row| row.try_get("", "position").unwrap()).collect();
+    assert_eq!(positions, all(1..=events));
+    rows.iter().map(|row| row.try_get("", "node").unwrap()).collect()
+}
+
+on_both! {
+    async fn one_node_leads_and_the_others_stand_by(place) {
+        let Some((engine, id)) = shared(&place).await else { return };
+        let first = Node::start(&place, "first", OPEN).await;
+        first.reached(30).await;
+        let second = Node::start(&place, "second", OPEN).await;
+        second.is(Following::StandingBy).await;
+        for _ in 0..5 {
+            count(&engine, org(1), id).await.unwrap();
+        }
+        // Who stands by knows how far it is, and what this process has not applied itself.
+        second.reached(35).await;
+        let heard = second.elsewhere.lock().unwrap().clone();
+        assert_eq!((heard.first(), heard.last().map(|(_, to)| *to)), (Some(&(None, 30)), Some(35)));
+        assert!(heard.windows(2).all(|two| two[1].0 == Some(two[0].1)), "without a gap: {heard:?}");
+        // Ended in order, it gives the lease back: nobody's clock has to move.
+        in_time(first.consumers.stop()).await;
+        for _ in 0..5 {
+            count(&engine, org(1), id).await.unwrap();
+        }
+        second.reached(40).await;
+        assert_eq!(copied(&engine, 40).await, [vec!["first"; 35], vec!["second"; 5]].concat());
+        assert!(first.consumers.states()[0].set_aside + second.consumers.states()[0].set_aside == 0);
+    }
+
+    async fn another_goes_on_where_the_leader_vanished(place) {
+        let Some((engine, id)) = shared(&place).await else { return };
+        let mut first = Node::start(&place, "first", 2).await;
+        for _ in 0..3 {
+            in_time(first.entered.recv()).await.unwrap();
+        }
+        let second = Node::start(&place, "second", OPEN).await;
+        second.is(Following::StandingBy).await;
+        // Killed in the third batch. As long as its lease holds, nobody follows.
+        drop(first);
+        count(&engine, org(1), id).await.unwrap();
+        second.reached(20).await;
+        assert_eq!(copied(&engine, 20).await, vec!["first"; 20]);
+        place.sources.advance(LEASE);
+        second.reached(31).await;
+        assert_eq!(copied(&engine, 31).await, [vec!["first"; 20], vec!["second"; 11]].concat());
+    }
+
+    async fn who_wakes_up_after_its_lease_writes_nothing(place) {
+        let Some((engine, id)) = shared(&place).await else { return };
+        let mut first = Node::start(&place, "first", 1).await;
+        for _ in 0..2 {
+            in_time(first.entered.recv()).await.unwrap();
+        }
+        let second = Node::start(&place, "second", OPEN).await;
+        second.is(Following::StandingBy).await;
+        // It stands still in its second batch, another one takes over.
+        place.sources.advance(LEASE);
+        second.reached(30).await;
+        first.gate.add_permits(OPEN);
+        first.is(Following::StandingBy).await;
+        first.reached(30).await;
+        for _ in 0..5 {
+            count(&engine, org(1), id).await.unwrap();
+        }
+        first.reached(35).await;
+        assert_eq!(copied(&engine, 35).await, [vec!["first"; 10], vec!["second"; 25]].concat());
+        assert_eq!(number(&engine, "SELECT fence FROM consumers").await, 2);
+    }
+
+    async fn two_processes_make_jobs_once(place) {
         let (engine, _) = grown(&place, 60).await;
-        let nodes = if engine.shared_with_other_nodes() { [place.engine().await, place.engine().await] } else { [engine.clone(), engine.clone()] };
-        let consumers = [&nodes[0], &nodes[1]].map(|node| Consumers::start(node, vec![], vec![Arc::new(Counting)], limits(3)));
+        if !engine.shared_with_other_nodes() {
+            return;
+        }
+        let nodes = [place.engine().await, place.engine().await];
+        let consumers = [&nodes[0], &nodes[1]].map(|node| Consumers::start(node, counting(), limits(3)));
         for consumers in &consumers {
             consumers.wait_for("counting", Position::new(60), Duration::from_secs(60)).await.unwrap();
         }

@@ -11,6 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::things::{Count, Label, Make, Remove};
 use super::*;
+use crate::read::Dependency;
 use crate::rebuild::{RebuildError, unwatched};
 
 #[derive(Clone, Debug)]
@@ -285,6 +286,52 @@ on_both! {
         }
         let verified = engine.verify("toys").await.unwrap();
         assert_eq!((verified.rows as usize, verified.only_running, verified.only_replayed), (made.load(Ordering::SeqCst), 0, 0));
+    }
+
+    /// What another process has read before is from a table that is not there any more, and no event says so.
+    async fn a_switch_reaches_the_other_nodes(place) {
+        let engine = place.engine().await;
+        if !engine.shared_with_other_nodes() {
+            return;
+        }
+        let id = make(&engine, org(1), "a").await;
+        let other = place.engine().await;
+        let t0 = other.tracker().tick();
+        let mut watch = other.tracker().watch(t0, vec![Dependency::named("toy:of nobody")]);
+        other.feed().catch_up().await.unwrap();
+        assert!(other.tracker().valid(t0, []) && !watch.has_changed(), "nothing was switched yet");
+        engine.rebuild("toys", &unwatched).await.unwrap();
+        other.feed().catch_up().await.unwrap();
+        assert!(!other.tracker().valid(t0, []));
+        in_time(watch.changed()).await;
+        // Once: who has heard of it goes on keeping answers, where it was switched too.
+        for node in [&engine, &other] {
+            let t0 = node.tracker().tick();
+            node.feed().catch_up().await.unwrap();
+            assert!(node.tracker().valid(t0, []));
+        }
+        // It writes into the new table, and did not have to be told.
+        count(&other, org(1), id).await.unwrap();
+        assert_eq!(rows(&engine).await[0].total, 1);
+        engine.rebuild("toys", &unwatched).await.unwrap();
+        count(&other, org(1), id).await.unwrap();
+        assert_eq!(rows(&engine).await[0].total, 2);
+    }
+
+    /// A process of an older release must not write what it does not understand, and looks at each commit whether it
+    /// does.
+    async fn a_generation_of_another_release_is_not_written(place) {
+        let engine = place.engine().await;
+        let id = make(&engine, org(1), "a").await;
+        let version = engine.read_model_states().await.unwrap()[0].version;
+        let switch = |version: i32| format!("UPDATE read_models SET version = {version} WHERE state = 'inline'");
+        engine.database().writer().execute_unprepared(&switch(version + 1)).await.unwrap();
+        let refused = count(&engine, org(1), id).await;
+        assert!(matches!(&refused, Err(CommandError::Unavailable(why)) if why.contains("toys")), "{refused:?}");
+        assert_eq!((whole_log(&engine).await.len(), rows(&engine).await[0].total), (1, 0));
+        engine.database().writer().execute_unprepared(&switch(version)).await.unwrap();
+        count(&engine, org(1), id).await.unwrap();
+        assert_eq!(rows(&engine).await[0].total, 1);
     }
 
     async fn nobody_serves_an_answer_of_the_old_table(place) {

@@ -1,7 +1,7 @@
 //! From the upload to READY or FAILED, whatever is killed in between.
 
 use oriel_domain::documents::{AddRevision, DeleteDocument, RestoreDocument, RetryDocument, Stage as DomainStage};
-use oriel_engine::consumers::{ConsumerLimits, Consumers};
+use oriel_engine::consumers::{ConsumerLimits, Consumers, Follower};
 use oriel_engine::jobs::{Job, Worker};
 
 use super::*;
@@ -191,8 +191,8 @@ async fn killed_between_index_and_report_it_still_becomes_ready() {
     let id = house.upload("A river", "text/plain", b"Danube").await;
     Extraction::new(&house.parts()).run(&job(&house, id, 1).await).await.unwrap();
     // Only the index follows: as if everything had been killed right after it.
-    let index = Arc::new(SearchIndex::new(&house.parts()));
-    let alone = Consumers::start(&house.engine, vec![Arc::clone(&index) as _], Vec::new(), ConsumerLimits::default());
+    let index = Follower::PerNode(Arc::new(SearchIndex::new(&house.parts())));
+    let alone = Consumers::start(&house.engine, vec![index], ConsumerLimits::default());
     alone.wait_for(search_index::NAME, house.engine.feed().head(), LONG).await.unwrap();
     alone.stop().await;
     assert_eq!(house.found("danube").await, [id.to_string()]);

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use oriel_backends::search::SearchError;
 use oriel_domain::documents::{DeleteDocument, MoveDocument, PurgeDocument, RestoreDocument, UpdateDocument};
 use oriel_domain::projects::{ArchiveProject, UpdateProject};
-use oriel_engine::consumers::{ConsumerLimits, Consumers};
+use oriel_engine::consumers::{ConsumerLimits, Consumers, Follower};
 use oriel_engine::rebuild::unwatched;
 use oriel_read_models::search;
 
@@ -265,7 +265,7 @@ async fn a_large_batch_is_applied_in_parts() {
     assert!(reached > 0 && reached < last.position.number(), "{reached}");
     std::fs::remove_dir(&path).unwrap();
     std::fs::rename(&aside, &path).unwrap();
-    let alone = Consumers::start(&house.engine, vec![index], Vec::new(), ConsumerLimits::default());
+    let alone = Consumers::start(&house.engine, vec![Follower::PerNode(index)], ConsumerLimits::default());
     alone.wait_for("search_index", last.position, LONG).await.unwrap();
     let mut found = house.found("danube").await;
     found.sort();
