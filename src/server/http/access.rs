@@ -1,6 +1,6 @@
 //! What belongs to one HTTP request, what its answer tells of the rate limit, and its one line in the access log.
 //!
-//! A line has the request's id, route, status, time, the names of the operations and who is signed in; never a
+//! A line has the ids of the request and its trace, route, status, time, the names of the operations and who is signed in; never a
 //! variable, a query's text, a URL's parameters or an address.
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,12 +15,14 @@ use axum::response::Response;
 use futures::FutureExt;
 use metrics::{counter, histogram};
 use oriel_kernel::Viewer;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::HttpState;
 use super::answer::Refusal;
 use super::proxies::Proxies;
 use super::rate::Left;
+use super::trace::{TRACERESPONSE, Trace};
 
 /// The header in which a request's id comes and goes.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,7 +36,8 @@ pub struct Exchange(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     id: Uuid,
-    trace: String,
+    named: String,
+    trace: Trace,
     address: Option<IpAddr>,
     noted: Mutex<Noted>,
 }
@@ -48,10 +51,11 @@ struct Noted {
 
 impl Exchange {
     fn of(request: &Request, proxies: &Proxies) -> Self {
-        let (id, trace) = request_id(request.headers());
+        let (id, named) = request_id(request.headers());
+        let trace = Trace::of(request.headers(), id);
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
         let address = peer.map(|peer| proxies.client(peer, request.headers()));
-        Self(Arc::new(Inner { id, trace, address, noted: Mutex::default() }))
+        Self(Arc::new(Inner { id, named, trace, address, noted: Mutex::default() }))
     }
 
     /// The request's id.
@@ -60,8 +64,13 @@ impl Exchange {
     }
 
     /// The request's id as its client knows it.
+    pub fn named(&self) -> &str {
+        &self.0.named
+    }
+
+    /// The id of the trace that it belongs to.
     pub fn trace(&self) -> &str {
-        &self.0.trace
+        self.0.trace.id()
     }
 
     /// Where the request comes from.
@@ -111,14 +120,19 @@ pub async fn record(State(state): State<HttpState>, mut request: Request, next: 
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().into());
     request.extensions_mut().insert(exchange.clone());
 
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    // Whatever is logged meanwhile names the trace.
+    let span = tracing::info_span!("request", trace_id = exchange.trace());
+    let answered = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         // What it was is in the log already, through the panic hook.
         let message = format!("Something went wrong on our side. Error id {}.", exchange.id());
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message).response(exchange.trace())
     });
-    if let Ok(value) = HeaderValue::from_str(exchange.trace()) {
+    if let Ok(value) = HeaderValue::from_str(exchange.named()) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if let Some(value) = exchange.0.trace.response() {
+        response.headers_mut().insert(TRACERESPONSE, value);
     }
 
     let (status, elapsed) = (response.status().as_u16(), began.elapsed());
@@ -132,7 +146,8 @@ pub async fn record(State(state): State<HttpState>, mut request: Request, next: 
     let organization = noted.viewer.as_ref().map(|viewer| viewer.organization.to_string());
     tracing::info!(
         target: "oriel::access",
-        request_id = exchange.trace(),
+        request_id = exchange.named(),
+        trace_id = exchange.trace(),
         %method,
         route,
         status,
@@ -158,12 +173,12 @@ mod tests {
     #[test]
     fn a_uuid_is_kept_as_it_was_written_and_all_else_replaced() {
         for given in ["0199c2d1-7a5e-7c11-8000-0123456789ab", "0199c2d17a5e7c1180000123456789ab"] {
-            let (id, trace) = request_id(&headers(&[(&REQUEST_ID, given)]));
-            assert_eq!((id.to_string().as_str(), trace.as_str()), ("0199c2d1-7a5e-7c11-8000-0123456789ab", given));
+            let (id, named) = request_id(&headers(&[(&REQUEST_ID, given)]));
+            assert_eq!((id.to_string().as_str(), named.as_str()), ("0199c2d1-7a5e-7c11-8000-0123456789ab", given));
         }
         for wrong in ["", "x", "00000000-0000-0000-0000-000000000000", "a b"] {
-            let (id, trace) = request_id(&headers(&[(&REQUEST_ID, wrong)]));
-            assert_eq!((id.get_version_num(), trace), (7, id.to_string()));
+            let (id, named) = request_id(&headers(&[(&REQUEST_ID, wrong)]));
+            assert_eq!((id.get_version_num(), named), (7, id.to_string()));
         }
     }
 }

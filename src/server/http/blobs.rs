@@ -59,7 +59,7 @@ pub async fn upload(
         Err(error) => {
             let refusal: Refusal = not_stored(error, "the signed size");
             tracing::debug!(
-                request_id = exchange.trace(),
+                trace_id = exchange.trace(),
                 code = refusal.code,
                 "an upload to a signed URL was refused"
             );

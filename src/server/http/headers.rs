@@ -18,7 +18,7 @@ use super::access::REQUEST_ID;
 use super::caller::AT_LEAST;
 use super::multipart::PREFLIGHT;
 use super::sse_single::TOKEN;
-use super::rate;
+use super::trace::{TRACEPARENT, TRACERESPONSE, TRACESTATE};
 
 /// How long a browser remembers what it may send.
 const CORS_AGE: Duration = Duration::from_secs(3_600);
@@ -43,13 +43,15 @@ pub async fn secure(State(state): State<HttpState>, request: Request, next: Next
 /// Lets browser applications of these origins call. Tokens are sent by hand, so that credentials are not needed.
 pub fn cors(origins: &[String]) -> CorsLayer {
     let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-    let ours = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE, REQUEST_ID, AT_LEAST, TOKEN];
+    let usual = [ACCEPT, AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH, IF_RANGE, RANGE];
+    let ours = [REQUEST_ID, TRACEPARENT, TRACESTATE, AT_LEAST, TOKEN];
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers(ours.into_iter().chain(PREFLIGHT).collect::<Vec<_>>())
+        .allow_headers(usual.into_iter().chain(ours).chain(PREFLIGHT).collect::<Vec<_>>())
         .expose_headers([
             REQUEST_ID,
+            TRACERESPONSE,
             RETRY_AFTER,
             rate::POLICY,
             rate::STATE,

@@ -29,6 +29,7 @@ mod proxies;
 mod rate;
 mod sse;
 mod sse_single;
+mod trace;
 mod websocket;
 
 #[cfg(test)]
