@@ -46,6 +46,17 @@ pub enum OperationsMode {
     Registered,
 }
 
+/// Who may see the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntrospectionMode {
+    /// Everyone.
+    Everyone,
+    /// Who is signed in.
+    SignedIn,
+    /// Nobody.
+    Off,
+}
+
 /// How log records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -178,6 +189,16 @@ settings! {
         operations_exempt_roles: Vec<RoleName> = "", roles();
         /// Memory for operations that clients send once and then by their hash (automatic persisted queries). 0: none.
         persisted_queries_memory: u64 = "16MiB", size("0", "16GiB");
+        /// Who may see the schema, by introspection and as /graphql.schema. off: only the roles below. To others it is
+        /// not suggested what they may have meant either.
+        introspection: IntrospectionMode = "everyone",
+            choice(&[
+                ("everyone", IntrospectionMode::Everyone),
+                ("signed_in", IntrospectionMode::SignedIn),
+                ("off", IntrospectionMode::Off),
+            ]);
+        /// Roles that may see the schema, whatever `introspection` says.
+        introspection_exempt_roles: Vec<RoleName> = "", roles();
         /// Origins of browser applications that may call from elsewhere (CORS).
         cors_origins: Vec<String> = "", origins();
     }

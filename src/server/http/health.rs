@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use sea_orm::ConnectionTrait;
 use serde::Serialize;
@@ -132,10 +132,23 @@ fn has_token(state: &HttpState, headers: &HeaderMap) -> bool {
     bearer(headers).ok().flatten().is_some_and(|given| hash(given).as_ref() == hash(wanted.expose()).as_ref())
 }
 
-/// The contract, as SDL.
-pub async fn schema(State(state): State<HttpState>) -> Response {
-    let text = state.sdl.clone();
-    ([(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))], text).into_response()
+/// The contract, as SDL, for whoever may see it.
+pub async fn schema(
+    State(state): State<HttpState>,
+    Extension(exchange): Extension<Exchange>,
+    headers: HeaderMap,
+) -> Response {
+    let allowed = async {
+        let who = state.identify(&exchange, &headers, bearer(&headers)?).await?;
+        state.may_see_the_schema(&who).await
+    };
+    match allowed.await {
+        Ok(()) => {
+            let headers = [(CONTENT_TYPE, "text/plain; charset=utf-8"), (CACHE_CONTROL, "private, no-cache")];
+            (headers, state.sdl.clone()).into_response()
+        }
+        Err(refusal) => refusal.response(exchange.trace()),
+    }
 }
 
 /// What this is.

@@ -18,6 +18,7 @@ mod cost;
 mod graphql;
 mod headers;
 mod health;
+mod introspection;
 mod limits;
 mod linger;
 mod multipart;
@@ -65,6 +66,7 @@ pub struct Shared {
     endpoint: Endpoint,
     documents: operation::Documents,
     persisted: persisted::Persisted,
+    introspection: introspection::Introspection,
     limits: Limits,
     rates: rate::Rates,
     prices: cost::Prices,
@@ -156,6 +158,7 @@ impl HttpState {
             endpoint,
             documents: operation::Documents::new(limits.document, settings.cache_size / 4),
             persisted: persisted::Persisted::new(settings),
+            introspection: introspection::Introspection::new(settings),
             rates: rate::Rates::new(settings.cost_per_minute()),
             prices,
             places: places::Places::new(room),

@@ -8,12 +8,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::StatusCode;
 use futures::{Stream, StreamExt};
 use metrics::{counter, histogram};
-use oriel_schema::endpoint::{Answer, Document, Kind, Operation};
+use oriel_schema::endpoint::{Answer, Caller, Document, Kind, Operation};
 
 use super::HttpState;
 use super::access::Exchange;
 use super::answer::{Refusal, finish};
 use super::caller::{Paid, Who};
+use super::introspection::{asks_for_the_schema, keep_to_itself};
 use super::limits::{DocumentLimits, Excess, check_document, check_text, check_variables};
 use super::persisted::warnings;
 
@@ -76,7 +77,9 @@ impl HttpState {
         let kind = operation.kind();
         let began = Instant::now();
         let warnings = warnings(operation.extensions());
-        let mut answer = match who.caller(operation.extensions()) {
+        let hidden = self.may_see_the_schema(who).await.err();
+        let caller = who.caller(operation.extensions()).and_then(|caller| passes(&operation, hidden.as_ref(), caller));
+        let mut answer = match caller {
             Err(refusal) => refusal.answer(),
             Ok(caller) => {
                 let limit = self.limits.request_timeout;
@@ -84,6 +87,9 @@ impl HttpState {
                 tokio::time::timeout(limit, work).await.unwrap_or_else(|_| too_slow(kind, limit).answer())
             }
         };
+        if hidden.is_some() {
+            keep_to_itself(&mut answer);
+        }
         histogram!("oriel_operation_seconds", "kind" => kind.label()).record(began.elapsed().as_secs_f64());
         count(kind, &answer);
         dress(&mut answer, exchange.trace(), Some(paid));
@@ -102,10 +108,12 @@ impl HttpState {
         let kind = operation.kind();
         let limit = self.limits.request_timeout;
         let warnings = warnings(operation.extensions());
-        let answers = who.caller(operation.extensions());
-        let answers = answers.map(|caller| self.endpoint.execute_stream(operation, caller));
+        let (state, who) = (self.clone(), who.clone());
         async_stream::stream! {
-            let mut answers = match answers {
+            let hidden = state.may_see_the_schema(&who).await.err();
+            let caller = who.caller(operation.extensions());
+            let caller = caller.and_then(|caller| passes(&operation, hidden.as_ref(), caller));
+            let mut answers = match caller.map(|caller| state.endpoint.execute_stream(operation, caller)) {
                 Ok(answers) => answers,
                 Err(refusal) => {
                     let mut answer = refusal.answer();
@@ -128,6 +136,9 @@ impl HttpState {
                 if std::mem::take(&mut first) {
                     count(kind, &answer);
                 }
+                if hidden.is_some() {
+                    keep_to_itself(&mut answer);
+                }
                 dress(&mut answer, &trace, Some(paid));
                 answer.extensions.extend(warnings.clone().map(|list| ("warnings".to_owned(), list)));
                 yield answer;
@@ -137,6 +148,14 @@ impl HttpState {
                 }
             }
         }
+    }
+}
+
+/// Lets an operation pass which does not ask for a schema that is hidden.
+fn passes(operation: &Operation, hidden: Option<&Refusal>, caller: Caller) -> Result<Caller, Refusal> {
+    match hidden {
+        Some(refusal) if asks_for_the_schema(operation.document().parsed()) => Err(refusal.clone()),
+        _ => Ok(caller),
     }
 }
 
