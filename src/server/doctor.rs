@@ -26,6 +26,9 @@ pub async fn run(settings: &Settings) -> ExitCode {
             if settings.is_loopback() { "this machine only" } else { "reachable from others" }
         )),
     );
+    if let Some(files) = settings.tls() {
+        say("tls", files.examine(chrono::Utc::now()).await);
+    }
     say(
         "key",
         Ok(match settings.master_key {

@@ -16,3 +16,4 @@ pub mod read_models;
 pub mod serve;
 pub mod settings;
 pub mod telemetry;
+pub mod tls;

@@ -21,24 +21,29 @@ use axum::routing::future::RouteFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use crate::tls::Tls;
+
 /// How long nothing is accepted when the process has no more files to give.
 const BREATH: Duration = Duration::from_millis(200);
+/// How long a client may take to begin TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Requests of one HTTP/2 connection at the same time.
 const STREAMS: u32 = 200;
 
 /// Serves until `stop`, and then until the requests that run are answered. `idle`: how long a connection may be
 /// without a request, and how long the head of one may take.
-pub async fn serve(listener: TcpListener, router: Router, idle: Duration, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, tls: Option<Tls>, router: Router, idle: Duration, stop: CancellationToken) {
     let connections = TaskTracker::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(talk(stream, peer, router.clone(), idle, stop.clone()));
+                connections.spawn(begin(stream, tls.clone(), peer, router.clone(), idle, stop.clone()));
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
@@ -57,11 +62,31 @@ fn is_the_peers(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn talk(stream: TcpStream, peer: SocketAddr, router: Router, idle: Duration, stop: CancellationToken) {
+async fn begin(
+    stream: TcpStream,
+    tls: Option<Tls>,
+    peer: SocketAddr,
+    router: Router,
+    idle: Duration,
+    stop: CancellationToken,
+) {
     // Small messages go out at once: two in a row would wait for the first to be acknowledged.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection keeps small messages back");
     }
+    let Some(tls) = tls else { return talk(stream, peer, router, idle, stop).await };
+    let shaking = tokio::time::timeout(idle.min(HANDSHAKE), tls.accept(stream));
+    match stop.run_until_cancelled(shaking).await {
+        Some(Ok(Ok(stream))) => talk(stream, peer, router, idle, stop).await,
+        Some(Ok(Err(error))) => tracing::debug!(%error, "a connection did not begin TLS"),
+        Some(Err(_)) | None => {}
+    }
+}
+
+async fn talk<S>(stream: S, peer: SocketAddr, router: Router, idle: Duration, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let asked = Arc::new(AtomicBool::new(false));
     let service = Heard { router, peer, asked: Arc::clone(&asked) };
     let mut builder = Builder::new(TokioExecutor::new());
@@ -128,12 +153,23 @@ where
 mod tests {
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+    use tokio_rustls::rustls::version::{TLS12, TLS13};
+    use tokio_rustls::rustls::{ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 
     use super::*;
+    use crate::tls::{Files, tests::write};
 
     const IDLE: Duration = Duration::from_millis(200);
 
     async fn listen(stop: &CancellationToken) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        listen_with(None, stop).await
+    }
+
+    async fn listen_with(tls: Option<Tls>, stop: &CancellationToken) -> (SocketAddr, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let who = |ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() };
@@ -143,15 +179,98 @@ mod tests {
             "slow"
         };
         let router = Router::new().route("/", get(who)).route("/slow", get(slow));
-        (address, tokio::spawn(serve(listener, router, IDLE, stop.clone())))
+        (address, tokio::spawn(serve(listener, tls, router, IDLE, stop.clone())))
     }
 
     /// What is heard until the other end closes.
-    async fn all(mut stream: TcpStream, said: &str) -> String {
+    async fn all(mut stream: impl AsyncRead + AsyncWrite + Unpin, said: &str) -> String {
         stream.write_all(said.as_bytes()).await.unwrap();
         let mut heard = String::new();
         tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut heard)).await.unwrap().unwrap();
         heard
+    }
+
+    /// A connection under TLS of this version, for one HTTP, to who has the certificate of these files.
+    async fn shake(
+        address: SocketAddr,
+        files: &Files,
+        version: &'static SupportedProtocolVersion,
+        http: &str,
+    ) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&files.certificate).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config.with_protocol_versions(&[version]).unwrap().with_root_certificates(roots);
+        let mut config = config.with_no_client_auth();
+        config.alpn_protocols = vec![http.as_bytes().to_vec()];
+        let stream = TcpStream::connect(address).await?;
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
+    }
+
+    fn in_a_year() -> chrono::DateTime<chrono::Utc> {
+        chrono::Utc::now() + chrono::Duration::days(365)
+    }
+
+    #[tokio::test]
+    async fn tls_is_of_version_1_3_and_carries_both_http_1_1_and_http_2() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write(&folder, in_a_year());
+        let tls = Tls::open(files.clone()).await.unwrap();
+        let (address, _serving) = listen_with(Some(tls), &CancellationToken::new()).await;
+
+        let stream = shake(address, &files, &TLS13, "http/1.1").await.unwrap();
+        let (_, spoken) = stream.get_ref();
+        assert_eq!(spoken.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+        assert_eq!(spoken.alpn_protocol(), Some(&b"http/1.1"[..]));
+        let heard = all(stream, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 200") && heard.ends_with("127.0.0.1"), "{heard}");
+
+        let mut stream = shake(address, &files, &TLS13, "h2").await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        // The preface, empty SETTINGS, and HEADERS that end stream 1: GET, https, / of the static table (RFC 7541).
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let headers = [0, 0, 3, 1, 0x5, 0, 0, 0, 1, 0x82, 0x87, 0x84];
+        stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &headers].concat()).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"127.0.0.1") {
+            let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut heard)).await;
+            assert!(read.unwrap().unwrap() > 0, "{:?}", String::from_utf8_lossy(&heard));
+        }
+
+        let old = shake(address, &files, &TLS12, "http/1.1").await.unwrap_err();
+        assert!(old.to_string().contains("ProtocolVersion"), "{old}");
+        let mut plain = TcpStream::connect(address).await.unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut heard = Vec::new();
+        // It may be closed rudely.
+        let _ = tokio::time::timeout(Duration::from_secs(20), plain.read_to_end(&mut heard)).await.unwrap();
+        assert!(!String::from_utf8_lossy(&heard).contains("HTTP/"), "nothing is said in the clear: {heard:?}");
+    }
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_shown_to_who_comes_next() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let files = write(&folder, in_a_year());
+        let renewed = write(&other, in_a_year());
+        let tls = Tls::open(files.clone()).await.unwrap();
+        let (address, _serving) = listen_with(Some(tls.clone()), &CancellationToken::new()).await;
+        shake(address, &files, &TLS13, "h2").await.unwrap();
+        assert!(shake(address, &renewed, &TLS13, "h2").await.is_err());
+        std::fs::copy(&renewed.certificate, &files.certificate).unwrap();
+        std::fs::copy(&renewed.key, &files.key).unwrap();
+        assert!(tls.reload().await.unwrap());
+        shake(address, &renewed, &TLS13, "h2").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_begin_tls_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = Tls::open(write(&folder, in_a_year())).await.unwrap();
+        let (address, _serving) = listen_with(Some(tls), &CancellationToken::new()).await;
+        let mut heard = Vec::new();
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let read = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut heard)).await;
+        assert_eq!((read.unwrap().unwrap(), heard.len()), (0, 0));
     }
 
     #[tokio::test]

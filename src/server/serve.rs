@@ -24,6 +24,7 @@ use crate::http::{HttpState, documents, router};
 use crate::installation::Installation;
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
+use crate::tls::Tls;
 use crate::{demo, listener, nodes};
 
 /// Why the server does not run.
@@ -47,6 +48,10 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
         .map_err(|error| format!("cannot listen on {}: {error}; choose another with --listen", settings.listen))?;
     // Port 0 means any: from here on it is the one that was given.
     settings.listen = listener.local_addr()?;
+    let tls = match settings.tls() {
+        Some(files) => Some(Tls::open(files).await?),
+        None => None,
+    };
     let metrics = Metrics::install()?;
     let stop = CancellationToken::new();
     let house = House::open(settings, Program::this()?, &stop).await?;
@@ -61,7 +66,8 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     if let Some(made) = made {
         say_how_to_sign_in(&settings.public_url(), made.as_ref());
     }
-    let serving = tokio::spawn(listener::serve(listener, router(state), settings.idle_timeout, stop.clone()));
+    let following = tls.clone().map(|tls| tokio::spawn(tls.follow()));
+    let serving = tokio::spawn(listener::serve(listener, tls, router(state), settings.idle_timeout, stop.clone()));
     stop.cancelled().await;
     tracing::info!("stopping: running requests are finished, nothing new is taken");
     match tokio::time::timeout(settings.shutdown_grace, serving).await {
@@ -69,6 +75,9 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
         Err(_) => tracing::warn!(grace = ?settings.shutdown_grace, "some requests were still running and are ended"),
     }
     upkeep.abort();
+    if let Some(following) = following {
+        following.abort();
+    }
     house.close().await;
     tracing::info!("stopped");
     Ok(())

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use oriel_domain::roles::RoleName;
 
+use crate::tls::Files;
+
 pub use print::{default_file, effective};
 pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
 pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
@@ -138,6 +140,11 @@ settings! {
         /// How browsers reach this installation; it stands in mails and signed links.
         /// Empty: http:// and the listener's address.
         base_url: Option<String> = "", web_url();
+        /// With this certificate the listener speaks TLS 1.3, and nothing else: a PEM file, with the certificates
+        /// between it and its authority. A new one in its place is taken while the server runs. Empty: no TLS.
+        tls_certificate: Option<PathBuf> = "", file();
+        /// The private key of the certificate, a PEM file.
+        tls_key: Option<PathBuf> = "", file();
     }
     "Backends: embedded when empty, one URL each moves to production" {
         /// The log, the read models and the sessions. Empty: SQLite in the data folder.
@@ -304,11 +311,18 @@ impl Settings {
 
     /// How browsers reach this installation, without a last slash.
     pub fn public_url(&self) -> String {
+        let scheme = if self.tls().is_some() { "https" } else { "http" };
         match &self.base_url {
             Some(url) => url.clone(),
-            None if self.listen.ip().is_unspecified() => format!("http://localhost:{}", self.listen.port()),
-            None => format!("http://{}", self.listen),
+            None if self.listen.ip().is_unspecified() => format!("{scheme}://localhost:{}", self.listen.port()),
+            None => format!("{scheme}://{}", self.listen),
         }
+    }
+
+    /// The files for TLS on the listener.
+    pub fn tls(&self) -> Option<Files> {
+        let (certificate, key) = (self.tls_certificate.clone()?, self.tls_key.clone()?);
+        Some(Files { certificate, key })
     }
 
     /// Whether the log is in PostgreSQL.
@@ -329,6 +343,12 @@ impl Settings {
         }
         if self.search_key.is_some() && self.search_url.is_none() {
             warnings.push("search_key is set and search_url is not: the key is not used".to_owned());
+        }
+        if self.tls_certificate.is_some() != self.tls_key.is_some() {
+            wrong.push("tls_certificate and tls_key belong together; set both, or none".to_owned());
+        }
+        if self.tls().is_some() && self.base_url.as_ref().is_some_and(|url| url.starts_with("http:")) {
+            warnings.push("base_url begins with http:// and the listener speaks TLS: begin it with https://".to_owned());
         }
         if !self.is_loopback() && self.base_url.is_none() {
             let url = self.public_url();
@@ -399,6 +419,19 @@ mod tests {
         assert_eq!(with(&[("listen", "0.0.0.0:80")]).unwrap().settings.public_url(), "http://localhost:80");
         let url = ("base_url", "https://docs.example.com/oriel/");
         assert_eq!(with(&[url]).unwrap().settings.public_url(), "https://docs.example.com/oriel");
+    }
+
+    #[test]
+    fn a_certificate_comes_with_its_key_and_changes_the_public_url() {
+        let both = [("tls_certificate", "tls.pem"), ("tls_key", "tls.key")];
+        assert_eq!(with(&both).unwrap().settings.public_url(), "https://127.0.0.1:8080");
+        for one in both {
+            let refused = with(&[one]).unwrap_err().to_string();
+            assert!(refused.contains("belong together"), "{refused}");
+        }
+        let warned = with(&[both[0], both[1], ("base_url", "http://docs.example.com")]).unwrap().warnings;
+        assert!(warned.iter().any(|warning| warning.contains("https://")), "{warned:?}");
+        assert!(with(&[]).unwrap().settings.tls().is_none());
     }
 
     #[test]

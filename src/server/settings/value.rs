@@ -155,6 +155,11 @@ pub fn folder() -> Kind<PathBuf> {
     )
 }
 
+/// A path to a file.
+pub fn file() -> Kind<Option<PathBuf>> {
+    optional(Kind { allowed: "the path of a file".to_owned(), ..folder() })
+}
+
 /// The URL under which a browser reaches something: `http` or `https`, no query, kept without the last slash.
 pub fn web_url() -> Kind<Option<String>> {
     optional(Kind::new(
