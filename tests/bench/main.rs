@@ -1,74 +1,111 @@
 //! Oriel against the floor, in one run: ratios, because absolute figures belong to the machine.
 //!
 //! The floor is what nobody can do without: for reads, a hand-written axum handler with the same token check, the same
-//! SQL and the same bytes; for writes, the same rows in raw transactions on the same disk. `cargo bench` runs it; every
-//! measurement is bounded in time.
+//! SQL and the same bytes; for writes, the same rows in raw transactions on the same disk. Server, floor and clients
+//! are processes of their own that share the machine, so each measurement says what CPU time the server took. Rounds
+//! of Oriel and of the floor alternate, and what counts is the median round.
+//!
+//! `cargo bench -p oriel --bench floor` runs it, bounded in time; with `-- --long` more rows and more subscribers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+/// The engine's own PostgreSQL for tests.
+#[path = "../../src/engine/testing.rs"]
+#[allow(dead_code)]
+mod engine_testing;
 mod floor;
+mod growth;
+mod live;
 mod load;
+mod machine;
 mod oriel;
+mod reads;
+mod report;
+mod rows;
+mod start;
+mod subscribers;
+mod writes;
 
-use std::time::Duration;
+use std::path::PathBuf;
 
-use load::{median, rate};
+use clap::{Parser, Subcommand, ValueEnum};
 
-const ROUNDS: usize = 5;
-const EACH: Duration = Duration::from_secs(2);
+use crate::report::Report;
+
+/// What is measured, and how much of it.
+#[derive(Parser)]
+struct Options {
+    /// What `cargo bench` says; without it nothing is measured.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// A million rows and more subscribers.
+    #[arg(long)]
+    long: bool,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Where the table is written as JSON.
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json"))]
+    json: PathBuf,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Start,
+    Writes,
+    Reads,
+    Growth,
+    Live,
+}
+
+/// What this program does as a process that the measuring one has started.
+#[derive(Subcommand)]
+enum Role {
+    /// The floor of reads.
+    ServeFloor(floor::reads::Options),
+    /// Clients of live queries.
+    Subscribe(subscribers::Options),
+}
 
 fn main() {
-    // `cargo test --all-targets` runs benchmarks once, to see that they work; that is not what this is for.
-    if !std::env::args().any(|argument| argument == "--bench") {
+    // `cargo test --all-targets` starts benchmarks too, with words of its own; that is not what this is for.
+    let Ok(options) = Options::try_parse() else {
+        assert!(!std::env::args().any(|argument| argument == "--bench"), "{}", Options::parse().json.display());
         return;
-    }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let server = oriel::Running::start();
-    println!("start-up                     {:>10.0} ms to listening", server.started_in.as_secs_f64() * 1e3);
-    println!("idle memory                  {:>10.1} MB resident", server.resident() as f64 / 1e6);
-    runtime.block_on(async {
-        let owner = server.register().await;
-        let projects = server.projects(&owner, 64).await;
-        server.documents(&owner, &projects[0], 60).await;
-        writes(&server, &owner, &projects).await;
-        reads(&server, &owner, &projects[0]).await;
-    });
-    println!("memory after all that        {:>10.1} MB resident", server.resident() as f64 / 1e6);
-}
-
-async fn writes(server: &oriel::Running, token: &str, projects: &[String]) {
-    let floor = floor::Writes::open(server.folder()).await;
-    let (mut alone, mut raw, mut together, mut bulk) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        alone.push(load::p50(100, |n| server.rename(token, &projects[n % 8], round * 1000 + n)).await);
-        raw.push(load::p50(100, |_| floor.transaction(1)).await);
-        together.push(rate(64, EACH, |client, n| server.rename(token, &projects[client], round * 100_000 + n)).await);
-        bulk.push(64.0 * rate(1, EACH, |_, _| floor.transaction(64)).await);
-    }
-    let (a, r) = (median(&mut alone), median(&mut raw));
-    println!(
-        "one mutation alone, p50      {:>10.2} ms; one raw transaction {:.2} ms; ratio {:.2}",
-        a * 1e3,
-        r * 1e3,
-        a / r
-    );
-    let (t, b) = (median(&mut together), median(&mut bulk));
-    println!("mutations, 64 clients        {t:>10.0} /s; raw batched rows {b:.0} /s; ratio {:.2}", t / b);
-}
-
-async fn reads(server: &oriel::Running, token: &str, project: &str) {
-    let one = format!(
-        r#"{{"query":"{{ project(id: \"{project}\") {{ id key name description status documentCount createdAt version }} }}"}}"#
-    );
-    let page = r#"{"query":"{ documents(first: 50) { nodes { id title fileName mediaType size status createdAt version project { name } } } }"}"#;
-    for (name, body) in [("object by id", one.as_str()), ("page of 50 + relation", page)] {
-        let answer = server.post(token, body).await;
-        let floor = floor::Reads::start(server, token, name, project, answer).await;
-        let (mut real, mut least) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            real.push(load::requests(&server.address, token, body, 2, EACH).await);
-            least.push(load::requests(&floor.address, token, body, 2, EACH).await);
+    match options.role {
+        Some(Role::ServeFloor(options)) => runtime.block_on(floor::reads::serve(options)),
+        Some(Role::Subscribe(options)) => runtime.block_on(subscribers::run(options)),
+        None if options.bench => {
+            let report = runtime.block_on(measure(&options));
+            println!("\n{report}");
+            std::fs::write(&options.json, report.json()).unwrap();
+            println!("As JSON: {}", options.json.display());
         }
-        let (real, least) = (median(&mut real), median(&mut least));
-        println!("{name:<28} {real:>10.0} /s; floor {least:.0} /s; ratio {:.2}", real / least);
+        None => {}
     }
+}
+
+async fn measure(options: &Options) -> Report {
+    machine::allow_many_files();
+    let mut report = Report::new();
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    if wanted(Part::Start) {
+        start::measure(&mut report).await;
+    }
+    if wanted(Part::Writes) {
+        writes::measure(&mut report).await;
+    }
+    if wanted(Part::Reads) {
+        reads::measure(&mut report).await;
+    }
+    if wanted(Part::Growth) {
+        growth::measure(&mut report, options.long).await;
+    }
+    if wanted(Part::Live) {
+        live::measure(&mut report, options.long).await;
+    }
+    report
 }

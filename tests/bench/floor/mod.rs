@@ -1,0 +1,4 @@
+//! The floor: what nobody can do without.
+
+pub mod reads;
+pub mod writes;
