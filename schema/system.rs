@@ -100,7 +100,7 @@ struct Consumer {
     lag: i32,
     /// How long it has been behind, in milliseconds; 0 when it is not.
     lag_ms: f64,
-    /// `running`, `retrying` or `stopped`.
+    /// `running`; `standing_by` while another node does it for all; `retrying`, `other_history` or `stopped`.
     state: String,
     /// What went wrong last; null when nothing did.
     last_error: Option<String>,

@@ -8,6 +8,7 @@ mod documents;
 mod first_light;
 mod freshness;
 mod hostile;
+mod nodes;
 mod operations;
 mod rebuilds;
 mod restarts;

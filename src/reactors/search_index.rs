@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
@@ -350,18 +351,35 @@ impl Consumer for SearchIndex {
 }
 
 /// An index outside the process: one node fills it for all of them.
-struct SharedIndex(Arc<SearchIndex>);
+///
+/// Its server knows no fence. It is asked for the lease right before, and refuses to be moved backwards. Where that was
+/// not enough (another node has put one in its place that it rebuilt, and that is behind), it is followed from there.
+pub(crate) struct SharedIndex {
+    index: Arc<SearchIndex>,
+    /// Where its checkpoint was when this node looked last.
+    seen: AtomicI64,
+}
+
+impl SharedIndex {
+    pub(crate) fn new(index: Arc<SearchIndex>) -> Self {
+        Self { index, seen: AtomicI64::new(0) }
+    }
+
+    async fn at(&self) -> Result<Option<Checkpoint>, ConsumerError> {
+        let checkpoint = self.index.search.checkpoint().await.map_err(IndexError::from)?;
+        self.seen.store(checkpoint.map_or(0, |at| at.position), Ordering::Relaxed);
+        Ok(checkpoint.map(|at| (Position::new(at.position), EventId::from_uuid(at.event_id))))
+    }
+}
 
 /// Each node fills its own index, or one of them that of all.
 pub(crate) fn follower(index: &Arc<SearchIndex>) -> Follower {
     match &index.search {
         Search::Tantivy(_) => Follower::PerNode(Arc::clone(index) as _),
-        Search::Meilisearch(_) => Follower::Shared(Arc::new(SharedIndex(Arc::clone(index)))),
+        Search::Meilisearch(_) => Follower::Shared(Arc::new(SharedIndex::new(Arc::clone(index)))),
     }
 }
 
-/// The server of such an index knows no fence. It is asked for the lease right before, and refuses to be moved
-/// backwards.
 #[async_trait::async_trait]
 impl SharedConsumer for SharedIndex {
     fn name(&self) -> &'static str {
@@ -369,13 +387,17 @@ impl SharedConsumer for SharedIndex {
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
-        let checkpoint = self.0.search.checkpoint().await.map_err(IndexError::from)?;
-        Ok(checkpoint.map(|at| (Position::new(at.position), EventId::from_uuid(at.event_id))))
+        self.at().await
     }
 
     async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        if self.at().await?.map_or(0, |(position, _)| position.number()) < seen {
+            return Err(ConsumerError::Elsewhere);
+        }
         lease.renew().await?;
-        self.0.apply(events, to).await?;
+        self.index.apply(events, to).await?;
+        self.at().await?;
         lease.advance(to).await
     }
 
@@ -383,18 +405,18 @@ impl SharedConsumer for SharedIndex {
         let mut at = from.unwrap_or(to);
         while at < to {
             let left = u64::try_from(to.number() - at.number()).unwrap_or(0);
-            let events = self.0.engine.log().read(at, left.min(CHUNK_CHANGES as u64)).await?;
+            let events = self.index.engine.log().read(at, left.min(CHUNK_CHANGES as u64)).await?;
             let Some(last) = events.last() else { break };
-            self.0.touch(&changed(&events).iter().map(|one| one.organization).collect());
+            self.index.touch(&changed(&events).iter().map(|one| one.organization).collect());
             at = last.position;
         }
-        self.0.advance(to);
+        self.index.advance(to);
         Ok(())
     }
 
     async fn reset(&self, lease: &Lease) -> Result<(), ConsumerError> {
         lease.restart().await?;
-        Consumer::reset(&*self.0).await
+        Consumer::reset(&*self.index).await
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use oriel_backends::blobs::{Blobs, UrlKeys};
 use oriel_backends::search::{Meilisearch, Search, SearchError, Tantivy};
@@ -16,8 +17,12 @@ use oriel_engine::queue::QueueLimits;
 use oriel_engine::{Database, Engine, Parts, StartError, SystemSources};
 use oriel_migrations::{Migrator, MigratorTrait};
 use sea_orm::DbErr;
+use tokio::time::{Instant, sleep};
 
 use crate::settings::Settings;
+
+/// How long the folder may still be held: a child that a killed server was about to start has its lock for a moment.
+const HELD_FOR: Duration = Duration::from_secs(2);
 
 /// An installation that this process works on.
 pub struct Installation {
@@ -84,7 +89,7 @@ impl Installation {
                 )));
             }
         }
-        let lock = lock(&settings.data)?;
+        let lock = lock(&settings.data).await?;
         let master = master_key(settings)?;
         // What works in the background reads through the same connections, and has its usual time.
         let reading = settings.request_timeout.max(Connections::READING);
@@ -121,7 +126,7 @@ impl Installation {
 /// # Errors
 /// See [`InstallationError`].
 pub async fn migrate(settings: &Settings) -> Result<u32, InstallationError> {
-    let _lock = lock(&settings.data)?;
+    let _lock = lock(&settings.data).await?;
     let database = Database::open(&location(settings)?, settings.database_max_connections).await?;
     let pending = Migrator::get_pending_migrations(database.writer()).await?.len();
     Migrator::up(database.writer(), None).await?;
@@ -157,15 +162,19 @@ async fn search(settings: &Settings) -> Result<Search, InstallationError> {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, InstallationError> {
+async fn lock(folder: &Path) -> Result<File, InstallationError> {
     let wrong = |source| InstallationError::Folder { folder: folder.to_owned(), source };
     std::fs::create_dir_all(folder).map_err(wrong)?;
     restrict(folder, 0o700).map_err(wrong)?;
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock")).map_err(wrong)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(InstallationError::Locked(folder.to_owned())),
-        Err(TryLockError::Error(source)) => Err(wrong(source)),
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < HELD_FOR => sleep(HELD_FOR / 50).await,
+            Err(TryLockError::WouldBlock) => return Err(InstallationError::Locked(folder.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(wrong(source)),
+        }
     }
 }
 
@@ -236,6 +245,16 @@ mod tests {
         let second = Installation::open(&settings).await;
         assert!(matches!(second, Err(InstallationError::Locked(_))));
         first.engine.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_one_left_holds_the_folder_for_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).await.unwrap();
+        let mut next = Box::pin(lock(folder.path()));
+        assert!(futures::poll!(&mut next).is_pending(), "it is held");
+        drop(held);
+        assert!(next.await.is_ok());
     }
 
     #[tokio::test]

@@ -4,9 +4,13 @@
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
 mod engine_testing;
+/// A Redis server for one test: the bus's own suite uses the same.
+#[path = "../../src/backends/bus/redis_server.rs"]
+mod redis_server;
 mod server;
 
-pub use server::{Server, Session};
+pub use redis_server::RedisServer;
+pub use server::{Environment, Server, Session};
 
 /// The databases that the product's tests run on: SQLite always, PostgreSQL where it is installed.
 pub fn databases() -> Vec<Option<String>> {

@@ -14,7 +14,7 @@ pub struct Server {
     process: Child,
     pub url: String,
     folder: Arc<TempDir>,
-    database: Option<String>,
+    environment: Environment,
     pub log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -26,25 +26,32 @@ pub struct Session {
     pub http: reqwest::Client,
 }
 
+/// Settings by their variables.
+pub type Environment = Vec<(&'static str, String)>;
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Server {
     /// A server on an empty installation.
     pub async fn start(database: Option<String>) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), database, &[]).await
+        Self::start_with(database, &[]).await
     }
 
     pub async fn start_with(database: Option<String>, flags: &[&str]) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), database, flags).await
+        let environment = database.map(|url| ("ORIEL_DATABASE_URL", url)).into_iter().collect();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), environment, flags).await
     }
 
-    async fn start_in(folder: Arc<TempDir>, database: Option<String>, flags: &[&str]) -> Self {
+    /// A server with a data folder of its own and these settings.
+    pub async fn start_among(environment: Environment) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), environment, &[]).await
+    }
+
+    async fn start_in(folder: Arc<TempDir>, environment: Environment, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oriel"));
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
         command.arg("--data").arg(folder.path().join("data")).env_clear();
-        if let Some(url) = &database {
-            command.env("ORIEL_DATABASE_URL", url);
-        }
+        command.envs(environment.iter().map(|(key, value)| (key, value)));
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (found, address) = std::sync::mpsc::channel();
@@ -66,7 +73,7 @@ impl Server {
         drop(found);
         let url = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
         let url = url.unwrap_or_else(|_| panic!("the server does not listen: {:#?}", log.lock().unwrap()));
-        Self { process, url, folder, database, log }
+        Self { process, url, folder, environment, log }
     }
 
     /// Ends it as a power cut would.
@@ -75,10 +82,22 @@ impl Server {
         self.process.wait().unwrap();
     }
 
+    /// Lets it stand still where it is; its connections stay open.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
+    }
+
     /// Asks it to end, and waits.
     pub fn terminate(&mut self) -> std::process::ExitStatus {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        self.signal("-TERM");
         self.process.wait().unwrap()
     }
 
@@ -89,9 +108,9 @@ impl Server {
 
     /// Starts it again on the same data, with other settings.
     pub async fn restart_with(self, flags: &[&str]) -> Self {
-        let (folder, database) = (Arc::clone(&self.folder), self.database.clone());
+        let (folder, environment) = (Arc::clone(&self.folder), self.environment.clone());
         drop(self);
-        Self::start_in(folder, database, flags).await
+        Self::start_in(folder, environment, flags).await
     }
 
     /// A folder beside the data, for whatever a test wants to keep.

@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use oriel_backends::search::SearchError;
 use oriel_domain::documents::{DeleteDocument, MoveDocument, PurgeDocument, RestoreDocument, UpdateDocument};
 use oriel_domain::projects::{ArchiveProject, UpdateProject};
-use oriel_engine::consumers::{ConsumerLimits, Consumers, Follower};
+use oriel_engine::consumers::{ConsumerLimits, Consumers, Follower, SharedConsumer};
 use oriel_engine::rebuild::unwatched;
 use oriel_read_models::search;
 
 use super::*;
-use crate::search_index::SearchIndex;
+use crate::search_index::{SearchIndex, SharedIndex};
 use crate::{IndexError, TEXTS};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,4 +271,40 @@ async fn a_large_batch_is_applied_in_parts() {
     found.sort();
     assert_eq!(found, ids.iter().map(ToString::to_string).collect::<Vec<_>>());
     alone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_all_nodes_share_is_followed_from_where_it_is() {
+    let house = House::new().await;
+    let index = Arc::new(SearchIndex::new(&house.parts()));
+    let follower = Follower::Shared(Arc::new(SharedIndex::new(Arc::clone(&index))));
+    let alone = Consumers::start(&house.engine, vec![follower], ConsumerLimits::default());
+    house.upload("A river", "text/plain", b"Danube").await;
+    alone.wait_for("search_index", house.engine.feed().head(), LONG).await.unwrap();
+    assert_eq!(house.found("river").await.len(), 1);
+    // Another node has put an index in its place that has seen nothing yet.
+    house.search.reset().await.unwrap();
+    house.upload("A second river", "text/plain", b"Rhine").await;
+    alone.wait_for("search_index", house.engine.feed().head(), LONG).await.unwrap();
+    let found = async {
+        while house.found("river").await.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, found).await.expect("both are found");
+    alone.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_node_has_filled_makes_what_is_kept_old() {
+    let house = House::new().await;
+    house.upload("A river", "text/plain", b"Danube").await;
+    let index = Arc::new(SearchIndex::new(&house.parts()));
+    let (shared, head) = (SharedIndex::new(Arc::clone(&index)), house.engine.feed().head());
+    let (tick, search) = (house.engine.tracker().tick(), [search::dependency(house.organization)]);
+    shared.applied_elsewhere(Some(head), head).await.unwrap();
+    assert!(house.engine.tracker().valid(tick, &search), "nothing was filled");
+    shared.applied_elsewhere(Some(Position::START), head).await.unwrap();
+    assert!(!house.engine.tracker().valid(tick, &search));
+    assert_eq!(index.position(), head);
 }
