@@ -210,7 +210,7 @@ impl Operations for Watched {
         let shown = states.map(|consumer| ConsumerState {
             name: consumer.name.to_owned(),
             position: consumer.position,
-            state: format!("{:?}", consumer.state).to_lowercase(),
+            state: consumer.state.as_str().to_owned(),
             last_error: consumer.last_error,
             set_aside: consumer.set_aside,
             lag: consumer.lag,

@@ -341,6 +341,11 @@ impl Settings {
                        (openssl rand -base64 32)";
             if self.is_loopback() { warnings.push(why.to_owned()) } else { wrong.push(why.to_owned()) }
         }
+        if self.is_postgres() && self.blobs_url.is_none() {
+            let why = "database_url is PostgreSQL and blobs_url is not set: files are in a folder of this node, where \
+                       another one does not find them; set ORIEL_BLOBS_URL before there are several nodes";
+            warnings.push(why.to_owned());
+        }
         if self.search_key.is_some() && self.search_url.is_none() {
             warnings.push("search_key is set and search_url is not: the key is not used".to_owned());
         }
