@@ -5,14 +5,20 @@
 //! is refused is told which limit, its value, what was found, and how to ask for less.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 use async_graphql::parser::types::{ExecutableDocument, OperationType, Selection, SelectionSet};
-use async_graphql::{Value, Variables};
+use async_graphql::{Name, Value, Variables};
 
 use crate::settings::Settings;
 
 /// Brackets within brackets, and fragments within fragments. What the parser and the executor recurse over.
 const MAX_NESTING: usize = 128;
+/// What a document holds when its fragments are written out: selections, the values of their arguments, and how often
+/// the validator compares the arguments of one field with those of another beside it. It makes an error of each, and
+/// walks over all of it before anything is priced.
+const MAX_EXPANSION: u64 = 100_000;
+
 /// What one document may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct DocumentLimits {
@@ -165,7 +171,7 @@ fn after_block(text: &[u8]) -> &[u8] {
 /// Looks at the parsed document.
 pub fn check_document(document: &ExecutableDocument, limits: &DocumentLimits) -> Result<(), Excess> {
     let mut measuring = Measuring { document, fragments: HashMap::new() };
-    let (mut fields, mut aliases, mut directives) = (0u64, 0u64, 0u64);
+    let (mut fields, mut aliases, mut directives, mut expansion) = (0u64, 0u64, 0u64, 0u64);
     for (_, operation) in document.operations.iter() {
         let operation = &operation.node;
         let size = measuring.set(&operation.selection_set.node, 0)?;
@@ -184,9 +190,16 @@ pub fn check_document(document: &ExecutableDocument, limits: &DocumentLimits) ->
         }
         fields = fields.saturating_add(size.fields);
         aliases = aliases.saturating_add(size.aliases);
+        expansion = expansion.saturating_add(size.expansion);
         let own = operation.directives.len()
             + operation.variable_definitions.iter().map(|v| v.node.directives.len()).sum::<usize>();
         directives = directives.saturating_add(size.directives).saturating_add(own as u64);
+    }
+    // Those that no operation spreads are read by the validator all the same.
+    for name in document.fragments.keys() {
+        if !measuring.fragments.contains_key(name.as_str()) {
+            expansion = expansion.saturating_add(measuring.fragment(name, 0)?.expansion);
+        }
     }
     if aliases > limits.aliases as u64 {
         let advice = "Ask for the same field fewer times; a list with a filter may do it in one.";
@@ -198,6 +211,10 @@ pub fn check_document(document: &ExecutableDocument, limits: &DocumentLimits) ->
     }
     if fields > limits.fields {
         return Err(excess("max_cost", limits.fields, fields, true, "Ask for fewer fields at once."));
+    }
+    if expansion > MAX_EXPANSION {
+        let advice = "Spread fragments in fewer places, and move arguments into variables.";
+        return Err(excess("expansion", MAX_EXPANSION, expansion, true, advice));
     }
     Ok(())
 }
@@ -236,6 +253,12 @@ struct Size {
     roots: u64,
     /// Fields of the level below.
     second: u64,
+    /// Sets within this one, one inside the other.
+    nesting: usize,
+    /// See [`MAX_EXPANSION`].
+    expansion: u64,
+    /// The most arguments of a field of this level.
+    arguments: u64,
 }
 
 impl Size {
@@ -246,7 +269,35 @@ impl Size {
         self.directives = self.directives.saturating_add(other.directives);
         self.roots = self.roots.saturating_add(other.roots);
         self.second = self.second.saturating_add(other.second);
+        self.nesting = self.nesting.max(other.nesting + 1);
+        self.expansion = self.expansion.saturating_add(other.expansion).saturating_add(1);
+        self.arguments = self.arguments.max(other.arguments);
     }
+}
+
+/// What stands where a variable does: its value is not asked for.
+fn unknown(_: Name) -> Result<Value, Infallible> {
+    Ok(Value::Null)
+}
+
+/// How many values there are in this one, itself included.
+fn values(value: Result<Value, Infallible>) -> u64 {
+    let Ok(value) = value;
+    let mut waiting = vec![&value];
+    let mut found = 0;
+    while let Some(value) = waiting.pop() {
+        found += 1;
+        match value {
+            Value::List(list) => waiting.extend(list),
+            Value::Object(object) => waiting.extend(object.values()),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn too_nested(level: usize) -> Excess {
+    excess("nesting", MAX_NESTING, level as u64, true, "Nest fewer fragments.")
 }
 
 struct Measuring<'a> {
@@ -258,15 +309,20 @@ struct Measuring<'a> {
 impl<'a> Measuring<'a> {
     fn set(&mut self, set: &'a SelectionSet, level: usize) -> Result<Size, Excess> {
         if level > MAX_NESTING {
-            return Err(excess("nesting", MAX_NESTING, level as u64, true, "Nest fewer fragments."));
+            return Err(too_nested(level));
         }
         let mut size = Size::default();
         for selection in &set.items {
-            let directives = selection.node.directives().len() as u64;
-            size.directives = size.directives.saturating_add(directives);
+            let directives = selection.node.directives();
+            size.directives = size.directives.saturating_add(directives.len() as u64);
+            for (_, value) in directives.iter().flat_map(|directive| &directive.node.arguments) {
+                size.expansion = size.expansion.saturating_add(values(value.node.clone().into_const_with(unknown)));
+            }
             match &selection.node {
                 Selection::Field(field) => {
                     let below = self.set(&field.node.selection_set.node, level + 1)?;
+                    let arguments = &field.node.arguments;
+                    let given = arguments.iter().map(|(_, value)| values(value.node.clone().into_const_with(unknown)));
                     size.add(Size {
                         depth: below.depth + 1,
                         fields: below.fields.saturating_add(1),
@@ -274,6 +330,9 @@ impl<'a> Measuring<'a> {
                         directives: below.directives,
                         roots: 1,
                         second: below.roots,
+                        nesting: below.nesting,
+                        expansion: below.expansion.saturating_add(given.sum()),
+                        arguments: arguments.len() as u64,
                     });
                 }
                 Selection::InlineFragment(fragment) => {
@@ -286,11 +345,14 @@ impl<'a> Measuring<'a> {
                 }
             }
         }
+        size.expansion = size.expansion.saturating_add(size.arguments.saturating_mul(size.roots));
         Ok(size)
     }
 
     fn fragment(&mut self, name: &'a str, level: usize) -> Result<Size, Excess> {
         match self.fragments.get(name) {
+            // It was measured where less stood around it.
+            Some(Some(size)) if level + size.nesting > MAX_NESTING => return Err(too_nested(level + size.nesting)),
             Some(Some(size)) => return Ok(*size),
             Some(None) => return Err(Excess::Circle),
             None => {}
@@ -412,6 +474,39 @@ mod tests {
     }
 
     #[test]
+    fn fragments_that_were_measured_before_are_nested_too() {
+        let mut text = "{ ...F0 ...F1 ...F2 ...F3 } fragment F0 on X { a }".to_owned();
+        for n in 1..4 {
+            let (open, close) = ("...{".repeat(50), "}".repeat(50));
+            text.push_str(&format!(" fragment F{n} on X {{ {open} ...F{} {close} }}", n - 1));
+        }
+        assert_eq!(refused(&text), Some("nesting"));
+    }
+
+    #[test]
+    fn a_bomb_without_a_field_is_refused() {
+        for end in ["...Gone", "...{ ...Gone }"] {
+            let mut text = "{ a ...F0 }".to_owned();
+            for n in 0..30 {
+                text.push_str(&format!(" fragment F{n} on X {{ ...F{0} ...F{0} }}", n + 1));
+            }
+            text.push_str(&format!(" fragment F30 on X {{ {end} }}"));
+            assert_eq!(refused(&text), Some("expansion"), "{end}");
+        }
+    }
+
+    #[test]
+    fn what_the_validator_would_compare_with_each_other_is_bounded() {
+        let arguments: String = (0..1_000).map(|n| format!("x{n}: 1 ")).collect();
+        let fields = "a ".repeat(900);
+        assert_eq!(refused(&format!("{{ r {{ a({arguments}) {fields} }} }}")), Some("expansion"));
+        let spread = "{ b } fragment A on X { a(ARGUMENTS) } fragment B on X { FIELDS } fragment C on X { ...A ...B }";
+        let spread = spread.replace("ARGUMENTS", &arguments).replace("FIELDS", &fields);
+        assert_eq!(refused(&spread), Some("expansion"), "also where no operation comes");
+        assert_eq!(refused(&format!("{{ r {{ a(x: [{}]) {} }} }}", "$v ".repeat(5_000), "b ".repeat(900))), None);
+    }
+
+    #[test]
     fn what_is_nested_as_deep_as_allowed_does_not_exhaust_a_thread_of_the_runtime() {
         let inside = MAX_NESTING - 2;
         for (open, close) in [("[", "]"), ("{a:", "}")] {
@@ -425,7 +520,73 @@ mod tests {
         assert!(parsing.unwrap().join().unwrap());
     }
 
+    /// How many selections there are when every fragment is written out, and how deep they stand: the recursion of an
+    /// executor, which ends where there are more than `most`.
+    fn written_out(
+        document: &ExecutableDocument,
+        set: &SelectionSet,
+        depth: usize,
+        found: &mut u64,
+        most: u64,
+    ) -> usize {
+        let mut deepest = depth;
+        for selection in &set.items {
+            *found += 1;
+            if *found > most {
+                return deepest;
+            }
+            let inside = match &selection.node {
+                Selection::Field(field) => Some(&field.node.selection_set.node),
+                Selection::InlineFragment(fragment) => Some(&fragment.node.selection_set.node),
+                Selection::FragmentSpread(spread) => {
+                    document.fragments.get(&spread.node.fragment_name.node).map(|f| &f.node.selection_set.node)
+                }
+            };
+            if let Some(inside) = inside {
+                deepest = deepest.max(written_out(document, inside, depth + 1, found, most));
+            }
+        }
+        deepest
+    }
+
+    fn selections() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            2 => Just("a".to_owned()),
+            1 => Just("b: a(x: [1, $v])".to_owned()),
+            4 => (0..14usize, 1..4usize).prop_map(|(n, times)| format!("...F{n} ").repeat(times)),
+        ];
+        let set = leaf.prop_recursive(6, 24, 4, |inside| {
+            (prop_oneof![Just("a"), Just("..."), Just("... on X")], prop::collection::vec(inside, 1..4), 1..40usize)
+                .prop_map(|(name, sets, times)| {
+                    format!("{}{}{}", format!("{name} {{").repeat(times), sets.join(" "), "}".repeat(times))
+                })
+        });
+        prop::collection::vec(set, 1..4).prop_map(|sets| sets.join(" "))
+    }
+
     proptest! {
+        /// However the fragments are spread: what is not refused is small when they are written out.
+        #[test]
+        fn what_passes_is_small_and_flat_when_it_is_written_out(sets in prop::collection::vec(selections(), 1..14)) {
+            let mut text = format!("{{ {} }}", sets[0]);
+            for (n, set) in sets.iter().enumerate().skip(1) {
+                text.push_str(&format!(" fragment F{n} on X {{ {set} }}"));
+            }
+            let limits = DocumentLimits { depth: 1_000, aliases: 100_000, root_fields: 100_000, fields: 100_000, ..LIMITS };
+            let Ok(()) = check_text(&text, &limits) else { return Ok(()) };
+            let Ok(document) = parse_query(&text) else { return Ok(()) };
+            if check_document(&document, &limits).is_err() {
+                return Ok(());
+            }
+            for (_, operation) in document.operations.iter() {
+                let mut found = 0;
+                let set = &operation.node.selection_set.node;
+                let deepest = written_out(&document, set, 0, &mut found, MAX_EXPANSION);
+                prop_assert!(found <= MAX_EXPANSION, "more than {MAX_EXPANSION} selections");
+                prop_assert!(deepest <= MAX_NESTING, "{deepest} sets within each other");
+            }
+        }
+
         #[test]
         fn any_text_is_scanned_to_its_end(text in "\\PC*|[{}\\[\\]()\"\\\\#.a0 \n]{0,60}") {
             tokens(&text);

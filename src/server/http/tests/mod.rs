@@ -5,6 +5,7 @@ mod blobs;
 mod browser;
 mod files;
 mod freshness;
+mod fuzz;
 mod graphql;
 mod health;
 mod introspection;
@@ -84,7 +85,12 @@ struct Beds {
 
 impl Default for Beds {
     fn default() -> Self {
-        Self { clocks: Clocks::USUAL, at_least_wait: Duration::from_millis(1), tokens: Duration::from_secs(900), healthy: true }
+        Self {
+            clocks: Clocks::USUAL,
+            at_least_wait: Duration::from_millis(1),
+            tokens: Duration::from_secs(900),
+            healthy: true,
+        }
     }
 }
 
