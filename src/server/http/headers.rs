@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::extract::{Request, State};
 use axum::http::header::{
     ACCEPT, ACCEPT_RANGES, AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH, IF_RANGE, ORIGIN, RANGE, REFERRER_POLICY, RETRY_AFTER,
+    STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -17,6 +19,7 @@ use super::HttpState;
 use super::access::REQUEST_ID;
 use super::caller::AT_LEAST;
 use super::multipart::PREFLIGHT;
+use super::rate;
 use super::sse_single::TOKEN;
 use super::trace::{TRACEPARENT, TRACERESPONSE, TRACESTATE};
 
@@ -38,6 +41,19 @@ pub async fn secure(State(state): State<HttpState>, request: Request, next: Next
         tell(STRICT_TRANSPORT_SECURITY, "max-age=31536000; includeSubDomains");
     }
     response
+}
+
+impl HttpState {
+    /// Whether a page of the origin that asks, if it is a page, may open a socket: a browser does not ask first, as it
+    /// does for other requests of another origin.
+    pub fn may_come_from(&self, parts: &Parts) -> bool {
+        let Some(origin) = parts.headers.get(ORIGIN) else { return true };
+        let Ok(origin) = origin.to_str() else { return false };
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| parts.uri.authority().map(Authority::as_str));
+        let is_same = origin.split_once("://").is_some_and(|(_, place)| host == Some(place));
+        is_same || origin == self.origin || self.origins.iter().any(|known| known == origin)
+    }
 }
 
 /// Lets browser applications of these origins call. Tokens are sent by hand, so that credentials are not needed.

@@ -79,6 +79,9 @@ pub struct Shared {
     stop: CancellationToken,
     sdl: String,
     https: bool,
+    /// Where browsers reach this server.
+    origin: String,
+    /// From where else they may call.
     origins: Vec<String>,
 }
 
@@ -150,6 +153,7 @@ impl HttpState {
             viewer: settings.max_sockets_per_viewer,
             address: settings.max_sockets_per_address,
         };
+        let url = settings.public_url();
         let sdl = oriel_schema::sdl();
         let usual = u64::from(oriel_engine::read::Limits::default().default_page);
         let pages = cost::Pages { default: usual, most: settings.max_page.into() };
@@ -170,7 +174,8 @@ impl HttpState {
             metrics_token: settings.metrics_token.clone(),
             stop,
             sdl,
-            https: settings.public_url().starts_with("https://"),
+            https: url.starts_with("https://"),
+            origin: url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"),
             origins: settings.cors_origins.clone(),
         })))
     }

@@ -63,6 +63,10 @@ pub fn is_asked_for(headers: &HeaderMap) -> bool {
 /// Becomes a WebSocket.
 pub async fn open(state: HttpState, exchange: Exchange, mut parts: Parts) -> Response {
     let refuse = |refusal: Refusal| refusal.response(exchange.trace());
+    if !state.may_come_from(&parts) {
+        let message = "Pages of this origin may not open a socket. An operator can allow it with ORIEL_CORS_ORIGINS.";
+        return refuse(Refusal::new(StatusCode::FORBIDDEN, "FORBIDDEN", message));
+    }
     let offered = GraphQLProtocol::from_request_parts(&mut parts, &()).await;
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
         Ok(upgrade) => upgrade.protocols([PROTOCOL]),
