@@ -269,8 +269,7 @@ impl Operations for Watched {
 fn say_how_to_sign_in(url: &str, made: Option<&demo::SignIn>) {
     match made {
         Some(demo::SignIn { email, password, access_token }) => println!(
-            "\nThe demonstration is made. Sign in at {url}/graphql:\n\n  \
-             mutation {{ login(input: {{email: \"{email}\", password: \"{password}\"}}) {{ accessToken refreshToken }} }}\n\n\
+            "\nThe demonstration is made. Open {url} and sign in:\n\n  e-mail address  {email}\n  password        {password}\n\n\
              or use this access token for the first minutes:\n\n  authorization: Bearer {access_token}\n"
         ),
         None => println!("There is something in this installation already: no demonstration is made."),

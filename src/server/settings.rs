@@ -22,7 +22,7 @@ pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
 pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, choice, duration, folder, log_filter, networks, origins, rate_limit, roles, secret_key,
+    address, backend_url, choice, duration, folder, log_filter, networks, origins, path, rate_limit, roles, secret_key,
     secret_text, size, web_url, whole,
 };
 
@@ -142,9 +142,12 @@ settings! {
         base_url: Option<String> = "", web_url();
         /// With this certificate the listener speaks TLS 1.3, and nothing else: a PEM file, with the certificates
         /// between it and its authority. A new one in its place is taken while the server runs. Empty: no TLS.
-        tls_certificate: Option<PathBuf> = "", file();
+        tls_certificate: Option<PathBuf> = "", path("a file");
         /// The private key of the certificate, a PEM file.
-        tls_key: Option<PathBuf> = "", file();
+        tls_key: Option<PathBuf> = "", path("a file");
+        /// The folder of another page for / than the console, such as GraphiQL (see deploy/graphiql): its index.html,
+        /// and what that loads from console/. Empty: the console.
+        console_dir: Option<PathBuf> = "", path("a folder");
     }
     "Backends: embedded when empty, one URL each moves to production" {
         /// The log, the read models and the sessions. Empty: SQLite in the data folder.
@@ -352,8 +355,15 @@ impl Settings {
         if self.tls_certificate.is_some() != self.tls_key.is_some() {
             wrong.push("tls_certificate and tls_key belong together; set both, or none".to_owned());
         }
+        if let Some(folder) = self.console_dir.as_ref().filter(|folder| !folder.join("index.html").is_file()) {
+            wrong.push(format!(
+                "console_dir = {} has no index.html: build it first, or leave it empty",
+                folder.display()
+            ));
+        }
         if self.tls().is_some() && self.base_url.as_ref().is_some_and(|url| url.starts_with("http:")) {
-            warnings.push("base_url begins with http:// and the listener speaks TLS: begin it with https://".to_owned());
+            warnings
+                .push("base_url begins with http:// and the listener speaks TLS: begin it with https://".to_owned());
         }
         if !self.is_loopback() && self.base_url.is_none() {
             let url = self.public_url();
@@ -437,6 +447,16 @@ mod tests {
         let warned = with(&[both[0], both[1], ("base_url", "http://docs.example.com")]).unwrap().warnings;
         assert!(warned.iter().any(|warning| warning.contains("https://")), "{warned:?}");
         assert!(with(&[]).unwrap().settings.tls().is_none());
+    }
+
+    #[test]
+    fn a_page_that_is_not_there_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        let refused = with(&[("console_dir", path)]).unwrap_err().to_string();
+        assert!(refused.contains("has no index.html"), "{refused}");
+        std::fs::write(folder.path().join("index.html"), "").unwrap();
+        with(&[("console_dir", path)]).unwrap();
     }
 
     #[test]

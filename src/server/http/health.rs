@@ -7,7 +7,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use sea_orm::ConnectionTrait;
 use serde::Serialize;
 use tokio::sync::Mutex;
@@ -149,11 +149,6 @@ pub async fn schema(
         }
         Err(refusal) => refusal.response(exchange.trace()),
     }
-}
-
-/// What this is.
-pub async fn index() -> Html<&'static str> {
-    Html(include_str!("index.html"))
 }
 
 /// No route leads here.

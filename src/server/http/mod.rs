@@ -14,6 +14,7 @@ mod blobs;
 mod body;
 mod caller;
 mod codes;
+mod console;
 mod cost;
 mod graphql;
 mod headers;
@@ -39,6 +40,7 @@ mod tests;
 pub use persisted::documents;
 
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +80,8 @@ pub struct Shared {
     metrics_token: Option<Secret<String>>,
     stop: CancellationToken,
     sdl: String,
+    /// The folder of another page than the console.
+    console: Option<PathBuf>,
     https: bool,
     /// Where browsers reach this server.
     origin: String,
@@ -174,6 +178,7 @@ impl HttpState {
             metrics_token: settings.metrics_token.clone(),
             stop,
             sdl,
+            console: settings.console_dir.clone(),
             https: url.starts_with("https://"),
             origin: url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"),
             origins: settings.cors_origins.clone(),
@@ -196,6 +201,7 @@ pub fn router(state: HttpState) -> Router {
     let compressed = Router::new()
         .route("/graphql", get(graphql::get).post(graphql::post).put(sse_single::reserve).delete(sse_single::complete))
         .route("/graphql.schema", get(health::schema))
+        .merge(console::routes(state.console.as_deref()))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large));
     Router::new()
         .merge(compressed)
@@ -203,7 +209,6 @@ pub fn router(state: HttpState) -> Router {
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .route("/", get(health::index))
         .fallback(health::nothing_here)
         .layer(headers::cors(&state.origins))
         .layer(map_request(linger::unread))

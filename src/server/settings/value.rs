@@ -155,9 +155,9 @@ pub fn folder() -> Kind<PathBuf> {
     )
 }
 
-/// A path to a file.
-pub fn file() -> Kind<Option<PathBuf>> {
-    optional(Kind { allowed: "the path of a file".to_owned(), ..folder() })
+/// A path to something, or nothing.
+pub fn path(what: &str) -> Kind<Option<PathBuf>> {
+    optional(Kind { allowed: format!("the path of {what}"), ..folder() })
 }
 
 /// The URL under which a browser reaches something: `http` or `https`, no query, kept without the last slash.
