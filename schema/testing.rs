@@ -69,8 +69,15 @@ pub fn operation(request: Request) -> Result<Operation, Vec<ServerError>> {
     Operation::new(Arc::new(document), request).map_err(|error| vec![ServerError::new(error.to_string(), None)])
 }
 
-/// Nothing runs beside the schema.
-struct Idle;
+/// Nothing runs beside the schema: the index has come as far as it is said to have.
+#[derive(Clone, Default)]
+pub struct Idle(Arc<AtomicI64>);
+
+impl Idle {
+    pub fn index_reaches(&self, position: Position) {
+        self.0.store(position.number(), Ordering::SeqCst);
+    }
+}
 
 #[async_trait]
 impl Operations for Idle {
@@ -84,7 +91,7 @@ impl Operations for Idle {
         Vec::new()
     }
     fn index_position(&self) -> Position {
-        Position::START
+        Position::new(self.0.load(Ordering::SeqCst))
     }
     fn index_states(&self) -> Vec<ReadModelState> {
         Vec::new()
@@ -123,6 +130,7 @@ impl Drop for Folder {
 pub struct Bed {
     pub endpoint: Endpoint,
     pub clock: Arc<Clock>,
+    pub idle: Idle,
     _folder: Folder,
 }
 
@@ -187,18 +195,19 @@ impl Bed {
             base_url: "http://oriel.test".to_owned(),
         };
         change(&mut policy);
+        let idle = Idle::default();
         let services = Services {
             engine: Engine::start(parts).await.unwrap(),
             blobs: Blobs::open_folder(&folder.join("blobs"), UrlKeys::new("1", &[9; 32])).await.unwrap(),
             search: Search::Tantivy(Tantivy::open(folder.join("index")).await.unwrap()),
             tokens: Tokens::new(&[5; 32]).unwrap(),
             passwords: Passwords::new(policy.password_memory_kib),
-            operations: Arc::new(Idle),
+            operations: Arc::new(idle.clone()),
             rebuilds: Rebuilds::default(),
             documents: Arc::new(Short),
             policy,
         };
-        Self { endpoint: Endpoint::new(Arc::new(services)), clock, _folder: Folder(folder) }
+        Self { endpoint: Endpoint::new(Arc::new(services)), clock, idle, _folder: Folder(folder) }
     }
 
     /// The caller that a transport makes of this bearer token; `None` when it is refused.

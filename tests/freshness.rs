@@ -7,6 +7,7 @@
 //! `ORIEL_FRESHNESS_STEPS` and `ORIEL_FRESHNESS_SEED` make it longer and other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_graphql::{Request, Variables};
@@ -28,6 +29,8 @@ const PASSWORD: &str = "violet-otter-93-lamp";
 const STEPS: u64 = 1_500;
 /// How many different questions are asked again and again.
 const ASKED: usize = 60;
+/// How many ask while something is changed.
+const ASKERS: usize = 4;
 /// How long background work may take until what two endpoints say is the same.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -81,8 +84,13 @@ struct Person {
     organization: usize,
 }
 
+/// Who asks what.
+type Question = (usize, &'static str, Value);
+
 struct Live {
     person: usize,
+    /// As they were signed in when it began.
+    caller: Caller,
     query: &'static str,
     variables: Value,
     answers: Answers,
@@ -98,7 +106,7 @@ struct World {
     documents: [Vec<String>; 2],
     lives: Vec<Live>,
     /// What was asked before, and by whom: most questions are asked more than once.
-    asked: Vec<(usize, &'static str, Value)>,
+    asked: Vec<Question>,
     made: u64,
 }
 
@@ -109,8 +117,16 @@ pub fn operation(query: &str, variables: Value) -> Operation {
 
 /// The answer without what is said beside it. A defect is never an answer.
 pub async fn ask(endpoint: &Endpoint, caller: &Caller, query: &str, variables: &Value) -> Value {
+    told(endpoint, caller, query, variables).await.1
+}
+
+/// The position of an answer, and the answer.
+async fn told(endpoint: &Endpoint, caller: &Caller, query: &str, variables: &Value) -> (u64, Value) {
     let answer = endpoint.execute(operation(query, variables.clone()), caller.clone()).await;
-    without_extensions(serde_json::from_str(&answer.text()).unwrap())
+    let answer: Value = serde_json::from_str(&answer.text()).unwrap();
+    // One that was refused before anything was read has none.
+    let position = answer["extensions"]["position"].as_str().map_or(0, |position| position.parse().unwrap());
+    (position, without_extensions(answer))
 }
 
 fn without_extensions(mut answer: Value) -> Value {
@@ -239,6 +255,10 @@ impl World {
             }
             17 if self.numbers.below(3) == 0 => ("memberSuspend", json!({ "id": self.member(organization) })),
             17 => ("memberReactivate", json!({ "id": self.member(organization) })),
+            18 if self.numbers.below(4) == 0 => {
+                // On another device: one more session.
+                ("login", json!({ "email": self.people[person].email, "password": PASSWORD }))
+            }
             18 => ("userUpdate", json!({ "name": format!("{word} {made}") })),
             _ => ("organizationUpdate", json!({ "name": format!("{word} {made}") })),
         };
@@ -328,17 +348,64 @@ impl World {
             }
             self.asked.push((person, query, variables));
         }
-        let (person, query, variables) = self.numbers.pick(&self.asked).clone();
-        let caller = &self.people[person].caller;
+        let question = self.numbers.pick(&self.asked).clone();
+        self.kept_is_read(&question).await;
+    }
+
+    async fn kept_is_read(&self, (person, query, variables): &Question) {
+        let caller = &self.people[*person].caller;
         let begun = tokio::time::Instant::now();
         loop {
-            let kept = ask(&self.kept, caller, query, &variables).await;
-            let fresh = ask(&self.fresh, caller, query, &variables).await;
+            let kept = ask(&self.kept, caller, query, variables).await;
+            let fresh = ask(&self.fresh, caller, query, variables).await;
             if kept == fresh {
                 return;
             }
             assert!(begun.elapsed() < PATIENCE, "{query} {variables}\nkept: {kept}\nread: {fresh}");
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Some ask again and again while others change things. Nothing is kept that was read before what it shows was
+    /// changed; and who was told the position that is still the last one was told what is read.
+    async fn race(&mut self) {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut asking = Vec::new();
+        for _ in 0..ASKERS.min(self.asked.len()) {
+            let (person, query, variables) = self.numbers.pick(&self.asked).clone();
+            let (kept, caller) = (self.kept.clone(), self.people[person].caller.clone());
+            let is_over = Arc::clone(&is_over);
+            asking.push(tokio::spawn(async move {
+                let mut last = None;
+                while !is_over.load(Ordering::Relaxed) {
+                    last = Some(told(&kept, &caller, query, &variables).await);
+                    tokio::task::yield_now().await;
+                }
+                ((person, query, variables), caller, last)
+            }));
+        }
+        for _ in 0..3 {
+            self.change().await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for asked in asking {
+            let (question, caller, last) = asked.await.unwrap();
+            self.kept_is_read(&question).await;
+            let (_, query, variables) = &question;
+            // The index has a position of its own.
+            let Some((position, answer)) = last.filter(|_| !query.contains("search(") && !query.contains("suggest("))
+            else {
+                continue;
+            };
+            let begun = tokio::time::Instant::now();
+            loop {
+                let (now, fresh) = told(&self.fresh, &caller, query, variables).await;
+                if now != position || answer == fresh {
+                    break;
+                }
+                assert!(begun.elapsed() < PATIENCE, "{query} {variables} at {position}\ntold: {answer}\nread: {fresh}");
+                tokio::task::yield_now().await;
+            }
         }
     }
 
@@ -352,8 +419,9 @@ impl World {
                 format!("{} {{ live {{{rest} }}", head.replacen("query", "subscription", 1))
             }
         };
-        let answers = self.kept.execute_stream(operation(&text, variables.clone()), self.people[person].caller.clone());
-        self.lives.push(Live { person, query, variables, answers, said: None });
+        let caller = self.people[person].caller.clone();
+        let answers = self.kept.execute_stream(operation(&text, variables.clone()), caller.clone());
+        self.lives.push(Live { person, caller, query, variables, answers, said: None });
     }
 
     /// Every live query says what is read, as soon as nothing is on its way any more. One that has ended is gone.
@@ -361,7 +429,7 @@ impl World {
         let mut number = 0;
         while number < self.lives.len() {
             let live = &mut self.lives[number];
-            let caller = self.people[live.person].caller.clone();
+            let caller = live.caller.clone();
             let begun = tokio::time::Instant::now();
             let ended = loop {
                 while let Some(next) = live.answers.next().now_or_never() {
@@ -452,6 +520,7 @@ async fn history(database: Option<String>) {
                     world.settle().await;
                 }
             }
+            3 if step % 8 == 0 => world.race().await,
             2 if world.lives.len() < 8 => {
                 world.follow();
                 followed += 1;
