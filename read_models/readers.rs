@@ -20,10 +20,14 @@ impl Readers {
         this
     }
 
-    /// From now on this viewer reads. Happens at most once after the beginning; a further time changes nothing.
+    /// From now on this viewer reads. Happens at most once after the beginning; a further time, after another change
+    /// in the same request, who reads stays who they are and looks again.
     pub fn become_viewer(&self, reader: Reader) {
-        if let Err(reader) = self.0.0.set(reader) {
-            let _ = self.0.1.set(reader);
+        let Err(reader) = self.0.0.set(reader) else { return };
+        if self.0.1.set(reader).is_err()
+            && let Some(current) = self.current()
+        {
+            current.forget();
         }
     }
 

@@ -147,3 +147,25 @@ async fn who_was_taken_out_of_a_project_changes_nothing_in_it() {
     let late = CommandContext { authority: None, ..before };
     assert!(matches!(delete(&late, documents[0]).await, Err(CommandError::Stale)));
 }
+
+#[tokio::test]
+async fn each_change_of_a_request_shows_what_it_left_behind() {
+    let bed = Bed::new().await;
+    let owner = bed.register("Acme", "ada@example.org").await;
+    let shared = project(&bed, &owner, "SHARED").await;
+    let mut variables = json!({});
+    for name in ["a", "b"] {
+        let member = bed.join(&owner, &format!("{name}@example.org"), &["viewer"]).await.member;
+        variables[name] = json!({ "id": shared, "memberId": member });
+    }
+    let query = "mutation($a: ProjectMemberAddInput!, $b: ProjectMemberAddInput!) {
+        a: projectMemberAdd(input: $a) { ...After } b: projectMemberAdd(input: $b) { ...After } }
+        fragment After on ProjectPayload { project { memberCount members { totalCount nodes { addedAt } } } }";
+    let answer = bed.ask(Some(&owner.access), query, variables).await;
+    for (name, expected) in [("a", 2), ("b", 3)] {
+        let after = &answer["data"][name]["project"];
+        let shown = after["members"]["nodes"].as_array().map(Vec::len);
+        let counts = [&after["memberCount"], &after["members"]["totalCount"]];
+        assert_eq!((counts, shown), ([&json!(expected); 2], Some(expected)), "{answer}");
+    }
+}

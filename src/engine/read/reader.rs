@@ -128,6 +128,11 @@ impl Reader {
         &self.core.recorder
     }
 
+    /// What was read so far is not remembered: something was written, and what is read from now on is to show it.
+    pub fn forget(&self) {
+        self.loaders.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// What a request may ask for at most.
     pub fn limits(&self) -> &Limits {
         &self.core.limits

@@ -176,6 +176,10 @@ async fn a_reader_of_a_transaction_reads_in_it() {
     let reader = Reader::new(transaction.clone(), viewer(1, Visible::All), Arc::default());
     assert_eq!(join_all((1..=2).map(|n| reader.get::<Model>(uuid(n)))).await, [Ok(Some(Arc::new(thing(1)))), Ok(None)]);
     assert_eq!(reader.count(Model::in_org(org(1))).await, Ok(1));
+    Entity::insert(thing(2).into_active_model()).exec_without_returning(&*transaction).await.unwrap();
+    assert_eq!(reader.count(Model::in_org(org(1))).await, Ok(1), "remembered");
+    reader.forget();
+    assert_eq!(reader.count(Model::in_org(org(1))).await, Ok(2));
 }
 
 #[tokio::test]
