@@ -3,7 +3,9 @@
 const ENDPOINT = new URL('graphql', document.baseURI);
 const SESSION = 'accessToken refreshToken expiresAt userErrors { code message }';
 const LOGIN = `mutation ConsoleLogin($input: LoginInput!) { session: login(input: $input) { ${SESSION} } }`;
-const REFRESH = `mutation ConsoleRefresh($input: SessionRefreshInput!) { session: sessionRefresh(input: $input) { ${SESSION} } }`;
+const REFRESH = `mutation ConsoleRefresh($input: SessionRefreshInput!) {
+  session: sessionRefresh(input: $input) { ${SESSION} }
+}`;
 const VIEWER = 'query ConsoleViewer { viewer { user { name } organization { name } } }';
 /** A token that ends sooner is replaced first. */
 const SOON_MS = 30_000;
@@ -36,7 +38,7 @@ export class Session {
   async whoami() {
     const { json } = await this.ask({ query: VIEWER });
     const { user, organization } = json?.data?.viewer ?? {};
-    if (!user) throw new Error(json?.errors?.[0]?.message ?? 'This token is nobody\'s.');
+    if (!user) throw new Error(json?.errors?.[0]?.message ?? "This token is nobody's.");
     return [user.name, organization?.name].filter(Boolean).join(' · ');
   }
 
@@ -120,6 +122,7 @@ export function follow(request, token, heard) {
       end('refused', true);
     }
   };
-  socket.onclose = ({ code, reason }) => end(`the connection ended (${code}${reason ? `: ${reason}` : ''}); run it again`, true);
+  socket.onclose = ({ code, reason }) =>
+    end(`the connection ended (${code}${reason ? `: ${reason}` : ''}); run it again`, true);
   return () => end('stopped', false);
 }

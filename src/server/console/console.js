@@ -85,7 +85,11 @@ function showMessage(at, note = '') {
   $('which').textContent = `message ${first + at + 1} of ${messages.count}`;
   $('earlier').disabled = at === 0;
   $('later').disabled = at === messages.all.length - 1;
-  if (stop) say([messages.paused ? 'Paused' : 'Live', ...told(answer), note].filter(Boolean).join(' · '), Boolean(answer.errors));
+  if (stop)
+    say(
+      [messages.paused ? 'Paused' : 'Live', ...told(answer), note].filter(Boolean).join(' · '),
+      Boolean(answer.errors),
+    );
 }
 
 function pause(paused) {
@@ -108,7 +112,8 @@ function object(id) {
   } catch (error) {
     throw new Error(`The ${id} are not JSON: ${error.message}`);
   }
-  if (value === null || typeof value !== 'object' || Array.isArray(value)) throw new Error(`The ${id} are not a JSON object.`);
+  if (value === null || typeof value !== 'object' || Array.isArray(value))
+    throw new Error(`The ${id} are not a JSON object.`);
   return value;
 }
 
@@ -236,7 +241,8 @@ function offer(isAsked) {
     Object.assign(option, { role: 'option', id: `name-${n}`, title: description ?? '', textContent: name });
     option.dataset.name = name;
     option.setAttribute('aria-selected', n === 0);
-    if (type) option.append(Object.assign(document.createElement('span'), { textContent: schema.named(type)?.name ?? '' }));
+    if (type)
+      option.append(Object.assign(document.createElement('span'), { textContent: schema.named(type)?.name ?? '' }));
     option.addEventListener('mousedown', (event) => {
       event.preventDefault();
       take(name);
@@ -246,7 +252,8 @@ function offer(isAsked) {
   names.replaceChildren(...options);
   const lines = query.value.slice(0, at).split('\n');
   names.style.top = `${Math.max(0, lines.length * 20.25 + 14 - query.scrollTop)}px`;
-  names.style.left = `${Math.max(0, Math.min(lines.at(-1).length * 8.1 - query.scrollLeft, query.clientWidth - 260))}px`;
+  const left = Math.min(lines.at(-1).length * 8.1 - query.scrollLeft, query.clientWidth - 260);
+  names.style.left = `${Math.max(0, left)}px`;
   names.hidden = false;
   query.setAttribute('aria-activedescendant', 'name-0');
 }
@@ -359,7 +366,9 @@ for (const [id, enter] of [
     }
   });
 }
-$('door').querySelector('.close').addEventListener('click', () => $('door').close());
+$('door')
+  .querySelector('.close')
+  .addEventListener('click', () => $('door').close());
 $('sign').addEventListener('click', () => {
   if (!session.isSignedIn) return $('door').showModal();
   if (stop) stop();

@@ -94,20 +94,34 @@ export class Docs {
   #all() {
     const { roots, types } = this.#schema;
     const begin = Object.values(roots).filter(Boolean);
-    const kinds = { OBJECT: 'Objects', INTERFACE: 'Interfaces', UNION: 'Unions', ENUM: 'Enumerations', INPUT_OBJECT: 'Inputs', SCALAR: 'Scalars' };
+    const kinds = {
+      OBJECT: 'Objects',
+      INTERFACE: 'Interfaces',
+      UNION: 'Unions',
+      ENUM: 'Enumerations',
+      INPUT_OBJECT: 'Inputs',
+      SCALAR: 'Scalars',
+    };
     const sections = Object.entries(kinds).flatMap(([kind, title]) => {
       const all = [...types.values()].filter((type) => type.kind === kind && !begin.includes(type));
-      return all.length ? [element('h3', { textContent: title }), ...all.map(({ name }) => element('div', {}, this.#link(name)))] : [];
+      return all.length
+        ? [element('h3', { textContent: title }), ...all.map(({ name }) => element('div', {}, this.#link(name)))]
+        : [];
     });
     return [
       element('h3', { textContent: 'Where to begin' }),
-      ...begin.map(({ name, description }) => element('div', {}, this.#link(name), element('p', { textContent: description ?? '' }))),
+      ...begin.map(({ name, description }) =>
+        element('div', {}, this.#link(name), element('p', { textContent: description ?? '' })),
+      ),
       ...sections,
     ];
   }
 
   #type(type) {
-    const list = (title, names) => (names?.length ? [element('h3', { textContent: title }), ...names.map(({ name }) => element('div', {}, this.#link(name)))] : []);
+    const list = (title, names) =>
+      names?.length
+        ? [element('h3', { textContent: title }), ...names.map(({ name }) => element('div', {}, this.#link(name)))]
+        : [];
     const entries = type.fields ?? type.inputFields ?? type.enumValues ?? [];
     return [
       element('h2', { textContent: type.name }),
@@ -121,12 +135,18 @@ export class Docs {
   #entry({ name, description, type, args, defaultValue, isDeprecated, deprecationReason }) {
     const term = element('dt', {}, element('span', { className: isDeprecated ? 'gone' : 'name', textContent: name }));
     if (args?.length) {
-      const each = args.map((arg, n) => [n ? ', ' : '', element('span', { title: arg.description ?? '', textContent: `${arg.name}: ` }), this.#reference(arg.type)]);
+      const each = args.map((arg, n) => [
+        n ? ', ' : '',
+        element('span', { title: arg.description ?? '', textContent: `${arg.name}: ` }),
+        this.#reference(arg.type),
+      ]);
       term.append('(', ...each.flat(), ')');
     }
     if (type) term.append(': ', this.#reference(type));
     if (defaultValue) term.append(` = ${defaultValue}`);
-    const told = [description, isDeprecated && `Deprecated: ${deprecationReason ?? 'it will go'}`].filter(Boolean).join('\n');
+    const told = [description, isDeprecated && `Deprecated: ${deprecationReason ?? 'it will go'}`]
+      .filter(Boolean)
+      .join('\n');
     return [term, element('dd', { textContent: told })];
   }
 

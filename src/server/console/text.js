@@ -1,6 +1,7 @@
 // Texts in GraphQL and JSON: their colours, their operations, and what can stand at a place.
 
-const TOKEN = /("""[\s\S]*?(?:"""|$)|"(?:\\.|[^"\\\n])*"?)|(#[^\n]*)|(\$?[_A-Za-z]\w*|@\w+)|(-?\d[\d.eE+-]*)|(\.\.\.|[^\s\w])/g;
+const TOKEN =
+  /("""[\s\S]*?(?:"""|$)|"(?:\\.|[^"\\\n])*"?)|(#[^\n]*)|(\$?[_A-Za-z]\w*|@\w+)|(-?\d[\d.eE+-]*)|(\.\.\.|[^\s\w])/g;
 const WORDS = new Set(['query', 'mutation', 'subscription', 'fragment', 'on', 'true', 'false', 'null']);
 const MOST = 300_000;
 
@@ -8,7 +9,17 @@ const MOST = 300_000;
 export function* tokens(text) {
   for (const match of text.matchAll(TOKEN)) {
     const [all, quoted, note, name, number] = match;
-    const kind = quoted ? 'text' : note ? 'note' : name ? (WORDS.has(all) ? 'word' : 'name') : number ? 'value' : 'sign';
+    const kind = quoted
+      ? 'text'
+      : note
+        ? 'note'
+        : name
+          ? WORDS.has(all)
+            ? 'word'
+            : 'name'
+          : number
+            ? 'value'
+            : 'sign';
     yield { kind, text: all, from: match.index, to: match.index + all.length };
   }
 }
@@ -43,7 +54,9 @@ export function operations(text) {
     if (token.kind === 'note') continue;
     if ('{(['.includes(token.text) && token.kind === 'sign') {
       if (depth === 0 && token.text === '{') {
-        const at = before.findIndex(({ text: word }) => ['query', 'mutation', 'subscription', 'fragment'].includes(word));
+        const at = before.findIndex(({ text: word }) =>
+          ['query', 'mutation', 'subscription', 'fragment'].includes(word),
+        );
         const [kind, name] = at < 0 ? [{ text: 'query', from: token.from }] : before.slice(at);
         open = { kind: kind.text, name: name?.kind === 'name' ? name.text : null, from: kind.from };
       }
@@ -95,7 +108,14 @@ export function completions(text, at, schema) {
   }
   const top = stack.at(-1);
   if (before.at(-1) === 'on') {
-    return { begun, names: fits([...schema.types.values()].filter(({ kind }) => /OBJECT|INTERFACE|UNION/.test(kind) && !kind.startsWith('INPUT'))) };
+    return {
+      begun,
+      names: fits(
+        [...schema.types.values()].filter(
+          ({ kind }) => /OBJECT|INTERFACE|UNION/.test(kind) && !kind.startsWith('INPUT'),
+        ),
+      ),
+    };
   }
   if (!top) return { begun, names: fits(['query', 'mutation', 'subscription', 'fragment'].map((name) => ({ name }))) };
   if (top.brackets) return { begun, names: object ? [] : fits(top.field?.args ?? []) };

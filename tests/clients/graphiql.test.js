@@ -1,0 +1,65 @@
+// GraphiQL in place of the console (deploy/graphiql), in a real browser.
+
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { chromium } from 'playwright-core';
+
+import { BROWSER, FLAGS, PATIENCE_MS, watch, withoutBrowser } from './support/browser.js';
+import { Server } from './support/server.js';
+
+const BUILT = fileURLToPath(new URL('../../deploy/graphiql/dist', import.meta.url));
+const unbuilt =
+  !existsSync(BUILT) &&
+  process.env.ORIEL_REQUIRE_SERVERS !== '1' &&
+  'deploy/graphiql is not built: npm ci && npm run build';
+const skip = withoutBrowser || unbuilt;
+
+let server;
+let ada;
+let browser;
+before(async () => {
+  if (skip) return;
+  server = await Server.start({ set: `console_dir=${BUILT}` });
+  ada = await server.register('Graphiql');
+  browser = await chromium.launch({ executablePath: BROWSER, args: FLAGS });
+});
+after(async () => {
+  await browser?.close();
+  await server?.stop();
+});
+
+test('it asks and follows with a token, and nothing comes from elsewhere', { skip }, async (t) => {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  const seen = watch(page, server.url);
+  t.after(() => context.close());
+  await page.goto(server.url);
+
+  const write = async (editor, text) => {
+    await editor.locator('.monaco-editor:visible').click();
+    await page.keyboard.press('Control+A');
+    await page.keyboard.insertText(text);
+    // The bracket that the editor closed by itself.
+    await page.keyboard.press('Control+Shift+End');
+    await page.keyboard.press('Delete');
+  };
+  const result = page.locator('.result-window');
+  const shows = (text) => result.filter({ hasText: text }).waitFor();
+
+  await page.getByRole('button', { name: 'Headers' }).click();
+  await write(page.getByRole('region', { name: 'Headers' }), JSON.stringify(ada.headers));
+  const query = page.locator('.graphiql-query-editor');
+  await write(query, '{ viewer { user { email } } }');
+  await page.keyboard.press('Control+Enter');
+  await shows('graphiql@example.org');
+
+  await write(query, 'subscription { live { projects { totalCount } } }');
+  await page.keyboard.press('Control+Enter');
+  await shows(/"totalCount":\s*0/);
+  await ada.createProject('ONE');
+  await shows(/"totalCount":\s*1/);
+  assert.deepEqual(seen, { complaints: [], elsewhere: [] });
+});
