@@ -223,7 +223,7 @@ impl Engine {
     }
 
     /// Lets nobody append, for the little that something beside the log has left to catch up with. What is held up
-    /// waits: not to be held for long.
+    /// waits: not to be held for long. PostgreSQL ends it after ten seconds, which [`Standstill::end`] then says.
     ///
     /// # Errors
     /// When the database is not there.
