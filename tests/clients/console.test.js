@@ -117,6 +117,26 @@ test('a live query changes by itself, waits while it is paused, and stops', { sk
   await status(page, '3 messages · stopped');
 });
 
+test('a live query outlives the token with which it began', { skip }, async (t) => {
+  const page = await open(t);
+  const sockets = [];
+  await page.routeWebSocket(/graphql/, (socket) => {
+    socket.connectToServer();
+    sockets.push(socket);
+  });
+  await signIn(page);
+  await type(page, 'subscription { live { projects { totalCount } } }');
+  await page.keyboard.press('Control+Enter');
+  await page.getByText('message 1 of 1').waitFor();
+  // As the server does it when the token ends.
+  await sockets[0].close({ code: 4403, reason: 'Forbidden' });
+  await page.getByText('message 2 of 2').waitFor();
+  await status(page, 'Live');
+  assert.equal(sockets.length, 2);
+  await page.getByRole('button', { name: 'Stop' }).click();
+  await status(page, '2 messages · stopped');
+});
+
 test('the schema is read, searched and completed from', { skip }, async (t) => {
   const page = await open(t, { colorScheme: 'dark' });
   await page.getByRole('button', { name: 'Schema', exact: true }).click();

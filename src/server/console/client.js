@@ -95,17 +95,20 @@ async function send(request, headers, token, signal) {
   return { status: response.status, ms: performance.now() - began, size: text.length, text, json };
 }
 
-/** Follows a subscription. `heard`: next(answer), ended(why, isFailure). Gives what ends it. */
+/** The server closes what is open when the token ends. */
+export const TOKEN_ENDED = 4403;
+
+/** Follows a subscription. `heard`: next(answer), ended(why, isFailure, code). Gives what ends it. */
 export function follow(request, token, heard) {
   const url = new URL(ENDPOINT);
   url.protocol = url.protocol.replace('http', 'ws');
   const socket = new WebSocket(url, 'graphql-transport-ws');
   const say = (message) => socket.readyState === WebSocket.OPEN && socket.send(JSON.stringify(message));
   let over = false;
-  const end = (why, isFailure) => {
+  const end = (why, isFailure, code) => {
     if (over) return;
     over = true;
-    heard.ended(why, isFailure);
+    heard.ended(why, isFailure, code);
     say({ id: '1', type: 'complete' });
     socket.close(1000);
   };
@@ -123,6 +126,6 @@ export function follow(request, token, heard) {
     }
   };
   socket.onclose = ({ code, reason }) =>
-    end(`the connection ended (${code}${reason ? `: ${reason}` : ''}); run it again`, true);
+    end(`the connection ended (${code}${reason ? `: ${reason}` : ''}); run it again`, true, code);
   return () => end('stopped', false);
 }

@@ -1,6 +1,6 @@
 // The page: what is typed is asked, and what is answered is shown.
 
-import { Session, follow } from './client.js';
+import { Session, TOKEN_ENDED, follow } from './client.js';
 import { Docs, load } from './schema.js';
 import { colour, completions, operations } from './text.js';
 
@@ -162,31 +162,40 @@ async function ask(request, headers) {
 }
 
 async function subscribe(request) {
-  const token = await session.token();
   messages = { all: [], count: 0, shown: -1, paused: false };
   pause(false);
   result.replaceChildren();
   say('Connecting …');
-  const end = follow(request, token, {
-    next(answer) {
-      messages.all.push(answer);
-      messages.count += 1;
-      if (messages.all.length > MOST_MESSAGES) {
-        messages.all.shift();
-        messages.shown = Math.max(0, messages.shown - 1);
-      }
-      $('messages').hidden = false;
-      showMessage(messages.paused && messages.shown >= 0 ? messages.shown : messages.all.length - 1);
-    },
-    ended(why, isFailure) {
-      running(null);
-      $('pause').hidden = true;
-      say(`${messages.count} ${messages.count === 1 ? 'message' : 'messages'} · ${why}`, isFailure);
-    },
-  });
-  running(end);
+  const next = (answer) => {
+    messages.all.push(answer);
+    messages.count += 1;
+    if (messages.all.length > MOST_MESSAGES) {
+      messages.all.shift();
+      messages.shown = Math.max(0, messages.shown - 1);
+    }
+    $('messages').hidden = false;
+    showMessage(messages.paused && messages.shown >= 0 ? messages.shown : messages.all.length - 1);
+  };
+  const over = (why, isFailure) => {
+    running(null);
+    $('pause').hidden = true;
+    say(`${messages.count} ${messages.count === 1 ? 'message' : 'messages'} · ${why}`, isFailure);
+  };
+  const begin = async () => {
+    const before = messages.count;
+    const ended = (why, isFailure, code) => {
+      // With a new token a live query says what it would have said; one that said nothing yet was refused.
+      const goesOn = code === TOKEN_ENDED && session.isSignedIn && messages.count > before && isLive(request.query);
+      if (goesOn) begin().catch((error) => over(error.message, true));
+      else over(why, isFailure);
+    };
+    running(follow(request, await session.token(), { next, ended }));
+  };
+  await begin();
   $('pause').hidden = false;
 }
+
+const isLive = (text) => /\blive\s*\{/.test(text);
 
 // --- history --------------------------------------------------------------------------------------------------------
 
