@@ -45,6 +45,8 @@ test('it asks and follows with a token, and nothing comes from elsewhere', { ski
     // The bracket that the editor closed by itself.
     await page.keyboard.press('Control+Shift+End');
     await page.keyboard.press('Delete');
+    const [word] = text.match(/\w+/);
+    await editor.locator('.view-lines:visible').filter({ hasText: word }).waitFor();
   };
   const result = page.locator('.result-window');
   const shows = (text) => result.filter({ hasText: text }).waitFor();
