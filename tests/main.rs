@@ -14,4 +14,5 @@ mod rebuilds;
 mod restarts;
 mod search;
 mod tenants;
+mod tls;
 mod tour;

@@ -62,9 +62,11 @@ impl Server {
             let (log, found) = (Arc::clone(&log), found.clone());
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
-                        let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
-                        let _ = found.send(format!("http://127.0.0.1:{port}"));
+                    for scheme in ["http", "https"] {
+                        if let Some((_, rest)) = line.split_once(&format!("{scheme}://127.0.0.1:")) {
+                            let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                            let _ = found.send(format!("{scheme}://127.0.0.1:{port}"));
+                        }
                     }
                     log.lock().unwrap().push(line);
                 }
@@ -89,6 +91,11 @@ impl Server {
 
     pub fn thaw(&self) {
         self.signal("-CONT");
+    }
+
+    /// Tells it that its files have changed.
+    pub fn hang_up(&self) {
+        self.signal("-HUP");
     }
 
     fn signal(&self, signal: &str) {
