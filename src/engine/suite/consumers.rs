@@ -323,6 +323,9 @@ on_both! {
     }
 }
 
+/// What others have applied: from where, and up to where.
+type Heard = Arc<Mutex<Vec<(Option<i64>, i64)>>>;
+
 /// Copies the log into a table that all nodes share, each event with the node that applied it.
 struct Copies {
     node: &'static str,
@@ -330,7 +333,7 @@ struct Copies {
     /// Each application takes a permit, after it was begun and before it writes.
     gate: Arc<Semaphore>,
     entered: mpsc::UnboundedSender<()>,
-    elsewhere: Arc<Mutex<Vec<(Option<i64>, i64)>>>,
+    elsewhere: Heard,
 }
 
 #[async_trait::async_trait]
@@ -369,13 +372,13 @@ struct Node {
     consumers: Consumers,
     gate: Arc<Semaphore>,
     entered: mpsc::UnboundedReceiver<()>,
-    elsewhere: Arc<Mutex<Vec<(Option<i64>, i64)>>>,
+    elsewhere: Heard,
 }
 
 impl Node {
     async fn start(place: &Place, node: &'static str, permits: usize) -> Self {
         let (sender, entered) = mpsc::unbounded_channel();
-        let (gate, elsewhere) = (Arc::new(Semaphore::new(permits)), Arc::default());
+        let (gate, elsewhere) = (Arc::new(Semaphore::new(permits)), Heard::default());
         let engine = place.engine().await;
         let copies = Copies {
             node,
