@@ -49,6 +49,8 @@ const QUERIES: &[&str] = &[
     "query($word: String) { documents(filter: { or: [{ title: { startsWith: $word } }, { not: { title: { contains: \"a\" } } }] }) { nodes { id } totalCount } }",
     "{ documents(filter: { status: { in: [TRASHED] } }) { nodes { id trashedAt } totalCount } }",
     "{ documents(first: 0) { totalCount } }",
+    "{ projects(first: 10) { nodes { id name } } }",
+    "query($project: ID!) { project(id: $project) { documents(first: 10) { edges { cursor node { title } } } } }",
     "query($ids: [ID!]!) { nodes(ids: $ids) { id __typename ... on Project { name } ... on Document { title } ... on Member { status user { name } } } }",
     "query($project: ID!) { node(id: $project) { id ... on Project { name version } } }",
     "{ events(last: 5) { nodes { type sequence version subject { id } actor { ... on Member { id user { name } } } data } totalCount } }",
