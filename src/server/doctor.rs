@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use oriel_backends::extraction::{Input, Limits, Program, extract};
-use oriel_engine::Database;
+use oriel_engine::{Database, Sources, SystemSources};
 
 use crate::installation::{Installation, InstallationError, location};
 use crate::settings::Settings;
@@ -27,7 +27,7 @@ pub async fn run(settings: &Settings) -> ExitCode {
         )),
     );
     if let Some(files) = settings.tls() {
-        say("tls", files.examine(chrono::Utc::now()).await);
+        say("tls", files.examine(SystemSources.now()).await);
     }
     say(
         "key",

@@ -163,6 +163,8 @@ mod tests {
     use super::*;
     use crate::tls::{Files, tests::write};
 
+    /// When certificates of these tests end.
+    const FAR: chrono::DateTime<chrono::Utc> = chrono::DateTime::from_timestamp_nanos(i64::MAX);
     const IDLE: Duration = Duration::from_millis(200);
 
     async fn listen(stop: &CancellationToken) -> (SocketAddr, tokio::task::JoinHandle<()>) {
@@ -207,14 +209,10 @@ mod tests {
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 
-    fn in_a_year() -> chrono::DateTime<chrono::Utc> {
-        chrono::Utc::now() + chrono::Duration::days(365)
-    }
-
     #[tokio::test]
     async fn tls_is_of_version_1_3_and_carries_both_http_1_1_and_http_2() {
         let folder = tempfile::tempdir().unwrap();
-        let files = write(&folder, in_a_year());
+        let files = write(&folder, FAR);
         let tls = Tls::open(files.clone()).await.unwrap();
         let (address, _serving) = listen_with(Some(tls), &CancellationToken::new()).await;
 
@@ -250,8 +248,8 @@ mod tests {
     #[tokio::test]
     async fn a_renewed_certificate_is_shown_to_who_comes_next() {
         let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let files = write(&folder, in_a_year());
-        let renewed = write(&other, in_a_year());
+        let files = write(&folder, FAR);
+        let renewed = write(&other, FAR);
         let tls = Tls::open(files.clone()).await.unwrap();
         let (address, _serving) = listen_with(Some(tls.clone()), &CancellationToken::new()).await;
         shake(address, &files, &TLS13, "h2").await.unwrap();
@@ -265,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_begin_tls_is_left() {
         let folder = tempfile::tempdir().unwrap();
-        let tls = Tls::open(write(&folder, in_a_year())).await.unwrap();
+        let tls = Tls::open(write(&folder, FAR)).await.unwrap();
         let (address, _serving) = listen_with(Some(tls), &CancellationToken::new()).await;
         let mut heard = Vec::new();
         let mut silent = TcpStream::connect(address).await.unwrap();

@@ -265,6 +265,8 @@ pub mod tests {
 
     use super::*;
 
+    const NOON: DateTime<Utc> = DateTime::from_timestamp_nanos(1_800_000_000_000_000_000);
+
     /// A certificate for `localhost` that ends at this time, written to its files.
     pub fn write(folder: &TempDir, ends: DateTime<Utc>) -> Files {
         let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -281,7 +283,7 @@ pub mod tests {
     #[tokio::test]
     async fn files_that_cannot_be_used_are_refused_by_name_and_never_replace_a_certificate() {
         let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let now = Utc::now();
+        let now = NOON;
         let files = write(&folder, now + chrono::Duration::days(90));
         let tls = Tls::open(files.clone()).await.unwrap();
         let used = || Arc::clone(&tls.current.0.lock().unwrap().1);
@@ -329,7 +331,7 @@ pub mod tests {
     #[tokio::test]
     async fn an_operator_hears_of_the_end_before_it_comes() {
         let folder = tempfile::tempdir().unwrap();
-        let now = Utc::now();
+        let now = NOON;
         let said = write(&folder, now + chrono::Duration::days(90)).examine(now).await.unwrap();
         assert!(said.contains("for 89 days") || said.contains("for 90 days"), "{said}");
         let soon = write(&folder, now + chrono::Duration::days(3)).examine(now).await.unwrap_err();
