@@ -12,7 +12,7 @@ use oriel_backends::blobs::{BlobError, BlobKey, FILES, STAGING};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::testing::{operation, Bed, Person};
+use crate::testing::{Bed, Person, operation};
 use crate::uploads::{Received, Uploads};
 
 const SELECTION: &str = "document { id title fileName mediaType size sha256 status version revision tags trashedAt

@@ -135,9 +135,9 @@ async fn is_unused(cx: &Context<'_>, blob: &BlobKey, done: &Result<Committed, Co
     match done {
         Ok(committed) if committed.repeated => !may_be_kept(cx, committed.subject, blob).await,
         Ok(_) => false,
-        Err(
-            CommandError::Rejected(_) | CommandError::Stale | CommandError::SignedOut | CommandError::Overloaded,
-        ) => true,
+        Err(CommandError::Rejected(_) | CommandError::Stale | CommandError::SignedOut | CommandError::Overloaded) => {
+            true
+        }
         Err(CommandError::Unavailable(_) | CommandError::Internal(_)) => false,
     }
 }

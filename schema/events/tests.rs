@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::documents::tests::project;
 use crate::endpoint::Answers;
-use crate::testing::{operation, Bed, Person};
+use crate::testing::{Bed, Person, operation};
 
 const EVENTS: &str = "subscription($after: Position, $filter: EventFilter) {
     events(after: $after, filter: $filter) { type sequence position subject { id } actor { ... on Member { id } } data } }";

@@ -186,7 +186,8 @@ pub struct ImportArgs {
 
 /// `oriel read-models`.
 #[derive(Debug, Args)]
-#[command(after_help = "What is made of the log alone can be made anew: the read models, and the search index as one more of\n\
+#[command(
+    after_help = "What is made of the log alone can be made anew: the read models, and the search index as one more of\n\
     them, named search. A rebuild goes on beside the running one, and writes go on. Ctrl-C cancels it; however it\n\
     ends, the running one is whole.\n\n\
     Examples:\n  \
@@ -194,7 +195,8 @@ pub struct ImportArgs {
     oriel read-models rebuild documents\n  \
     oriel read-models rebuild search\n  \
     oriel read-models verify\n\n\
-    Exit code: 0 done and nothing differs, 1 something differs or nothing could be done, 130 interrupted")]
+    Exit code: 0 done and nothing differs, 1 something differs or nothing could be done, 130 interrupted"
+)]
 pub struct ReadModelsArgs {
     /// What to do.
     #[command(subcommand)]

@@ -58,11 +58,7 @@ pub async fn upload(
         }
         Err(error) => {
             let refusal: Refusal = not_stored(error, "the signed size");
-            tracing::debug!(
-                trace_id = exchange.trace(),
-                code = refusal.code,
-                "an upload to a signed URL was refused"
-            );
+            tracing::debug!(trace_id = exchange.trace(), code = refusal.code, "an upload to a signed URL was refused");
             plain(refusal.status, refusal.message)
         }
     }
