@@ -146,9 +146,11 @@ pub(super) struct Outcome {
 impl Outcome {
     pub fn new(response: Response, recorder: &Recorder, t0: Tick, position: Position) -> Self {
         let passing = recorder.passing_values();
-        let compared = compared(&response, &passing);
+        let blanked = (!passing.is_empty()).then(|| blanked(response.data.clone(), &passing));
         let Answer { data, errors, .. } = response.into();
+        let shown = blanked.or_else(|| data.as_ref().map(|data| data.fingerprint)).unwrap_or_default();
         Self {
+            compared: compared(shown, &errors),
             data,
             errors,
             dependencies: recorder.dependencies().into(),
@@ -158,7 +160,6 @@ impl Outcome {
             is_passing: !passing.is_empty(),
             is_personal: recorder.is_personal(),
             slowest: recorder.slowest(),
-            compared,
         }
     }
 
@@ -230,15 +231,18 @@ fn fingerprint(bytes: &[u8]) -> Fingerprint {
     out
 }
 
-/// The fingerprint of everything but the values that pass.
-fn compared(response: &Response, passing: &[Vec<PathPart>]) -> Fingerprint {
-    let write = |data: &Value| serde_json::to_vec(&(data, &response.errors)).unwrap_or_default();
-    if passing.is_empty() {
-        return fingerprint(&write(&response.data));
-    }
-    let mut data = response.data.clone();
+/// The fingerprint of a result without the values that pass.
+fn blanked(mut data: Value, passing: &[Vec<PathPart>]) -> Fingerprint {
     passing.iter().for_each(|place| blank(&mut data, place));
-    fingerprint(&write(&data))
+    fingerprint(&serde_json::to_vec(&data).unwrap_or_default())
+}
+
+/// The fingerprint of what is shown and of what went wrong.
+fn compared(shown: Fingerprint, errors: &[ServerError]) -> Fingerprint {
+    if errors.is_empty() {
+        return shown;
+    }
+    fingerprint(&serde_json::to_vec(&(shown, errors)).unwrap_or_default())
 }
 
 fn blank(value: &mut Value, place: &[PathPart]) {
