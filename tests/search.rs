@@ -148,7 +148,8 @@ async fn facets_and_totals_are_what_counting_gives() {
     }
     indexed(&ada).await;
 
-    let queries: [(&str, fn(usize) -> bool); 6] = [
+    type Finds = fn(usize) -> bool;
+    let queries: [(&str, Finds); 6] = [
         ("", |_| true),
         ("whale", |n| n % 2 == 0 || n % 5 == 0),
         ("harbour", |n| n % 3 == 0),

@@ -349,7 +349,7 @@ fn uploads() {
     });
     tried.unwrap_or_else(|why| panic!("{why}"));
     // A file that no document has is removed after the answer.
-    runtime.block_on(super::files::until(async || {
+    runtime.block_on(files::until(async || {
         let kept = bed.installation.blobs.list(FILES, None, 100_000).await.unwrap().len();
         let listed = bed.ask(Some(&token), "{ documents(first: 0) { totalCount } }", json!({})).await;
         listed.json()["data"]["documents"]["totalCount"] == json!(kept)
