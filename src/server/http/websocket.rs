@@ -14,7 +14,7 @@ use axum::extract::FromRequestParts;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::header::{CONNECTION, UPGRADE};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use oriel_schema::endpoint::{Answer, Operation};
@@ -89,12 +89,22 @@ pub async fn open(state: HttpState, exchange: Exchange, mut parts: Parts) -> Res
         Err(refusal) => return refuse(refusal),
     };
     let most = usize::try_from(state.limits.body_bytes).unwrap_or(usize::MAX);
+    let headers = copied(&parts.headers);
     upgrade.read_buffer_size(BUFFER).write_buffer_size(BUFFER).max_message_size(most).max_frame_size(most).on_upgrade(
         move |web_socket| async move {
-            let headers = parts.headers;
             Connection::new(state, exchange, who, headers, socket).serve(web_socket).await;
         },
     )
+}
+
+/// The same headers in memory of their own: as they came they are views of the buffer in which the connection reads
+/// requests, and would keep all of it for as long as the socket is open.
+fn copied(headers: &HeaderMap) -> HeaderMap {
+    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+        Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    };
+    headers.iter().filter_map(copy).collect()
 }
 
 #[derive(Deserialize)]
@@ -206,7 +216,8 @@ impl Connection {
                 message = socket.recv() => {
                     heard = true;
                     match message {
-                        Some(Ok(message)) => self.hear(socket, message).await,
+                        // In memory of its own while it lasts: most sockets wait.
+                        Some(Ok(message)) => Box::pin(self.hear(socket, message)).await,
                         Some(Err(_)) | None => Err(End::Gone),
                     }
                 }
