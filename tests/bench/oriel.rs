@@ -33,6 +33,7 @@ impl Running {
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
             .arg(folder.path().join("data"))
             .env_clear()
+            .env("ORIEL_ACCESS_TOKEN_TTL", "1d")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
