@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::http::StatusCode;
 use futures::{Stream, StreamExt};
 use oriel_backends::blobs::BoxError;
@@ -31,17 +31,24 @@ impl Pace {
 
 /// The whole body: at most `most` bytes, within one window.
 pub async fn collect(body: Body, most: usize, pace: Pace) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let message = format!(
+            "The body is over max_body_bytes: {most} bytes are allowed. Send fewer operations, or files as \
+             multipart/form-data."
+        );
+        Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, "max_body_bytes", most as u64, message)
+    };
+    // Its head says how long it is.
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
     let reading = async {
         let mut whole = Vec::new();
         let mut chunks = body.into_data_stream();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| Refusal::bad_request("The body broke off."))?;
             if whole.len() + chunk.len() > most {
-                let message = format!(
-                    "The body is over max_body_bytes: {most} bytes are allowed. Send fewer operations, or files as \
-                     multipart/form-data."
-                );
-                return Err(Refusal::limit(StatusCode::PAYLOAD_TOO_LARGE, "max_body_bytes", most as u64, message));
+                return Err(too_large());
             }
             whole.extend_from_slice(&chunk);
         }

@@ -6,15 +6,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header::EXPECT;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
+use http_body::{Frame, SizeHint};
 
-/// How much is read. Who sends more is cut off.
-const MOST: usize = 1 << 20;
-/// How long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How much is read: what somebody sends in good faith who knows no limit. Who sends more is cut off.
+const MOST: usize = 64 << 20;
+/// How long, in all.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long nothing may come.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// Lets the rest of a body be read that a handler has dropped.
 pub async fn unread(request: Request) -> Request {
@@ -22,22 +25,34 @@ pub async fn unread(request: Request) -> Request {
     if request.body().is_end_stream() || request.headers().contains_key(EXPECT) {
         return request;
     }
-    request.map(|body| Body::from_stream(Lingering(Some(body.into_data_stream()))))
+    request.map(|body| Body::new(Lingering(Some(body))))
 }
 
 /// A body, until its end.
-struct Lingering(Option<BodyDataStream>);
+struct Lingering(Option<Body>);
 
-impl Stream for Lingering {
-    type Item = Result<Bytes, axum::Error>;
+impl HttpBody for Lingering {
+    type Data = Bytes;
+    type Error = axum::Error;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let Some(body) = &mut self.0 else { return Poll::Ready(None) };
-        let next = ready!(body.poll_next_unpin(context));
+        let next = ready!(Pin::new(body).poll_frame(context));
         if !matches!(next, Some(Ok(_))) {
             self.0 = None;
         }
         Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -51,9 +66,10 @@ impl Drop for Lingering {
     }
 }
 
-async fn discard(mut rest: BodyDataStream) {
+async fn discard(rest: Body) {
     let mut read = 0;
-    while let Some(Ok(piece)) = rest.next().await {
+    let mut rest = rest.into_data_stream();
+    while let Ok(Some(Ok(piece))) = tokio::time::timeout(SILENCE, rest.next()).await {
         read += piece.len();
         if read > MOST {
             return;
