@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What people ask: the text, and the names of the variables that are drawn.
 const QUERIES: &[&str] = &[
     "{ viewer { user { id name email } member { id roles { name } status } organization { id name documentCount projectCount memberCount storageUsed } organizations { id name } permissions sessions { id current } } }",
+    "{ viewer { sessions { id current } } }",
+    "{ viewer { organizations { id } } }",
     "{ organization { name slug documentCount projectCount memberCount storageUsed version } }",
     "{ members(first: 20) { nodes { id status roles { name } user { id name email } } totalCount } }",
     "query($status: [MemberStatus!]) { members(filter: { status: { in: $status } }) { nodes { id } totalCount } }",
