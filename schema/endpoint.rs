@@ -39,6 +39,7 @@ use crate::OrielSchema;
 use crate::contents::{BlobContents, LogPayloads};
 use crate::services::Services;
 use crate::uploads::Uploads;
+use crate::validation::SchemaIsHidden;
 
 /// What a transport knows of a request.
 #[derive(Clone, Default)]
@@ -58,6 +59,8 @@ pub struct Caller {
     pub at_least: Option<Position>,
     /// The files of a multipart request.
     pub uploads: Uploads,
+    /// They may not see the schema: nothing of it is suggested to them.
+    pub schema_is_hidden: bool,
 }
 
 /// Why a bearer token is refused.
@@ -209,7 +212,10 @@ impl Endpoint {
             Err(refused) => return Answer::refused(refused),
         };
         let pool = Source::Pool(self.services.engine.database().reader().clone());
-        let request = self.with_data(operation.into_request(), pool, &who, caller, &Arc::default());
+        let mut request = self.with_data(operation.into_request(), pool, &who, caller, &Arc::default());
+        if caller.schema_is_hidden {
+            request = request.data(SchemaIsHidden);
+        }
         self.with_position(self.schema.execute(request).await.into())
     }
 

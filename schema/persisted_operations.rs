@@ -22,7 +22,7 @@ use oriel_read_models::persisted_operations::{
 use crate::access::{Failure, Problems, Result, derived_command, reader};
 use crate::payload::payloads;
 use crate::services::Services;
-use crate::validation::validate;
+use crate::validation::{SchemaIsHidden, validate, without_suggestion};
 
 /// The most operations of one call.
 const MAX_OPERATIONS: usize = 1_000;
@@ -137,11 +137,12 @@ impl PersistedOperationMutation {
                 format!("At most {MAX_OPERATIONS} operations; these are {count}. Publish them in several calls.");
             return Err(Rejection::new(ErrorCode::LimitExceeded, message).at("operations").into());
         }
+        let is_hidden = cx.data_opt::<SchemaIsHidden>().is_some();
         let work = input.operations.into_iter().enumerate().map(|(n, operation)| {
             let (services, mut context) = (Arc::clone(services), context.clone());
             // Each is a command of its own, and the same one when the call is repeated under its key.
             context.command = derived_command(&format!("{}/{n}", context.command));
-            async move { (operation.hash.clone(), publish(&services, &context, operation).await) }
+            async move { (operation.hash.clone(), publish(&services, &context, operation, is_hidden).await) }
         });
         let done: Vec<_> = futures::stream::iter(work).buffered(AT_ONCE).collect().await;
         Published::of(done, services.engine.feed().head())
@@ -162,14 +163,16 @@ async fn publish(
     services: &Services,
     context: &CommandContext,
     operation: OperationPublishInput,
+    is_hidden: bool,
 ) -> Result<(bool, Position)> {
-    let command = checked(services, &operation).await?;
+    let command = checked(services, &operation, is_hidden).await?;
     let id = persisted_operation_id(context.organization, &command.hash);
     let done = services.engine.execute(context, id, command).await?;
     Ok((done.repeated || !done.events.is_empty(), done.position))
 }
 
-async fn checked(services: &Services, operation: &OperationPublishInput) -> Result<PublishOperation> {
+/// `is_hidden`: who publishes it may not see the schema.
+async fn checked(services: &Services, operation: &OperationPublishInput, is_hidden: bool) -> Result<PublishOperation> {
     let mut problems = Problems::default();
     let hash = problems.take("hash", OperationHash::parse(&operation.hash));
     let body = problems.take("body", OperationBody::parse(&operation.body));
@@ -182,7 +185,8 @@ async fn checked(services: &Services, operation: &OperationPublishInput) -> Resu
         return Err(Rejection::new(ErrorCode::Invalid, message).at("name").into());
     }
     validate(document).await.map_err(|errors| {
-        let reasons: Vec<String> = errors.into_iter().map(|error| error.message).collect();
+        let said = |message| if is_hidden { without_suggestion(message) } else { message };
+        let reasons: Vec<String> = errors.into_iter().map(|error| said(error.message)).collect();
         let message = format!("This does not fit the schema: {}.", reasons.join("; ").trim_end_matches('.'));
         Rejection::new(ErrorCode::Invalid, message).at("body")
     })?;

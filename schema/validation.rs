@@ -11,6 +11,19 @@ use crate::OrielSchema;
 /// A copy of the schema that ends before the execution begins: there is no other way to its validation.
 static CHECKED_ONLY: LazyLock<OrielSchema> = LazyLock::new(|| crate::schema().extension(NotExecuted).finish());
 
+/// What begins a suggestion, in the words of the validation.
+const SUGGESTION: &str = " Did you mean \"";
+
+/// Stands in a request of somebody who may not see the schema.
+#[derive(Clone, Copy, Debug)]
+pub struct SchemaIsHidden;
+
+/// What is wrong, without what it suggests: that is a name of the schema which was not sent.
+pub fn without_suggestion(mut message: String) -> String {
+    message.truncate(message.find(SUGGESTION).unwrap_or(message.len()));
+    message
+}
+
 struct NotExecuted;
 
 impl ExtensionFactory for NotExecuted {

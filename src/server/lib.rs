@@ -2,8 +2,10 @@
 //!
 //! It is the only room that knows all others. It holds no rule of the product: what it does not compose, it asks.
 
+pub mod backup;
 pub mod cli;
 pub mod client;
+mod connections;
 pub mod demo;
 pub mod doctor;
 pub mod http;

@@ -20,8 +20,10 @@ use oriel_schema::tokens::Tokens;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::Connections;
 use crate::http::{HttpState, documents, router};
 use crate::installation::Installation;
+use crate::listener::Terms;
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
 use crate::tls::Tls;
@@ -67,7 +69,9 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
         say_how_to_sign_in(&settings.public_url(), made.as_ref());
     }
     let following = tls.clone().map(|tls| tokio::spawn(tls.follow()));
-    let serving = tokio::spawn(listener::serve(listener, tls, router(state), settings.idle_timeout, stop.clone()));
+    let room = (settings.max_connections, settings.max_connections_per_address, settings.trusted_proxies.clone());
+    let terms = Terms { idle: settings.idle_timeout, room: Connections::new(room.0, room.1, room.2) };
+    let serving = tokio::spawn(listener::serve(listener, tls, router(state), terms, stop.clone()));
     stop.cancelled().await;
     tracing::info!("stopping: running requests are finished, nothing new is taken");
     match tokio::time::timeout(settings.shutdown_grace, serving).await {

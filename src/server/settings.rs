@@ -259,6 +259,10 @@ settings! {
         idle_timeout: Duration = "75s", duration("1s", "1h");
         /// Bytes that the body of a request has to bring each second, on the average of a request_timeout.
         min_body_rate: u64 = "256", size("1", "1MiB");
+        /// TCP connections of this node. More than max_sockets: each of those is one, too.
+        max_connections: usize = "30000", whole(1, 1_000_000);
+        /// Those from one address (of IPv6: from one network of 64 bits), but for those of trusted_proxies.
+        max_connections_per_address: usize = "2000", whole(1, 1_000_000);
         /// Open WebSocket and SSE connections of this node.
         max_sockets: usize = "20000", whole(1, 1_000_000);
         /// Those of one person, wherever they are signed in.

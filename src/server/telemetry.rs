@@ -127,7 +127,9 @@ pub const METRICS: &[Metric] = &[
         "Operations asked for by their hash, by where it was found: published, remembered, nowhere.",
     ),
     counter("oriel_upload_bytes_total", &[], "Bytes of files received."),
-    // sockets
+    // connections and sockets
+    level("oriel_connections", &[], "Open TCP connections."),
+    counter("oriel_connections_refused_total", &["limit"], "TCP connections refused because there were too many."),
     level("oriel_sockets", &["transport"], "Open sockets: websocket, sse."),
     // answers that are kept, and live queries
     counter(

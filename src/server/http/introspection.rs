@@ -6,14 +6,12 @@ use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
 use axum::http::StatusCode;
 use oriel_domain::roles::RoleName;
 use oriel_schema::endpoint::Answer;
+use oriel_schema::validation::without_suggestion;
 
 use super::HttpState;
 use super::answer::{Refusal, refuse_with};
 use super::caller::Who;
 use crate::settings::{IntrospectionMode, Settings};
-
-/// What begins a suggestion, in the words of the validation.
-const SUGGESTION: &str = " Did you mean \"";
 
 /// Who may see the schema.
 pub struct Introspection {
@@ -78,8 +76,6 @@ fn asks(selections: &SelectionSet) -> bool {
 /// Takes out of the errors what they suggest.
 pub fn keep_to_itself(answer: &mut Answer) {
     for error in &mut answer.errors {
-        if let Some(at) = error.message.find(SUGGESTION) {
-            error.message.truncate(at);
-        }
+        error.message = without_suggestion(std::mem::take(&mut error.message));
     }
 }

@@ -155,7 +155,7 @@ impl HttpState {
 fn passes(operation: &Operation, hidden: Option<&Refusal>, caller: Caller) -> Result<Caller, Refusal> {
     match hidden {
         Some(refusal) if asks_for_the_schema(operation.document().parsed()) => Err(refusal.clone()),
-        _ => Ok(caller),
+        _ => Ok(Caller { schema_is_hidden: hidden.is_some(), ..caller }),
     }
 }
 

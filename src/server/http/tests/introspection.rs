@@ -52,6 +52,14 @@ async fn shows(bed: &Bed, token: Option<&str>, wanted: Option<&str>) {
             assert!(text.contains("Unknown "), "what is wrong is said to everybody: {text}");
         }
     }
+    if token.is_some() {
+        let nearly = "{ viewr { user { id } } }";
+        let input = json!({ "operations": [{ "hash": "ab", "body": nearly }] });
+        let publish = "mutation($input: OperationsPublishInput!) { operationsPublish(input: $input) { userErrors { message } } }";
+        let text = bed.ask(token, publish, json!({ "input": input })).await.text();
+        assert_eq!(text.contains("Did you mean"), wanted.is_none(), "{text}");
+        assert!(text.contains("viewr"), "what is wrong is said to everybody: {text}");
+    }
     let works = bed.ask(token, "{ __typename }", json!({})).await.json();
     assert_eq!(works["data"]["__typename"], "Query");
 }
