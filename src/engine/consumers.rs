@@ -45,6 +45,10 @@ pub trait Consumer: Send + Sync + 'static {
     /// come again. No events: only the checkpoint moves, past an event that was set aside.
     async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint) -> Result<(), ConsumerError>;
 
+    /// Ends when the next batch may begin; what comes meanwhile is in it. At once, unless a batch has a price of its
+    /// own, however small it is.
+    async fn gathered(&self) {}
+
     /// Throws away what was derived, checkpoint included: the log is another history.
     async fn reset(&self) -> Result<(), ConsumerError>;
 }
@@ -137,6 +141,9 @@ pub struct ConsumerLimits {
     pub lease: Duration,
     /// How often who stands by looks whether the lease is free.
     pub stand_by: Duration,
+    /// How many events that nothing was to be written for may pass before the checkpoint of a shared consumer is
+    /// written; it is, too, whenever the lease is renewed.
+    pub lazy: i64,
 }
 
 impl Default for ConsumerLimits {
@@ -149,6 +156,7 @@ impl Default for ConsumerLimits {
             poll: Duration::from_secs(1),
             lease: Duration::from_secs(5),
             stand_by: Duration::from_millis(500),
+            lazy: 1_000,
         }
     }
 }
@@ -239,6 +247,12 @@ impl Follows {
         match self {
             Self::ForItself(consumer) => consumer.name(),
             Self::ForAll(consumer) => consumer.name(),
+        }
+    }
+
+    async fn gathered(&self) {
+        if let Self::ForItself(consumer) = self {
+            consumer.gathered().await;
         }
     }
 }
@@ -370,7 +384,8 @@ impl Consumers {
     }
 }
 
-/// A reactor's checkpoint is its row in `consumers`, moved in the transaction that makes its jobs.
+/// A reactor's checkpoint is its row in `consumers`, moved in the transaction that makes its jobs. Events that lead to
+/// none cost no transaction.
 struct ReactorConsumer {
     engine: Arc<Engine>,
     reactor: Arc<dyn Reactor>,
@@ -390,6 +405,10 @@ impl SharedConsumer for ReactorConsumer {
         let mut made = Vec::new();
         for event in events {
             made.extend(jobs::of_event(self.name(), event, self.reactor.react(event), self.engine.now()));
+        }
+        // Without events it is one that was set aside that is passed by, which is remembered.
+        if made.is_empty() && !events.is_empty() {
+            return lease.pass(to).await;
         }
         let transaction = lease.begin(Some(to)).await?;
         jobs::insert(&transaction, &made).await?;

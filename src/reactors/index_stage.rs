@@ -2,11 +2,10 @@
 //!
 //! Follows the log *behind* the index: an event that makes INDEX due is reported when the index has applied it. The
 //! command's id is derived from the event, and a stage that is settled changes nothing, so events may come again; that
-//! is why the checkpoint (its row) needs to be written only now and then, and may go back to the beginning. One node does
-//! this for all: where each has an index of its own, a document is ready when that node's has it.
+//! is why the checkpoint (its row) may stay behind, and may go back to the beginning. One node does this for all: where
+//! each has an index of its own, a document is ready when that node's has it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures::{StreamExt, TryStreamExt};
 use oriel_domain::documents::pipeline::CompleteStage;
@@ -23,8 +22,6 @@ use crate::search_index::SearchIndex;
 pub(crate) const NAME: &str = "index_stage";
 /// Commands that wait to be committed together.
 const AT_ONCE: usize = 64;
-/// How far the row may stay behind.
-const LAZY: i64 = 500;
 /// Makes a command's id of an event's: another reactor's command for the same event has another one.
 const COMMAND: u128 = 0x6f72_6965_6c2d_696e_6465_782d_7374_6167;
 
@@ -33,13 +30,11 @@ pub(crate) struct IndexStage {
     engine: Arc<Engine>,
     index: Arc<SearchIndex>,
     stopping: watch::Receiver<bool>,
-    /// What the row says.
-    written: AtomicI64,
 }
 
 impl IndexStage {
     pub(crate) fn new(engine: Arc<Engine>, index: Arc<SearchIndex>, stopping: watch::Receiver<bool>) -> Self {
-        Self { engine, index, stopping, written: AtomicI64::new(0) }
+        Self { engine, index, stopping }
     }
 
     async fn complete(&self, event: &Recorded, due: Awaited, revision: i32) -> Result<(), ConsumerError> {
@@ -95,9 +90,7 @@ impl SharedConsumer for IndexStage {
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>, ConsumerError> {
-        let reached = self.engine.shared_checkpoint(NAME).await?;
-        self.written.store(reached.map_or(0, |(position, _)| position.number()), Ordering::Relaxed);
-        Ok(reached)
+        Ok(self.engine.shared_checkpoint(NAME).await?)
     }
 
     async fn apply(&self, events: &[Arc<Recorded>], to: Checkpoint, lease: &Lease) -> Result<(), ConsumerError> {
@@ -105,25 +98,18 @@ impl SharedConsumer for IndexStage {
         if let Some((last, _)) = due.last() {
             let mut stopping = self.stopping.clone();
             tokio::select! {
-                () = self.index.reached(last.position) => {}
+                () = self.index.reaches(last.position) => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(ConsumerError::Elsewhere),
             }
         }
         let commands: Vec<_> =
             due.into_iter().map(|(event, (due, revision))| self.complete(event, due, revision)).collect();
         futures::stream::iter(commands).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        let position = to.0.number();
-        if !events.is_empty() && position - self.written.load(Ordering::Relaxed) < LAZY {
-            return Ok(());
-        }
-        lease.advance(to).await?;
-        self.written.store(position, Ordering::Relaxed);
-        Ok(())
+        // Without events it is one that was set aside that is passed by, which is remembered.
+        if events.is_empty() { lease.advance(to).await } else { lease.pass(to).await }
     }
 
     async fn reset(&self, lease: &Lease) -> Result<(), ConsumerError> {
-        lease.restart().await?;
-        self.written.store(0, Ordering::Relaxed);
-        Ok(())
+        lease.restart().await
     }
 }

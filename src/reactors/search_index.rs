@@ -6,6 +6,8 @@
 //! - The index's checkpoint moves with its entries. It may stay behind events that change no entry, which would cost a
 //!   commit each; [`SearchIndex::position`] counts them.
 //! - Whoever waited for a position finds caches dropped and live searches told already.
+//! - A commit of the index costs a dozen files however little is in it: what comes within [`PACE`] of one is in the
+//!   next together, unless somebody waits for it.
 //! - Memory is bounded by [`CHUNK_BYTES`] of text and a few texts in flight, however large a batch is.
 //!
 //! Rows are read without a viewer: this is a projection of everything, and every *search* takes a scope. Documents in
@@ -15,6 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
@@ -30,6 +33,7 @@ use oriel_kernel::{EventId, OrganizationId, Position, Recorded, Timestamp};
 use oriel_read_models::{documents, projects, search};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter};
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Parts;
@@ -48,6 +52,8 @@ const CHUNK_CHANGES: usize = 1_000;
 const FETCHES: usize = 8;
 /// Ids in one statement.
 const IDS: usize = 1_000;
+/// How soon after a commit the next one may begin that nobody waits for.
+const PACE: Duration = Duration::from_millis(100);
 /// How far the index's own checkpoint may stay behind events that change no entry.
 const LAZY: i64 = 1_000;
 
@@ -110,6 +116,10 @@ pub(crate) struct SearchIndex {
     /// Held by whoever changes the running index: the consumer, and a rebuild while it switches.
     applying: Mutex<()>,
     reached: watch::Sender<Position>,
+    /// How far somebody is waiting for it to be.
+    awaited: watch::Sender<Position>,
+    /// When it was committed last.
+    committed: std::sync::Mutex<Option<Instant>>,
     /// How far the index is that is being built to take this one's place.
     next: std::sync::Mutex<Option<Position>>,
     /// See [`CHUNK_BYTES`].
@@ -141,6 +151,8 @@ impl SearchIndex {
             search: parts.search.clone(),
             applying: Mutex::new(()),
             reached: watch::Sender::new(Position::START),
+            awaited: watch::Sender::new(Position::START),
+            committed: std::sync::Mutex::default(),
             next: std::sync::Mutex::new(None),
             chunk_bytes: CHUNK_BYTES,
         }
@@ -176,8 +188,18 @@ impl SearchIndex {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a search sees everything up to `position`.
+    /// Waits until a search sees everything up to `position`, which it then does as soon as it can.
     pub(crate) async fn reached(&self, position: Position) {
+        self.awaited.send_if_modified(|awaited| {
+            let further = position > *awaited;
+            *awaited = position.max(*awaited);
+            further
+        });
+        self.reaches(position).await;
+    }
+
+    /// Waits until a search sees everything up to `position`.
+    pub(crate) async fn reaches(&self, position: Position) {
         // The sender lives as long as `self`: this ends only by the condition.
         let _ = self.reached.subscribe().wait_for(|reached| *reached >= position).await;
     }
@@ -223,6 +245,9 @@ impl SearchIndex {
         // Without events it is one that was set aside that is passed by.
         if !gathered.is_empty() || events.is_empty() || to.0.number() - from >= LAZY {
             target.apply(gathered, to).await?;
+        }
+        if !changed.is_empty() {
+            *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         Ok(changed.iter().map(|one| one.organization).collect())
     }
@@ -342,6 +367,16 @@ impl Consumer for SearchIndex {
         }
     }
 
+    async fn gathered(&self) {
+        let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(committed) = committed else { return };
+        let mut awaited = self.awaited.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep_until(committed + PACE) => {}
+            _ = awaited.wait_for(|awaited| *awaited > self.position()) => {}
+        }
+    }
+
     async fn reset(&self) -> Result<(), ConsumerError> {
         let _applying = self.applying.lock().await;
         self.search.reset().await.map_err(IndexError::from)?;
@@ -398,7 +433,8 @@ impl SharedConsumer for SharedIndex {
         lease.renew().await?;
         self.index.apply(events, to).await?;
         self.at().await?;
-        lease.advance(to).await
+        // The index has a checkpoint of its own.
+        lease.pass(to).await
     }
 
     async fn applied_elsewhere(&self, from: Option<Position>, to: Position) -> Result<(), ConsumerError> {

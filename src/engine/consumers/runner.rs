@@ -2,6 +2,9 @@
 //!
 //! A shared consumer is led by the node that has its lease. The lease is taken anew whenever the consumer is asked how
 //! far it is; who does not get it stands by, and looks how far the others are.
+//!
+//! What this process has written itself comes from the feed, and is not read again. The log is read where the feed has
+//! a gap, and now and then: a wake-up may be missed, and the log may have become another history.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,12 +13,14 @@ use std::time::Duration;
 use futures::FutureExt;
 use oriel_kernel::{Position, Recorded};
 use sea_orm::{ConnectionTrait, Statement, Value};
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::TryRecvError;
+use tokio::sync::{broadcast, watch};
 use uuid::Uuid;
 
 use super::lease::{Lease, give_back};
 use super::{Checkpoint, ConsumerError, ConsumerLimits, Followed, Following, Follows, backoff, plain_text};
 use crate::engine::Engine;
+use crate::feed::Applied;
 
 /// Follows the log with one consumer.
 pub(super) struct Runner {
@@ -30,6 +35,12 @@ pub(super) struct Runner {
     lease: Option<Lease>,
     /// How far it was when this process looked last.
     seen: Option<Position>,
+    /// What is committed, while events are applied: who stands by holds on to nothing.
+    news: Option<broadcast::Receiver<Arc<Applied>>>,
+    /// What came last of it, as far as it is not applied.
+    latest: Option<Arc<Applied>>,
+    /// Whether the log has to be read, whatever the feed says.
+    look: bool,
 }
 
 /// Why a step ended early.
@@ -56,17 +67,15 @@ impl Runner {
         stopped: watch::Receiver<bool>,
     ) -> Self {
         let holder = engine.sources.id();
-        Self { engine, follows, followed, limits, stopped, holder, lease: None, seen: None }
+        let (lease, seen, news, latest) = (None, None, None, None);
+        Self { engine, follows, followed, limits, stopped, holder, lease, seen, news, latest, look: true }
     }
 
     pub(super) async fn run(mut self) {
-        let mut head = self.engine.feed().watch();
         // `None`: the consumer has to be asked how far it is.
         let mut begun: Option<Option<Checkpoint>> = None;
         let mut failures = 0u32;
         while !*self.stopped.borrow() {
-            // What is announced while this round reads wakes the next one.
-            head.mark_unchanged();
             let step = match begun {
                 None => self.begin().await.map(|reached| begun = Some(reached)).map(|()| true),
                 Some(reached) => self.step(reached).await.map(|next| {
@@ -77,17 +86,14 @@ impl Runner {
             };
             if step.is_err() {
                 begun = None;
+                (self.news, self.latest) = (None, None);
             }
             match step {
                 Ok(true) => {}
                 Ok(false) => {
                     failures = 0;
                     self.idle();
-                    tokio::select! {
-                        _ = head.changed() => {}
-                        () = tokio::time::sleep(self.limits.poll.min(self.limits.lease / 3)) => {}
-                        _ = self.stopped.changed() => {}
-                    }
+                    self.wait_for_news().await;
                 }
                 Err(Halt::Stopped) => break,
                 Err(Halt::Led) => {
@@ -110,8 +116,9 @@ impl Runner {
                 }
             }
         }
+        let passed = self.lease.as_ref().and_then(Lease::passed);
         if let Follows::ForAll(_) = self.follows
-            && let Err(error) = give_back(&self.engine, self.followed.name, self.holder).await
+            && let Err(error) = give_back(&self.engine, self.followed.name, self.holder, passed).await
         {
             tracing::warn!(consumer = self.followed.name, %error, "a lease cannot be given back; it runs out");
         }
@@ -121,10 +128,12 @@ impl Runner {
     /// Asks the consumer how far it is. What it set aside beyond that will come again.
     async fn begin(&mut self) -> Result<Option<Checkpoint>, Halt> {
         self.lease = None;
+        self.news = Some(self.engine.feed().subscribe());
+        self.look = true;
         let reached = match &self.follows {
             Follows::ForItself(consumer) => consumer.checkpoint().await?,
             Follows::ForAll(consumer) => {
-                let lease = Lease::take(&self.engine, consumer.name(), self.holder, self.limits.lease);
+                let lease = Lease::take(&self.engine, consumer.name(), self.holder, &self.limits);
                 self.lease = lease.await.map_err(ConsumerError::from)?;
                 let reached = consumer.checkpoint().await?;
                 let position = reached.map_or(Position::START, |(position, _)| position);
@@ -186,21 +195,16 @@ impl Runner {
 
     /// One batch. `None`: there is nothing to apply.
     async fn step(&mut self, reached: Option<Checkpoint>) -> Result<Option<Checkpoint>, Halt> {
-        let limit = self.limits.batch.max(1);
-        let log = self.engine.log();
-        let events = match reached {
-            None => log.read(Position::START, limit).await.map_err(ConsumerError::from)?,
-            Some((position, id)) => {
-                // Together with the event that the checkpoint names, which shows whether it is still this history.
-                let before = Position::new(position.number() - 1);
-                let mut events = log.read(before, limit + 1).await.map_err(ConsumerError::from)?;
-                if events.first().is_none_or(|event| (event.position, event.id) != (position, id)) {
-                    return Err(Halt::OtherHistory);
-                }
-                events.remove(0);
-                events
-            }
-        };
+        tokio::select! {
+            () = self.follows.gathered() => {}
+            _ = self.stopped.wait_for(|stopped| *stopped) => return Err(Halt::Stopped),
+        }
+        let position = reached.map_or(Position::START, |(position, _)| position);
+        let mut events = if self.look { Vec::new() } else { self.heard(position) };
+        if self.look || (events.is_empty() && self.engine.feed().head() > position) {
+            events = self.read(reached).await?;
+            self.look = false;
+        }
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             if let Some(lease) = &self.lease {
                 lease.renew_in_time().await?;
@@ -210,6 +214,70 @@ impl Runner {
         self.followed.status().behind_since = Some(first.at);
         self.apply(&events, self.limits.attempts.max(1)).await?;
         Ok(Some((last.position, last.id)))
+    }
+
+    /// The next events that came through the feed, if they follow on these without a gap: a batch at most.
+    fn heard(&mut self, position: Position) -> Vec<Arc<Recorded>> {
+        let limit = usize::try_from(self.limits.batch.max(1)).unwrap_or(usize::MAX);
+        let (mut events, mut reached) = (Vec::new(), position);
+        while events.len() < limit {
+            let next = self.latest.take().or_else(|| {
+                loop {
+                    match self.news.as_mut()?.try_recv() {
+                        Ok(batch) => break Some(batch),
+                        Err(TryRecvError::Lagged(_)) => {}
+                        Err(TryRecvError::Empty | TryRecvError::Closed) => break None,
+                    }
+                }
+            });
+            let Some(batch) = next else { break };
+            if batch.last <= reached {
+                continue;
+            }
+            if batch.events.is_empty() || batch.first > reached.next() {
+                break; // others have written: that is read
+            }
+            let new = batch.events.iter().filter(|event| event.position > reached);
+            events.extend(new.take(limit - events.len()).cloned());
+            reached = events.last().map_or(reached, |event: &Arc<Recorded>| event.position);
+            if reached < batch.last {
+                self.latest = Some(batch);
+            }
+        }
+        events
+    }
+
+    /// The next events of the log, a batch at most.
+    async fn read(&self, reached: Option<Checkpoint>) -> Result<Vec<Arc<Recorded>>, Halt> {
+        let limit = self.limits.batch.max(1);
+        let log = self.engine.log();
+        let Some((position, id)) = reached else {
+            return Ok(log.read(Position::START, limit).await.map_err(ConsumerError::from)?);
+        };
+        // Together with the event that the checkpoint names, which shows whether it is still this history.
+        let before = Position::new(position.number() - 1);
+        let mut events = log.read(before, limit + 1).await.map_err(ConsumerError::from)?;
+        if events.first().is_none_or(|event| (event.position, event.id) != (position, id)) {
+            return Err(Halt::OtherHistory);
+        }
+        events.remove(0);
+        Ok(events)
+    }
+
+    /// Waits for what is committed next, and no longer than a missed wake-up may go unnoticed.
+    async fn wait_for_news(&mut self) {
+        let poll = self.limits.poll.min(self.limits.lease / 3);
+        let news = async {
+            match &mut self.news {
+                Some(news) => news.recv().await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            batch = news => self.latest = batch,
+            () = tokio::time::sleep(poll) => self.look = true,
+            _ = self.stopped.changed() => {}
+        }
     }
 
     /// Applies these, or halves them until what cannot be applied stands alone and is set aside.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use oriel_kernel::{EventId, Position};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::things::ThingEvent;
+use super::things::{Count, Label, ThingEvent};
 use super::*;
 use crate::consumers::{
     Behind, Checkpoint, Consumer, ConsumerError, ConsumerLimits, Consumers, Follower, Following, Lease, Reactor,
@@ -306,6 +306,71 @@ on_both! {
         let consumers = Consumers::start(&engine, counting(), limits(7));
         until(|| async { consumers.states()[0].state == Following::OtherHistory }).await;
         assert_eq!(number(&engine, "SELECT position FROM consumers").await, 3);
+        in_time(consumers.stop()).await;
+    }
+
+    /// What nothing is to be done for costs no transaction: the row stays behind, and is written when that has gone on
+    /// long enough, when the lease is renewed, and at the end.
+    async fn what_leads_to_no_job_is_passed_in_memory(place) {
+        let (engine, id) = grown(&place, 1).await;
+        let row = || number(&engine, "SELECT position FROM consumers");
+        let label = async |n: i64| {
+            engine.execute(&context(&engine, org(1)), id, Label(n.to_string())).await.unwrap();
+        };
+        let start = |limits| Consumers::start(&engine, counting(), limits);
+        let passed = async |consumers: &Consumers, position| {
+            consumers.wait_for("counting", Position::new(position), Duration::from_secs(60)).await.unwrap();
+        };
+        let consumers = start(ConsumerLimits { lazy: 4, ..limits(7) });
+        for n in 1..=7 {
+            if n > 1 {
+                label(n).await;
+            }
+            passed(&consumers, n).await;
+            assert_eq!(row().await, n / 4 * 4);
+        }
+        // What is to be done moves the row with it.
+        count(&engine, org(1), id).await.unwrap();
+        passed(&consumers, 8).await;
+        assert_eq!((row().await, number(&engine, JOBS).await), (8, 2));
+        label(9).await;
+        passed(&consumers, 9).await;
+        assert_eq!(row().await, 8);
+        consumers.stop().await;
+        assert_eq!(row().await, 9);
+        // Killed, it comes again to what it had passed.
+        label(10).await;
+        let consumers = react(&engine, 10).await;
+        drop(consumers);
+        assert_eq!(row().await, 9);
+        if engine.shared_with_other_nodes() {
+            place.sources.advance(LEASE);
+        }
+        let consumers = start(ConsumerLimits { lease: Duration::from_millis(30), ..limits(7) });
+        passed(&consumers, 10).await;
+        until(|| async { row().await == 10 }).await;
+        label(11).await;
+        until(|| async { row().await == 11 }).await;
+        assert_eq!(number(&engine, JOBS).await, 2);
+        in_time(consumers.stop()).await;
+    }
+
+    /// What others have written is not in the feed: it is read, and nothing of it is left out or comes twice.
+    async fn follows_what_several_write(place) {
+        let (engine, id) = grown(&place, 1).await;
+        let sink = Sink::open(Held::default());
+        let consumers = follow(&engine, &sink, 3);
+        let others = if engine.shared_with_other_nodes() { place.engine().await } else { Arc::clone(&engine) };
+        let mut last = 1;
+        for n in 0..20 {
+            let writer = if n % 3 == 0 { &others } else { &engine };
+            let times = if n % 5 == 0 { 7 } else { 1 };
+            let more = Count { by: 1, times, beside: None };
+            last = writer.execute(&context(writer, org(1)), id, more).await.unwrap().position.number();
+        }
+        engine.feed().catch_up().await.unwrap();
+        reached(&consumers, last).await;
+        assert_eq!(sink.applied(), all(1..=last));
         in_time(consumers.stop()).await;
     }
 
