@@ -28,7 +28,7 @@ use oriel_domain::users::{Email, PasswordHash, PersonName, RegisterUser, RenameU
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::ReadModel;
 use oriel_kernel::{
-    Actor, Aggregate, Blinder, Command, Event, EventId, Given, Grant, Id, MemberId, OrganizationId, Position, Recorded,
+    Actor, Aggregate, Blinder, Command, Event, EventId, Given, Grant, Id, MemberId, OrganizationId, Permissions, Position, Recorded,
     Timestamp, UserId, Visible,
 };
 use proptest::prelude::*;
@@ -133,8 +133,10 @@ impl World {
             id,
             now: at(next),
             actor: Actor::System,
+            member: None,
             organization,
             grant: Grant::All,
+            permissions: &Permissions::everything(),
             visible: &Visible::All,
             blinder: &Plain,
         };

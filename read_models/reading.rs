@@ -10,7 +10,7 @@ use oriel_domain::documents::{AddRevision, DeleteDocument};
 use oriel_domain::roles::RoleName;
 use oriel_domain::sessions::{EndReason, EndSession};
 use oriel_engine::read::{Connection, PageArgs, PathPart, ReadModel, Reader, Recorder};
-use oriel_kernel::{Grant, Id, Permission, RawId, SessionId, Viewer, Visible};
+use oriel_kernel::{Credential, Grant, Id, Permission, RawId, SessionId, Viewer, Visible};
 use sea_orm::{ActiveModelBehavior, ActiveModelTrait, DatabaseConnection, EntityTrait, IntoActiveModel, ModelTrait};
 use uuid::Uuid;
 
@@ -174,7 +174,7 @@ async fn database() -> DatabaseConnection {
 }
 
 async fn signed_in(db: &DatabaseConnection, session: u8) -> ViewerRow {
-    resolve(db, SessionId::from_uuid(uuid(SESSION, session)), at(1_000)).await.unwrap().unwrap()
+    resolve(db, Credential::Session(SessionId::from_uuid(uuid(SESSION, session))), at(1_000)).await.unwrap().unwrap()
 }
 
 async fn ask(db: &DatabaseConnection, viewer: &Arc<Viewer>, query: &str) -> (Value, Arc<Recorder>) {
@@ -248,7 +248,10 @@ async fn from_a_session_to_what_somebody_sees() {
 #[tokio::test]
 async fn who_is_nobody() {
     let db = database().await;
-    let is = async |session: u8, now| resolve(&db, Id::from_uuid(uuid(SESSION, session)), now).await.unwrap().is_some();
+    let is = async |session: u8, now| {
+        let session = Credential::Session(Id::from_uuid(uuid(SESSION, session)));
+        resolve(&db, session, now).await.unwrap().is_some()
+    };
     assert!(is(0, at(9_999)).await && !is(0, at(10_000)).await, "expired");
     assert!(!is(4, at(1_000)).await, "ended");
     assert!(!is(9, at(1_000)).await, "never was");
@@ -467,8 +470,8 @@ async fn everything_is_described() {
         user: user(0),
         member: Id::ABSENT,
         organization: organization(0),
-        session: Id::ABSENT,
-        member_version: 1,
+        credential: Credential::Session(Id::ABSENT),
+        versions: Arc::default(),
         permissions: Arc::default(),
         visible: Visible::All,
     });

@@ -67,7 +67,7 @@ impl fmt::Debug for Model {
 impl Model {
     /// Whether this is the session in which you ask.
     async fn current(&self, cx: &Context<'_>) -> Result<bool> {
-        Ok(reader(cx)?.viewer().session == self.id)
+        Ok(reader(cx)?.viewer().session() == Some(self.id))
     }
 }
 

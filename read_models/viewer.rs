@@ -13,7 +13,7 @@ use std::sync::Arc;
 use oriel_domain::projects::ProjectId;
 use oriel_domain::roles::{RoleName, first_organization_permissions, permissions};
 use oriel_engine::read::{Dependency, ReadModel, Tags};
-use oriel_kernel::{Grant, MemberId, OrganizationId, SessionId, Timestamp, UserId, Viewer, Visible};
+use oriel_kernel::{Credential, Grant, MemberId, OrganizationId, SessionId, Timestamp, UserId, Viewer, Visible};
 use sea_orm::sea_query::{Expr, Order, Query, SelectStatement, SubQueryStatement};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QuerySelect};
 use uuid::Uuid;
@@ -54,9 +54,10 @@ struct Found {
 /// The database cannot be read.
 pub async fn resolve(
     connection: &impl ConnectionTrait,
-    session: SessionId,
+    credential: Credential,
     now: Timestamp,
 ) -> Result<Option<ViewerRow>, DbErr> {
+    let Some(session) = credential.session() else { return Ok(None) };
     let Some(row) = connection.query_one(&signed_in(session)).await? else { return Ok(None) };
     let found = Found::from_query_result(&row, "")?;
     if found.expires_at <= now {
@@ -81,8 +82,8 @@ pub async fn resolve(
         user: found.user_id,
         member: found.member_id,
         organization: found.organization_id,
-        session,
-        member_version: found.version,
+        credential,
+        versions: Arc::new([(found.member_id.uuid(), found.version)]),
         permissions: Arc::new(permissions),
         visible,
     };

@@ -13,8 +13,8 @@ use oriel_domain::sessions;
 use oriel_engine::read::{ReadError, Reader};
 use oriel_engine::{Authority, CommandContext, CommandError, Engine, Scope};
 use oriel_kernel::{
-    Actor, CommandId, ErrorCode, Grant, Id, Observed, OrganizationId, Permission, Rejection, SessionId, UserError,
-    Viewer,
+    Actor, CommandId, Credential, ErrorCode, Grant, Id, Observed, OrganizationId, Permission, Rejection, SessionId,
+    UserError, Viewer,
 };
 use oriel_read_models::viewer;
 use uuid::Uuid;
@@ -26,8 +26,10 @@ use crate::services::{Meta, Services};
 pub enum Access {
     /// Everybody.
     Public,
-    /// Whoever is signed in.
+    /// Whoever is signed in: a person, and no key.
     SignedIn,
+    /// Whoever is signed in, and API keys.
+    Authenticated,
     /// Whoever has this permission.
     Permission(Permission),
 }
@@ -104,6 +106,8 @@ pub enum Refusal {
     Unauthenticated,
     /// The permission is missing.
     Forbidden(Permission),
+    /// A key asks for what a person does for themselves.
+    InPerson,
 }
 
 /// Checks who calls. Written into every operation by `#[operations]`.
@@ -117,8 +121,9 @@ impl Access {
     /// How far it reaches for whoever calls.
     fn grant(self, viewer: Option<&Viewer>) -> Result<Grant, Refusal> {
         match (self, viewer) {
-            (Self::Public, _) | (Self::SignedIn, Some(_)) => Ok(Grant::All),
-            (Self::SignedIn | Self::Permission(_), None) => Err(Refusal::Unauthenticated),
+            (Self::Public, _) | (Self::Authenticated, Some(_)) => Ok(Grant::All),
+            (Self::SignedIn, Some(viewer)) => viewer.session().map(|_| Grant::All).ok_or(Refusal::InPerson),
+            (Self::SignedIn | Self::Authenticated | Self::Permission(_), None) => Err(Refusal::Unauthenticated),
             (Self::Permission(wanted), Some(viewer)) => viewer.grant(wanted).ok_or(Refusal::Forbidden(wanted)),
         }
     }
@@ -127,13 +132,23 @@ impl Access {
 /// A refused mutation. Written by `#[operations]`.
 pub fn refuse_mutation<P: Payload>(refusal: Refusal) -> Option<async_graphql::Result<P>> {
     Some(match refusal {
-        Refusal::Forbidden(wanted) => Ok(P::rejected(vec![forbidden(wanted).into()])),
+        Refusal::Forbidden(_) | Refusal::InPerson => Ok(P::rejected(vec![refusal.rejection().into()])),
         Refusal::Unauthenticated => Err(refusal.into()),
     })
 }
 
-fn forbidden(wanted: Permission) -> Rejection {
-    Rejection::new(ErrorCode::Forbidden, format!("This requires the permission `{wanted}`."))
+impl Refusal {
+    fn message(self) -> String {
+        match self {
+            Self::Unauthenticated => "Sign in first: send `Authorization: Bearer <access token>`.".to_owned(),
+            Self::Forbidden(wanted) => format!("This requires the permission `{wanted}`."),
+            Self::InPerson => "This is for a person who is signed in: an API key cannot do it.".to_owned(),
+        }
+    }
+
+    fn rejection(self) -> Rejection {
+        Rejection::new(ErrorCode::Forbidden, self.message())
+    }
 }
 
 /// A mutation's answer. Written by `#[operations]`.
@@ -163,6 +178,14 @@ impl Granted {
     /// When nobody is signed in.
     pub fn viewer(&self) -> Result<&Arc<Viewer>> {
         self.viewer.as_ref().ok_or_else(|| Refusal::Unauthenticated.into())
+    }
+
+    /// In which session they are signed in.
+    ///
+    /// # Errors
+    /// When nobody is, or a key asks.
+    pub fn session(&self) -> Result<SessionId> {
+        self.viewer()?.session().ok_or_else(|| Refusal::InPerson.into())
     }
 
     /// How far the permission reaches.
@@ -213,7 +236,7 @@ impl Granted {
         let (scope, authority) = match &self.viewer {
             Some(viewer) if !matches!(self.access, Access::Public) => {
                 let asked =
-                    Asked { engine: Arc::clone(&services.engine), session: viewer.session, access: self.access };
+                    Asked { engine: Arc::clone(&services.engine), credential: viewer.credential, access: self.access };
                 (scope(viewer, self.grant), Some(Arc::new(asked) as Arc<dyn Authority>))
             }
             // What everybody may do rests on nothing.
@@ -235,39 +258,46 @@ impl Granted {
     }
 }
 
-/// What a viewer may do, and what that rests on: their session goes on, and they are what they were.
+/// What a viewer may do, and what that rests on: their session goes on, and they (their roles, their key) are what
+/// they were.
 fn scope(viewer: &Viewer, grant: Grant) -> Scope {
-    let observed = Observed {
-        versions: vec![(viewer.member.uuid(), viewer.member_version)],
-        facts: vec![sessions::active(viewer.organization, viewer.session)],
-    };
-    Scope { grant, visible: viewer.visible.clone(), observed }
+    let session = viewer.session().map(|session| sessions::active(viewer.organization, session));
+    Scope {
+        grant,
+        visible: viewer.visible.clone(),
+        member: Some(viewer.member),
+        permissions: Arc::clone(&viewer.permissions),
+        observed: Observed { versions: viewer.versions.to_vec(), facts: session.into_iter().collect() },
+    }
 }
 
-/// An operation that a session asked for.
+/// An operation that somebody asked for.
 struct Asked {
     engine: Arc<Engine>,
-    session: SessionId,
+    credential: Credential,
     access: Access,
 }
 
 impl std::fmt::Debug for Asked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asked").field("session", &self.session).field("access", &self.access).finish_non_exhaustive()
+        f.debug_struct("Asked")
+            .field("credential", &self.credential)
+            .field("access", &self.access)
+            .finish_non_exhaustive()
     }
 }
 
 #[async_trait]
 impl Authority for Asked {
     async fn renew(&self) -> Result<Scope, CommandError> {
-        let row = viewer::resolve(self.engine.database().reader(), self.session, self.engine.now())
+        let row = viewer::resolve(self.engine.database().reader(), self.credential, self.engine.now())
             .await
             .map_err(|e| CommandError::Unavailable(e.to_string()))?;
         let viewer = row.ok_or(CommandError::SignedOut)?.viewer;
         match self.access.grant(Some(&viewer)) {
             Ok(grant) => Ok(scope(&viewer, grant)),
             Err(Refusal::Unauthenticated) => Err(CommandError::SignedOut),
-            Err(Refusal::Forbidden(wanted)) => Err(forbidden(wanted).into()),
+            Err(refusal) => Err(refusal.rejection().into()),
         }
     }
 }
@@ -317,12 +347,11 @@ pub fn unavailable(what: impl std::fmt::Display) -> async_graphql::Error {
 
 impl From<Refusal> for async_graphql::Error {
     fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Unauthenticated => {
-                error("UNAUTHENTICATED", "Sign in first: send `Authorization: Bearer <access token>`.")
-            }
-            Refusal::Forbidden(wanted) => error("FORBIDDEN", format!("This requires the permission `{wanted}`.")),
-        }
+        let code = match refusal {
+            Refusal::Unauthenticated => "UNAUTHENTICATED",
+            Refusal::Forbidden(_) | Refusal::InPerson => "FORBIDDEN",
+        };
+        error(code, refusal.message())
     }
 }
 
@@ -395,10 +424,10 @@ pub async fn after_write<M: oriel_engine::read::ReadModel>(cx: &Context<'_>, id:
     let services = Services::of(cx)?;
     let Some(viewer) = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone()) else { return Ok(None) };
     // What the viewer may see can have changed by the very command: it is resolved anew.
-    let session = services.engine.database().reader();
-    let row = viewer::resolve(session, viewer.session, services.engine.now()).await.map_err(unavailable)?;
+    let connection = services.engine.database().reader();
+    let row = viewer::resolve(connection, viewer.credential, services.engine.now()).await.map_err(unavailable)?;
     let Some(row) = row else { return Ok(None) };
-    let fresh = Reader::new(session.clone(), row.viewer, Arc::default());
+    let fresh = Reader::new(connection.clone(), row.viewer, Arc::default());
     let found = fresh.get::<M>(id).await?;
     if let Some(readers) = cx.data_opt::<oriel_read_models::Readers>() {
         readers.become_viewer(fresh);

@@ -21,7 +21,7 @@ use async_graphql::Value;
 use futures::{Stream, StreamExt};
 use oriel_engine::live::{Tick, Watch};
 use oriel_engine::read::{Recorder, Source};
-use oriel_kernel::{Position, SessionId, Timestamp};
+use oriel_kernel::{Credential, Position, SessionId, Timestamp};
 use oriel_read_models::documents::Contents;
 use oriel_read_models::events::Payloads;
 use oriel_read_models::viewer::{ViewerRow, resolve};
@@ -33,7 +33,7 @@ pub use self::operation::{Document, Kind, Operation, Unclear};
 
 pub(crate) use self::cache::Cache;
 use self::execution::{Scope, Who};
-pub(crate) use self::execution::{TOKEN_ENDED, signed_in_until};
+pub(crate) use self::execution::{TOKEN_ENDED, ended, signed_in_until};
 use self::live::Hub;
 use crate::OrielSchema;
 use crate::contents::{BlobContents, LogPayloads};
@@ -46,9 +46,9 @@ use crate::validation::SchemaIsHidden;
 pub struct Caller {
     /// The request's id.
     pub request: Uuid,
-    /// The session that the access token names; the token was verified.
-    pub session: Option<SessionId>,
-    /// When the access token ends. What goes on longer (a live query, a socket) goes on while its session was given
+    /// By what they are known: the session that the access token names, which was verified, or a key.
+    pub credential: Option<Credential>,
+    /// When the access token ends; nothing for a key. What goes on longer (a live query, a socket) goes on while its session was given
     /// another one in time.
     pub token_ends: Option<Timestamp>,
     /// The client's address.
@@ -74,7 +74,7 @@ pub struct Endpoint {
     services: Arc<Services>,
     contents: Arc<dyn Contents>,
     payloads: Arc<dyn Payloads>,
-    viewers: moka::sync::Cache<SessionId, Arc<Known>>,
+    viewers: moka::sync::Cache<Credential, Arc<Known>>,
     /// What tokens say whose signature was checked, by their hash: only whether they have ended is asked again.
     verified: moka::sync::Cache<[u8; 32], (SessionId, Timestamp)>,
     cache: Arc<Cache>,
@@ -125,21 +125,21 @@ impl Endpoint {
         self.cache.report()
     }
 
-    /// The session that an access token names, and when the token ends. Whether the session still lives is asked at
-    /// each execution.
+    /// By whom a bearer token is sent, and when it ends by itself. Whether the session (or the key, and with this
+    /// secret) still lives is asked at each execution.
     ///
     /// # Errors
     /// When the token is not one of ours, or has ended.
-    pub fn authenticate(&self, token: &str) -> Result<(SessionId, Timestamp), InvalidToken> {
+    pub fn authenticate(&self, token: &str) -> Result<(Credential, Option<Timestamp>), InvalidToken> {
         let now = self.services.engine.now();
         let hash = operation::sha256(token.as_bytes());
         if let Some((session, ends)) = self.verified.get(&hash) {
-            return if ends > now { Ok((session, ends)) } else { Err(InvalidToken) };
+            return if ends > now { Ok((Credential::Session(session), Some(ends))) } else { Err(InvalidToken) };
         }
         let claims = self.services.tokens.verify(token, now).ok_or(InvalidToken)?;
         let ends = Timestamp::from_timestamp_secs(claims.exp).ok_or(InvalidToken)?;
         self.verified.insert(hash, (claims.sid, ends));
-        Ok((claims.sid, ends))
+        Ok((Credential::Session(claims.sid), Some(ends)))
     }
 
     /// How long the caller stays signed in if nothing happens: until their access token ends, or the last one that
@@ -151,30 +151,30 @@ impl Endpoint {
         Ok(self.who(caller).await?.until)
     }
 
-    /// Who this session is, from the cache while nothing touched it. `Ok(None)`: it has ended.
+    /// Who this is, from the cache while nothing touched it. `Ok(None)`: the session has ended, the key is not good.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn viewer(&self, session: SessionId) -> Result<Option<Arc<ViewerRow>>, async_graphql::Error> {
-        Ok(self.known(session).await?.map(|known| Arc::clone(&known.row)))
+    pub async fn viewer(&self, credential: Credential) -> Result<Option<Arc<ViewerRow>>, async_graphql::Error> {
+        Ok(self.known(credential).await?.map(|known| Arc::clone(&known.row)))
     }
 
-    async fn known(&self, session: SessionId) -> Result<Option<Arc<Known>>, async_graphql::Error> {
+    async fn known(&self, credential: Credential) -> Result<Option<Arc<Known>>, async_graphql::Error> {
         let engine = &self.services.engine;
         let (tracker, now) = (engine.tracker(), engine.now());
         if engine.feed().is_current()
-            && let Some(known) = self.viewers.get(&session)
+            && let Some(known) = self.viewers.get(&credential)
             && known.row.expires_at > now
             && tracker.valid(known.since, &known.row.dependencies)
         {
             return Ok(Some(known));
         }
         let since = tracker.tick();
-        let row = resolve(engine.database().reader(), session, now).await.map_err(crate::access::unavailable)?;
+        let row = resolve(engine.database().reader(), credential, now).await.map_err(crate::access::unavailable)?;
         let Some(row) = row.map(Arc::new) else { return Ok(None) };
         let scope = Scope::of(&row.viewer);
         let known = Arc::new(Known { since, row, scope });
-        self.viewers.insert(session, Arc::clone(&known));
+        self.viewers.insert(credential, Arc::clone(&known));
         Ok(Some(known))
     }
 

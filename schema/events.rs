@@ -15,7 +15,7 @@ use futures::Stream;
 use oriel_engine::feed::Applied;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Connection, OrderDirection, PageArgs, Reader};
-use oriel_kernel::{OrganizationId, Position, SessionId, Timestamp, operations};
+use oriel_kernel::{Credential, OrganizationId, Position, Timestamp, operations};
 use oriel_read_models::Readers;
 use oriel_read_models::events::{Column, EventFilter, EventOrder, EventOrderField, Model as Event, VIEW, by_position};
 use oriel_read_models::viewer::{ViewerRow, resolve};
@@ -25,7 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::Query;
 use crate::access::{Access, Operation, Refusal, Root, authorize, error, reader, unavailable};
-use crate::endpoint::{TOKEN_ENDED, signed_in_until};
+use crate::endpoint::{TOKEN_ENDED, ended, signed_in_until};
 use crate::services::{Meta, Services};
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ impl EventSubscription {
         authorize(cx, Self::EVENTS.name, Self::EVENTS.access)?;
         let services = Arc::clone(Services::of(cx)?);
         let (meta, refused) = (Meta::of(cx)?, Refusal::Unauthenticated);
-        let (session, token_ends) = (meta.session.ok_or(refused)?, meta.token_ends);
+        let (credential, token_ends) = (meta.credential.ok_or(refused)?, meta.token_ends);
         // Before anything is read: what is committed meanwhile waits in here, or is said to be too much.
         let batches = services.engine.feed().subscribe();
         let at = match after {
@@ -132,8 +132,18 @@ impl EventSubscription {
         let organization = reader(cx).map_err(|_| Refusal::Unauthenticated)?.viewer().organization;
         let since = services.engine.tracker().tick();
         let behind = true;
-        let mut follower =
-            Follower { services, batches, session, token_ends, organization, filter, at, behind, since, viewer: None };
+        let mut follower = Follower {
+            services,
+            batches,
+            credential,
+            token_ends,
+            organization,
+            filter,
+            at,
+            behind,
+            since,
+            viewer: None,
+        };
         Ok(async_stream::stream! {
             loop {
                 match follower.next_page().await {
@@ -175,7 +185,7 @@ async fn known(services: &Services, position: Position) -> async_graphql::Result
 struct Follower {
     services: Arc<Services>,
     batches: Receiver<Arc<Applied>>,
-    session: SessionId,
+    credential: Credential,
     token_ends: Option<Timestamp>,
     organization: OrganizationId,
     filter: Option<EventFilter>,
@@ -272,9 +282,8 @@ impl Follower {
             return Ok(Arc::clone(row));
         }
         let since = engine.tracker().tick();
-        let row = resolve(engine.database().reader(), self.session, now).await.map_err(unavailable)?;
-        let row =
-            row.map(Arc::new).ok_or_else(|| error("UNAUTHENTICATED", "This session has ended. Sign in again."))?;
+        let row = resolve(engine.database().reader(), self.credential, now).await.map_err(unavailable)?;
+        let row = row.map(Arc::new).ok_or_else(|| ended(self.credential))?;
         if self.until(&row) <= now {
             return Err(error("UNAUTHENTICATED", TOKEN_ENDED));
         }

@@ -18,14 +18,14 @@ const MAX_NODES: usize = 100;
 #[operations(query)]
 impl NodeQuery {
     /// The thing with this id, whatever it is; null when there is none that you may see.
-    #[signed_in]
+    #[authenticated]
     async fn node(&self, cx: &Context<'_>, id: ID) -> Result<Option<Node>> {
         Ok(Node::find(&reader(cx)?, &id).await?)
     }
 
     /// The things with these ids, in the same order, at most 100; null in the place of each that there is not, or that
     /// you may not see.
-    #[signed_in]
+    #[authenticated]
     async fn nodes(&self, cx: &Context<'_>, ids: Vec<ID>) -> Result<Vec<Option<Node>>> {
         if ids.len() > MAX_NODES {
             let message = format!("`ids` may be {MAX_NODES} at most; these are {}.", ids.len());
@@ -36,7 +36,7 @@ impl NodeQuery {
     }
 
     /// Every permission that exists, and what it lets somebody do.
-    #[signed_in]
+    #[authenticated]
     async fn permission_catalog(&self, _cx: &Context<'_>) -> Result<Vec<PermissionInfo>> {
         Ok(catalog())
     }

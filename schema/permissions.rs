@@ -50,8 +50,8 @@ enum Answer {
 impl Answer {
     fn declared(access: Access, permissions: Option<&Permissions>) -> Self {
         match (access, permissions) {
-            (Access::Public, _) | (Access::SignedIn, Some(_)) => Self::All,
-            (Access::SignedIn | Access::Permission(_), None) => Self::Unauthenticated,
+            (Access::Public, _) | (Access::SignedIn | Access::Authenticated, Some(_)) => Self::All,
+            (Access::SignedIn | Access::Authenticated | Access::Permission(_), None) => Self::Unauthenticated,
             (Access::Permission(wanted), Some(permissions)) => match permissions.grant(wanted) {
                 Some(Grant::All) => Self::All,
                 Some(Grant::Own) => Self::Own,
@@ -83,6 +83,7 @@ fn declaration(access: Access) -> String {
     match access {
         Access::Public => "for everyone".to_owned(),
         Access::SignedIn => "signed in".to_owned(),
+        Access::Authenticated => "signed in, keys".to_owned(),
         Access::Permission(permission) => permission.to_string(),
     }
 }
@@ -143,6 +144,7 @@ async fn every_operation_is_declared_once_and_its_description_says_how() {
             let line = match access {
                 Access::Public => "For everyone.".to_owned(),
                 Access::SignedIn => "For everyone who is signed in.".to_owned(),
+                Access::Authenticated => "For everyone who is signed in, and for API keys.".to_owned(),
                 Access::Permission(permission) => format!("Requires the permission `{permission}`."),
             };
             let last = field["description"].as_str().unwrap().lines().last();

@@ -11,7 +11,7 @@ use oriel_backends::search::Search;
 use oriel_engine::Engine;
 use oriel_engine::read::Limits;
 use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
-use oriel_kernel::{Position, Rejection, SessionId, Timestamp, Viewer};
+use oriel_kernel::{Credential, Position, Rejection, Timestamp, Viewer};
 use uuid::Uuid;
 
 use crate::passwords::Passwords;
@@ -168,8 +168,8 @@ pub struct Meta {
     pub request: Uuid,
     /// Who is signed in.
     pub viewer: Option<Arc<Viewer>>,
-    /// By which session.
-    pub session: Option<SessionId>,
+    /// By what they are known.
+    pub credential: Option<Credential>,
     /// When their access token ends.
     pub token_ends: Option<Timestamp>,
     /// The client's address.

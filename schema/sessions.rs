@@ -21,8 +21,8 @@ use oriel_domain::users::{Email, Username};
 use oriel_engine::read::{ReadModel, Reader};
 use oriel_engine::{CommandContext, Committed, Transaction};
 use oriel_kernel::{
-    Actor, Aggregate, Blinder, ErrorCode, Id, MemberId, OrganizationId, Position, Rejection, SessionId, Timestamp,
-    UserId, operations,
+    Actor, Aggregate, Blinder, Credential, ErrorCode, Id, MemberId, OrganizationId, Position, Rejection, SessionId,
+    Timestamp, UserId, operations,
 };
 use oriel_read_models::members::Model as Member;
 use oriel_read_models::organizations::{self, Model as Organization};
@@ -31,7 +31,7 @@ use oriel_read_models::users::Model as User;
 use oriel_read_models::{Readers, current_reader, sign_in, viewer};
 use uuid::Uuid;
 
-use crate::access::{Granted, Refusal, Result, internal, unavailable};
+use crate::access::{Granted, Refusal, Result, error, internal, unavailable};
 use crate::payload::payloads;
 use crate::services::{Meta, Services};
 use crate::tokens::read_refresh_token;
@@ -112,7 +112,9 @@ impl Viewer {
     /// The session in which you ask.
     async fn session(&self, cx: &Context<'_>) -> async_graphql::Result<Arc<Session>> {
         let reader = reading(cx)?;
-        own(&reader, reader.viewer().session.uuid()).await
+        let no_session = "A key is not signed in: ask for `viewer { apiKey { id } }`.";
+        let session = reader.viewer().session().ok_or_else(|| error("FORBIDDEN", no_session))?;
+        own(&reader, session.uuid()).await
     }
 
     /// All devices on which you are signed in, in any organization, the newest first.
@@ -193,8 +195,9 @@ impl SessionMutation {
         let (session, presented_hash) = read_refresh_token(&input.refresh_token).ok_or_else(not_valid)?;
         let state: SessionState = services.engine.state(session).await?;
         context.organization = state.tenant().ok_or_else(not_valid)?;
-        let row =
-            viewer::resolve(services.engine.database().reader(), session, context.now).await.map_err(unavailable)?;
+        let row = viewer::resolve(services.engine.database().reader(), Credential::Session(session), context.now)
+            .await
+            .map_err(unavailable)?;
         context.actor = row.map_or(Actor::Anonymous, |row| row.viewer.actor());
         let (token, next_hash) = refresh_token(services, &context, session)?;
         let expires_at = context.now + services.policy.refresh_token_ttl;
@@ -214,7 +217,7 @@ impl SessionMutation {
     /// you ask ends. Its tokens are good no longer.
     #[signed_in]
     async fn session_switch(&self, cx: &Context<'_>, input: SessionSwitchInput) -> Result<SessionPayload> {
-        let viewer = granted.viewer()?;
+        let (viewer, session) = (granted.viewer()?, granted.session()?);
         let context = granted.command(cx, &input)?;
         if viewer.organization == input.organization_id {
             return Err(Rejection::conflict("You act in this organization already.").at("organizationId").into());
@@ -226,7 +229,7 @@ impl SessionMutation {
                 .at("organizationId")
                 .into());
         };
-        let ended = Transaction::new().and(viewer.session, EndSession { reason: EndReason::Switched });
+        let ended = Transaction::new().and(session, EndSession { reason: EndReason::Switched });
         start(cx, &context, ended, Who { user: viewer.user, member, organization }).await
     }
 
@@ -248,7 +251,7 @@ impl SessionMutation {
     #[signed_in]
     async fn logout(&self, cx: &Context<'_>, input: Option<LogoutInput>) -> Result<LogoutPayload> {
         let context = granted.command(cx, &input)?;
-        let (session, position) = end(cx, &context, granted.viewer()?.session, EndReason::SignedOut).await?;
+        let (session, position) = end(cx, &context, granted.session()?, EndReason::SignedOut).await?;
         Ok(LogoutPayload { session, user_errors: Vec::new(), position: Some(position) })
     }
 }
@@ -393,7 +396,7 @@ async fn signed_in(
 ) -> Result<SessionPayload> {
     let services = Services::of(cx)?;
     let (connection, now) = (services.engine.database().reader(), services.engine.now());
-    let row = viewer::resolve(connection, session, now).await.map_err(unavailable)?;
+    let row = viewer::resolve(connection, Credential::Session(session), now).await.map_err(unavailable)?;
     let over = || Rejection::new(ErrorCode::Expired, "This session is over. Sign in again.");
     let viewer = row.ok_or_else(over)?.viewer;
     let ttl = services.policy.access_token_ttl;
@@ -404,7 +407,7 @@ async fn signed_in(
         let limits = services.policy.reading();
         readers.become_viewer(Reader::with_limits(connection.clone(), viewer, recorder, limits));
     }
-    let sees = current_reader(cx).is_some_and(|reader| reader.viewer().session == session);
+    let sees = current_reader(cx).is_some_and(|reader| reader.viewer().session() == Some(session));
     Ok(SessionPayload {
         access_token: Some(access_token),
         refresh_token,

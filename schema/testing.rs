@@ -212,13 +212,13 @@ impl Bed {
 
     /// The caller that a transport makes of this bearer token; `None` when it is refused.
     pub fn caller(&self, token: Option<&str>) -> Option<Caller> {
-        let (session, token_ends) = match token {
-            Some(token) => self.endpoint.authenticate(token).map(|(session, ends)| (Some(session), Some(ends))).ok()?,
+        let (credential, token_ends) = match token {
+            Some(token) => self.endpoint.authenticate(token).map(|(credential, ends)| (Some(credential), ends)).ok()?,
             None => (None, None),
         };
         Some(Caller {
             request: Uuid::new_v4(),
-            session,
+            credential,
             token_ends,
             ip: Some("192.0.2.7".to_owned()),
             user_agent: Some("tests".to_owned()),

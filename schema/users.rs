@@ -142,7 +142,7 @@ async fn others(cx: &Context<'_>, viewer: &Arc<Viewer>) -> Result<Vec<(Organizat
     let engine = &Services::of(cx)?.engine;
     let reader = Reader::new(engine.database().reader().clone(), Arc::clone(viewer), Arc::default());
     let all = sessions::of_viewer(&reader, engine.now()).await?;
-    let others = all.iter().filter(|session| session.id != viewer.session);
+    let others = all.iter().filter(|session| Some(session.id) != viewer.session());
     let mut others: Vec<_> = others.map(|session| (session.organization_id, session.id)).collect();
     others.sort_unstable();
     Ok(others)

@@ -182,9 +182,9 @@ impl World {
         let answer = ask(&self.kept, &Caller::default(), query, &json!({ "input": input })).await;
         let payload = &answer["data"]["payload"];
         let token = payload["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}"));
-        let (session, _) = self.kept.authenticate(token).unwrap();
+        let (credential, _) = self.kept.authenticate(token).unwrap();
         self.people.push(Person {
-            caller: Caller { session: Some(session), ..Caller::default() },
+            caller: Caller { credential: Some(credential), ..Caller::default() },
             member: payload["viewer"]["member"]["id"].as_str().unwrap().to_owned(),
             email: payload["viewer"]["user"]["email"].as_str().unwrap().to_owned(),
             organization,
@@ -293,7 +293,7 @@ impl World {
         let query = "mutation($input: LoginInput!) { login(input: $input) { accessToken userErrors { message } } }";
         let answer = ask(&self.kept, &Caller::default(), query, &json!({ "input": input })).await;
         let token = answer["data"]["login"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}"));
-        self.people[person].caller.session = Some(self.kept.authenticate(token).unwrap().0);
+        self.people[person].caller.credential = Some(self.kept.authenticate(token).unwrap().0);
     }
 
     async fn upload(&mut self, person: usize, word: &str) {

@@ -365,7 +365,7 @@ impl Node {
         let query = "mutation($input: RegisterInput!) { register(input: $input) { accessToken } }";
         let answer = self.ask(&Caller::default(), query, json!({ "input": input })).await;
         let token = answer["register"]["accessToken"].as_str().unwrap();
-        Caller { session: Some(self.house.endpoint.authenticate(token).unwrap().0), ..Caller::default() }
+        Caller { credential: Some(self.house.endpoint.authenticate(token).unwrap().0), ..Caller::default() }
     }
 
     /// Where it is written.

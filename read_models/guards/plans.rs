@@ -12,7 +12,7 @@ use async_graphql::InputType;
 use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use oriel_engine::read::{Collection, Connection, PageArgs, ReadModel, Reader, Recorder};
-use oriel_kernel::{Id, MemberId, OrganizationId, Permissions, RawId, Viewer, Visible};
+use oriel_kernel::{Credential, Id, MemberId, OrganizationId, Permissions, RawId, Viewer, Visible};
 use oriel_migrations::Migrator;
 use sea_orm::sea_query::{ColumnType, Expr, Query, Value};
 use sea_orm::{
@@ -85,8 +85,8 @@ impl Place {
             user: Id::from_uuid(uuid(1)),
             member: Id::from_uuid(uuid(1)),
             organization: organization(1),
-            session: Id::from_uuid(uuid(1)),
-            member_version: 1,
+            credential: Credential::Session(Id::from_uuid(uuid(1))),
+            versions: Arc::default(),
             permissions: Arc::new(Permissions::new(["*"])),
             visible,
         };

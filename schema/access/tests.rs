@@ -19,15 +19,15 @@ const EDIT: Access = Access::Permission(Permission::new("documents", "delete"));
 /// A command of this person that may be carried out now, and is not yet.
 async fn asked(bed: &Bed, who: &Person, access: Access) -> CommandContext {
     let engine = Arc::clone(&bed.endpoint.services().engine);
-    let session = bed.endpoint.authenticate(&who.access).unwrap().0;
-    let row = viewer::resolve(engine.database().reader(), session, engine.now()).await.unwrap().unwrap();
+    let credential = bed.endpoint.authenticate(&who.access).unwrap().0;
+    let row = viewer::resolve(engine.database().reader(), credential, engine.now()).await.unwrap().unwrap();
     let (viewer, now, command) = (row.viewer, engine.now(), engine.new_id());
     let grant = access.grant(Some(&viewer)).unwrap();
     CommandContext {
         may_repeat: false,
         actor: viewer.actor(),
         scope: scope(&viewer, grant),
-        authority: Some(Arc::new(Asked { engine, session, access })),
+        authority: Some(Arc::new(Asked { engine, credential, access })),
         ..CommandContext::system(command, viewer.organization, now)
     }
 }
@@ -99,6 +99,7 @@ async fn a_session_that_has_ended_commits_nothing() {
     // Ending the session is not refused by its own end; what was begun besides is.
     let (before, end) = (asked(&bed, &bob, CREATE).await, asked(&bed, &bob, Access::SignedIn).await);
     let (engine, session) = (&bed.endpoint.services().engine, bed.endpoint.authenticate(&bob.access).unwrap().0);
+    let session = session.session().unwrap();
     engine.execute(&end, session, EndSession { reason: EndReason::SignedOut }).await.unwrap();
     let error = create(&bed, &before, "SECOND").await.unwrap_err();
     assert!(matches!(&error, CommandError::SignedOut), "{error}");

@@ -1,7 +1,7 @@
 //! Answers that are kept for as long as they are current, and executions that several wait for.
 //!
 //! Invariants: what is served was read from `t0` on, and nothing that it depends on was touched since; an answer with
-//! errors, or with a value that passes, is not kept; a personal one is found by its own session alone; identical
+//! errors, or with a value that passes, is not kept; a personal one is found by its own session or key alone; identical
 //! questions that arrive together are executed once, and nobody gets an answer from before they asked that was
 //! touched since. No time to live stands in for any of this.
 
@@ -15,7 +15,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use metrics::counter;
 use oriel_engine::live::{Stale, Tracker};
 use oriel_engine::read::Stability;
-use oriel_kernel::{Position, SessionId, Timestamp};
+use oriel_kernel::{Credential, Position, Timestamp};
 
 use super::answer::Outcome;
 
@@ -24,7 +24,7 @@ use super::answer::Outcome;
 pub(super) struct Key {
     question: [u8; 16],
     /// Of a personal answer: whose.
-    session: Option<SessionId>,
+    credential: Option<Credential>,
 }
 
 impl Key {
@@ -32,16 +32,16 @@ impl Key {
     pub fn of(hash: &[u8]) -> Self {
         let mut question = [0; 16];
         question.iter_mut().zip(hash).for_each(|(to, from)| *to = *from);
-        Self { question, session: None }
+        Self { question, credential: None }
     }
 
-    /// The same question for one session alone.
-    pub fn personal(self, session: SessionId) -> Self {
-        Self { session: Some(session), ..self }
+    /// The same question for one session or key alone.
+    pub fn personal(self, credential: Credential) -> Self {
+        Self { credential: Some(credential), ..self }
     }
 
     pub fn is_personal(&self) -> bool {
-        self.session.is_some()
+        self.credential.is_some()
     }
 }
 
@@ -179,11 +179,11 @@ impl Cache {
     }
 
     /// Keeps an outcome that is stable and still current, and that a question is answered personally.
-    pub(super) fn keep(&self, key: Key, session: Option<SessionId>, outcome: &Arc<Outcome>, tracker: &Tracker) {
+    pub(super) fn keep(&self, key: Key, credential: Option<Credential>, outcome: &Arc<Outcome>, tracker: &Tracker) {
         let mut key = key;
-        if let Some(session) = session.filter(|_| outcome.is_personal && !key.is_personal()) {
+        if let Some(credential) = credential.filter(|_| outcome.is_personal && !key.is_personal()) {
             self.kept.insert(key, Kept::Personal);
-            key = key.personal(session);
+            key = key.personal(credential);
         }
         if outcome.is_stable() && tracker.valid(outcome.t0, outcome.dependencies.iter()) {
             self.kept.insert(key, Kept::Answer(Arc::clone(outcome)));

@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use chrono::TimeDelta;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Reader, Recorder, Source};
-use oriel_kernel::{Position, Timestamp, Viewer, Visible};
+use oriel_kernel::{Credential, Position, Timestamp, Viewer, Visible};
 use oriel_read_models::Readers;
 use oriel_read_models::viewer::ViewerRow;
 
@@ -67,11 +67,10 @@ impl Endpoint {
     /// Who calls, at this moment.
     pub(super) async fn who(&self, caller: &Caller) -> Result<Who, async_graphql::Error> {
         let since = self.services.engine.tracker().tick();
-        let Some(session) = caller.session else {
+        let Some(credential) = caller.credential else {
             return Ok(Who { row: None, since, until: None, scope: Scope::default() });
         };
-        let ended = || crate::access::error("UNAUTHENTICATED", "This session has ended. Sign in again.");
-        let known = self.known(session).await?.ok_or_else(ended)?;
+        let known = self.known(credential).await?.ok_or_else(|| ended(credential))?;
         let until = signed_in_until(&known.row, caller.token_ends, self.services.policy.access_token_ttl);
         if until <= self.services.engine.now() {
             return Err(crate::access::error("UNAUTHENTICATED", TOKEN_ENDED));
@@ -188,7 +187,7 @@ impl Endpoint {
             let is_whole = tracker.valid(t0, outcome.dependencies.iter());
             if is_whole || round > AGAIN || !outcome.errors.is_empty() {
                 let outcome = Arc::new(outcome);
-                self.cache.keep(key, caller.session, &outcome, tracker);
+                self.cache.keep(key, caller.credential, &outcome, tracker);
                 return outcome;
             }
         }
@@ -220,7 +219,7 @@ impl Endpoint {
         let meta = Meta {
             request: caller.request,
             viewer,
-            session: caller.session,
+            credential: caller.credential,
             token_ends: caller.token_ends,
             ip: caller.ip.clone(),
             user_agent: caller.user_agent.clone(),
@@ -241,6 +240,17 @@ impl Endpoint {
     }
 }
 
+/// `UNAUTHENTICATED`, for somebody who was known by this.
+pub(crate) fn ended(credential: Credential) -> async_graphql::Error {
+    let message = match credential {
+        Credential::Session(_) => "This session has ended. Sign in again.",
+        Credential::ApiKey { .. } => {
+            "This API key is not valid, or not any more: it was revoked, rotated or has ended."
+        }
+    };
+    crate::access::error("UNAUTHENTICATED", message)
+}
+
 /// What somebody is told whose access token ended while something went on.
 pub(crate) const TOKEN_ENDED: &str = "The access token has expired. Refresh the session with `sessionRefresh`: what is \
                                       open goes on when that is done in time.";
@@ -254,6 +264,6 @@ pub(crate) fn signed_in_until(row: &ViewerRow, token_ends: Option<Timestamp>, ti
 
 impl Who {
     pub fn personal(&self, key: Key) -> Key {
-        self.row.as_ref().map_or(key, |row| key.personal(row.viewer.session))
+        self.row.as_ref().map_or(key, |row| key.personal(row.viewer.credential))
     }
 }

@@ -31,15 +31,15 @@ pub async fn prepared(
 ) -> (Request, Arc<Recorder>) {
     let services: &Arc<Services> = bed.endpoint.services();
     let (recorder, now) = (Arc::new(Recorder::default()), services.engine.now());
-    let session = token.map(|token| services.tokens.verify(token, now).unwrap().sid);
+    let credential = token.map(|token| bed.endpoint.authenticate(token).unwrap().0);
     let (mut viewer, mut readers) = (None, Readers::default());
-    if let Some(session) = session {
+    if let Some(credential) = credential {
         let connection = services.engine.database().reader().clone();
-        let row = resolve(&connection, session, now).await.unwrap().unwrap();
+        let row = resolve(&connection, credential, now).await.unwrap().unwrap();
         readers = Readers::of(Reader::new(connection, Arc::clone(&row.viewer), Arc::clone(&recorder)));
         viewer = Some(row.viewer);
     }
-    let meta = Meta { request: Uuid::new_v4(), viewer, session, token_ends: None, ip: None, user_agent: None, uploads };
+    let meta = Meta { request: Uuid::new_v4(), viewer, credential, token_ends: None, ip: None, user_agent: None, uploads };
     let contents: Arc<dyn Contents> = Arc::new(BlobContents::new(Arc::clone(services)));
     let payloads: Arc<dyn Payloads> = Arc::new(LogPayloads::new(Arc::clone(services)));
     let request = request.into().data(meta).data(readers).data(Arc::clone(&recorder)).data(contents).data(payloads);

@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use oriel_kernel::{
-    Actor, Aggregate, Command, Decision, ErrorCode, Given, Grant, MemberId, OrganizationId, Outcome, Personal,
+    Aggregate, Command, Decision, ErrorCode, Given, Grant, MemberId, OrganizationId, Outcome, Personal,
     Rejection, UserId, bounded_text, ids,
 };
 use uuid::Uuid;
@@ -205,7 +205,7 @@ impl Document {
         if self.purged {
             return Err(Rejection::not_found(Self::NOUN));
         }
-        if given.grant == Grant::Own && given.actor != Actor::Member(self.uploaded_by) {
+        if given.grant == Grant::Own && !given.is(self.uploaded_by) {
             return Err(crate::not_yours(Self::NOUN));
         }
         Ok(())

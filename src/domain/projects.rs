@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use oriel_kernel::{
-    Actor, Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
+    Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
     Rejection, Visible, bounded_text, ids,
 };
 use serde::{Deserialize, Serialize};
@@ -174,7 +174,7 @@ impl Project {
     pub const MAX_MEMBERS: usize = 10_000;
 
     fn must_be_theirs(&self, given: &Given<'_>) -> Result<(), Rejection> {
-        if given.grant == Grant::Own && given.actor != Actor::Member(self.owner) {
+        if given.grant == Grant::Own && !given.is(self.owner) {
             return Err(crate::not_yours(Self::NOUN));
         }
         Ok(())
@@ -367,6 +367,7 @@ impl Command for LeaveProject {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use oriel_kernel::Actor;
     use proptest::prelude::*;
 
     use super::*;

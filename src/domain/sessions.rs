@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use oriel_kernel::{
-    Actor, Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
+    Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
     Personal, Rejection, SessionId, Timestamp, UserId, kinds,
 };
 use serde::{Deserialize, Serialize};
@@ -255,7 +255,7 @@ impl Command for EndSession {
 
     fn decide(&self, session: &Session, given: &Given<'_>) -> Decision<SessionEvent> {
         let whose = session.whose.as_ref().ok_or_else(|| Rejection::not_found(Session::NOUN))?;
-        if given.grant == Grant::Own && given.actor != Actor::Member(whose.member) {
+        if given.grant == Grant::Own && !given.is(whose.member) {
             return Err(crate::not_yours(Session::NOUN));
         }
         if session.ended.is_some() {
@@ -268,6 +268,7 @@ impl Command for EndSession {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use oriel_kernel::Actor;
     use proptest::prelude::*;
 
     use super::*;

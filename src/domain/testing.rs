@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use oriel_kernel::{
     Actor, Aggregate, Blinder, Command, Decision, ErrorCode, Event, Fact, Facts, Given, Grant, Id, MemberId,
-    OrganizationId, PersonalField, PersonalVisitor, Rejection, Timestamp, UserId, Visible,
+    OrganizationId, Permissions, PersonalField, PersonalVisitor, Rejection, Timestamp, UserId, Visible,
 };
 use uuid::Uuid;
 
@@ -46,6 +46,10 @@ pub struct Desk {
     pub actor: Actor,
     pub organization: OrganizationId,
     pub grant: Grant,
+    /// All that the actor may.
+    pub permissions: Permissions,
+    /// Whose key it is, when a key acts.
+    pub owner: Option<MemberId>,
     pub visible: Visible,
     pub facts: BTreeSet<Fact>,
 }
@@ -58,6 +62,8 @@ impl Desk {
             actor: Actor::System,
             organization: Id::from_uuid(uuid(1)),
             grant: Grant::All,
+            permissions: Permissions::everything(),
+            owner: None,
             visible: Visible::All,
             facts: BTreeSet::new(),
         }
@@ -71,8 +77,10 @@ impl Desk {
                 id,
                 now: self.now,
                 actor: self.actor,
+                member: if let Actor::Member(member) = self.actor { Some(member) } else { self.owner },
                 organization: self.organization,
                 grant: self.grant,
+                permissions: &self.permissions,
                 visible: &self.visible,
                 blinder: &TestBlinder,
             },

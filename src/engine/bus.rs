@@ -9,12 +9,14 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use oriel_kernel::trace;
 use oriel_kernel::{
-    Actor, Aggregate, AnyEvent, Command, CommandId, ErrorCode, EventId, Fact, Facts, Given, Grant, Id, Observed,
-    OrganizationId, Position, Recorded, Rejection, Timestamp, UserError, Visible,
+    Actor, Aggregate, AnyEvent, Command, CommandId, ErrorCode, EventId, Fact, Facts, Given, Grant, Id, MemberId,
+    Observed, OrganizationId, Permissions, Position, Recorded, Rejection, Timestamp, UserError, Visible,
 };
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::committer::{Append, Prepared, Proposal, Verdict};
@@ -36,19 +38,40 @@ pub struct Scope {
     pub grant: Grant,
     /// Which parts of the organisation they see.
     pub visible: Visible,
-    /// What both were read from.
+    /// As whom they act: the member, or whose key it is.
+    pub member: Option<MemberId>,
+    /// All that they may.
+    pub permissions: Arc<Permissions>,
+    /// What all this was read from.
     pub observed: Observed,
 }
+
+static EVERYTHING: LazyLock<Arc<Permissions>> = LazyLock::new(|| Arc::new(Permissions::everything()));
 
 impl Scope {
     /// Everything, whatever happens: for Oriel itself, and for who needs no permission.
     pub fn unlimited() -> Self {
-        Self { grant: Grant::All, visible: Visible::All, observed: Observed::default() }
+        Self {
+            grant: Grant::All,
+            visible: Visible::All,
+            member: None,
+            permissions: Arc::clone(&EVERYTHING),
+            observed: Observed::default(),
+        }
+    }
+
+    /// As whom this actor acts.
+    fn member(&self, actor: Actor) -> Option<MemberId> {
+        match actor {
+            Actor::Member(member) => Some(member),
+            Actor::ApiKey(_) => self.member,
+            Actor::User(_) | Actor::System | Actor::Anonymous => None,
+        }
     }
 
     /// What lets this actor see these parts of the organisation.
     fn sight(&self, actor: Actor, parts: [Option<Uuid>; 2]) -> Vec<Fact> {
-        let (Visible::Only(seen), Actor::Member(member)) = (&self.visible, actor) else { return Vec::new() };
+        let (Visible::Only(seen), Some(member)) = (&self.visible, self.member(actor)) else { return Vec::new() };
         parts.into_iter().flatten().filter(|part| seen.contains(part)).map(|part| Visible::fact(member, part)).collect()
     }
 }
@@ -171,6 +194,9 @@ impl From<KeyError> for CommandError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::Database(error) => Self::Unavailable(error.to_string()),
+            KeyError::Destroyed(_) => {
+                Rejection::new(ErrorCode::NotFound, "What this is about was deleted for good.").into()
+            }
             other => Self::Internal(other.to_string()),
         }
     }
@@ -213,6 +239,8 @@ struct Decided {
 
 /// A command on an aggregate, whatever its types.
 trait Step: Send + Sync {
+    /// The command's name in the program.
+    fn name(&self) -> &'static str;
     fn subject(&self) -> Uuid;
     fn replay(&self, events: &[Arc<Recorded>]) -> Cached;
     fn decide(&self, cached: &Cached, given: Given<'_>) -> Result<Decided, Rejection>;
@@ -224,6 +252,11 @@ struct StepOf<C> {
 }
 
 impl<C: Command> Step for StepOf<C> {
+    fn name(&self) -> &'static str {
+        let path = std::any::type_name::<C>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+
     fn subject(&self) -> Uuid {
         self.id
     }
@@ -293,6 +326,17 @@ impl Engine {
         context: &CommandContext,
         transaction: Transaction,
     ) -> Result<Committed, CommandError> {
+        let span = tracing::debug_span!(
+            target: trace::TARGET,
+            "command",
+            otel.name = transaction.steps.first().map(|step| step.name()),
+            command = %context.command,
+            organization = %context.organization,
+        );
+        self.carry_out(context, transaction).instrument(span).await
+    }
+
+    async fn carry_out(&self, context: &CommandContext, transaction: Transaction) -> Result<Committed, CommandError> {
         let subject = transaction.steps.first().map(|step| step.subject()).unwrap_or_default();
         if !self.committer.has_room(0) {
             return Err(CommandError::Overloaded);
@@ -358,6 +402,7 @@ impl Engine {
     ) -> Result<Attempt, CommandError> {
         let (mut appends, mut after) = (Vec::new(), Vec::new());
         let mut observed = context.scope.observed.clone();
+        let mut keys = BTreeSet::new();
         let (mut events, mut bytes) = (0, 0);
         for (n, step) in steps.iter().enumerate() {
             let cached = self.load(step.as_ref()).await?;
@@ -377,10 +422,14 @@ impl Engine {
                 continue;
             }
             observed.facts.extend(context.scope.sight(context.actor, decided.parts));
+            // An organisation itself is written of even after its end.
+            if decided.tenant.uuid() != step.subject() && !decided.tenant.is_absent() {
+                keys.insert(decided.tenant.uuid());
+            }
             let mut prepared = Vec::with_capacity(decided.events.len());
             for event in decided.events {
                 let mut sealed = event.clone_boxed();
-                self.keyring.seal(sealed.as_mut()).await?;
+                keys.append(&mut self.keyring.seal(decided.tenant, sealed.as_mut()).await?);
                 let data = sealed.encode().map_err(|e| CommandError::Internal(e.to_string()))?;
                 bytes += data.len();
                 events += 1;
@@ -412,10 +461,12 @@ impl Engine {
             organization: context.organization,
             appends,
             observed,
+            keys,
             actor: context.actor,
             at: oriel_kernel::time::to_micros(context.now),
             correlation: context.correlation,
             causation: context.causation,
+            span: Span::current(),
         };
         // The write goes on when the client goes away: the caller's future may be dropped, this task is not.
         let committer = Arc::clone(&self.committer);
@@ -437,6 +488,7 @@ impl Engine {
     fn verdict(&self, context: &CommandContext, subject: Uuid, verdict: Verdict) -> Result<Attempt, CommandError> {
         match verdict {
             Verdict::Committed { position, events } => {
+                events.iter().for_each(|event| trace::event(event));
                 Ok(Attempt::Done(Committed { position, subject, events, repeated: false }))
             }
             Verdict::Repeated { position, subject, input_hash } => {
@@ -519,8 +571,10 @@ impl Engine {
             id,
             now: context.now,
             actor: context.actor,
+            member: context.scope.member(context.actor),
             organization: context.organization,
             grant: context.scope.grant,
+            permissions: &context.scope.permissions,
             visible: &context.scope.visible,
             blinder: self.keyring.as_ref(),
         }

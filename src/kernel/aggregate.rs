@@ -5,7 +5,10 @@
 
 use uuid::Uuid;
 
-use crate::{Actor, Blinder, Event, Fact, Facts, Grant, IdKind, OrganizationId, Rejection, Timestamp, Visible};
+use crate::{
+    Actor, Blinder, Event, Fact, Facts, Grant, IdKind, MemberId, OrganizationId, Permissions, Rejection, Timestamp,
+    Visible,
+};
 
 /// The state that decides about the next command: what its events add up to, no more than decisions need.
 pub trait Aggregate: Default + Clone + Send + Sync + 'static {
@@ -50,14 +53,25 @@ pub struct Given<'a> {
     pub now: Timestamp,
     /// Who asks.
     pub actor: Actor,
+    /// As whom they act: the member, or whose key it is. `None` for Oriel itself and outside an organisation.
+    pub member: Option<MemberId>,
     /// The organisation that they act in.
     pub organization: OrganizationId,
     /// Whether their permission covers everything or only what is their own.
     pub grant: Grant,
+    /// All that they may: nobody gives away more than that.
+    pub permissions: &'a Permissions,
     /// Which parts of the organisation they see.
     pub visible: &'a Visible,
     /// Hashes of personal data, for unique facts.
     pub blinder: &'a dyn Blinder,
+}
+
+impl Given<'_> {
+    /// Whether this is as whom they act: what is a member's own is their keys' own too.
+    pub fn is(&self, member: MemberId) -> bool {
+        self.member == Some(member)
+    }
 }
 
 /// What `decide` answers.

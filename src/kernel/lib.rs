@@ -17,20 +17,21 @@ pub mod personal;
 pub mod position;
 pub mod rejection;
 pub mod time;
+pub mod trace;
 pub mod viewer;
 
 pub use actor::{Actor, ActorKind};
 pub use aggregate::{Aggregate, Command, Decision, Given, Outcome};
-pub use event::{AnyEvent, Event, EventDecodeError, EventDecoder, Recorded};
+pub use event::{AnyEvent, Effect, Event, EventDecodeError, EventDecoder, Recorded};
 pub use fact::{Fact, Facts};
 pub use id::{Id, IdKind, RawId};
 pub use oriel_macros::{Event, operations};
-pub use permission::{Grant, Permission, Permissions};
+pub use permission::{Grant, Pattern, Permission, Permissions};
 pub use personal::{Blinder, Personal, PersonalField, PersonalVisitor};
 pub use position::Position;
 pub use rejection::{ErrorCode, Rejection, UserError};
 pub use time::Timestamp;
-pub use viewer::{Observed, Viewer, Visible};
+pub use viewer::{Credential, Observed, SecretHash, Viewer, Visible};
 
 ids! {
     /// An organisation: a tenant.

@@ -7,20 +7,55 @@ use uuid::Uuid;
 
 use crate::{Actor, Fact, Grant, MemberId, OrganizationId, Permission, Permissions, SessionId, UserId};
 
+/// By what somebody is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Credential {
+    /// A session in which a person is signed in.
+    Session(SessionId),
+    /// A key that a program uses on behalf of a member.
+    ApiKey {
+        /// Which one.
+        key: Uuid,
+        /// Of the secret that was shown: after a rotation two are good for a while, and each ends at its own time.
+        secret: SecretHash,
+    },
+}
+
+impl Credential {
+    /// The session, if it is one.
+    pub fn session(self) -> Option<SessionId> {
+        match self {
+            Self::Session(session) => Some(session),
+            Self::ApiKey { .. } => None,
+        }
+    }
+}
+
+/// The SHA-256 of a secret that was drawn at random. Not printed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretHash(pub [u8; 32]);
+
+impl std::fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
 /// Who is asking, and what they may see. Without one nothing tenant-scoped can be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Viewer {
-    /// The person.
+    /// The person, or whose key it is.
     pub user: UserId,
     /// The person in this organisation.
     pub member: MemberId,
     /// The organisation that the token names.
     pub organization: OrganizationId,
-    /// The signed-in device.
-    pub session: SessionId,
-    /// The version of the member that all this was read at: another one means other roles or another status.
-    pub member_version: i32,
-    /// What their roles allow.
+    /// By what they are known: the signed-in device, or a key.
+    pub credential: Credential,
+    /// What all this was read from, and the versions of it: the member, their own roles, the key. Another one means
+    /// other permissions, or none.
+    pub versions: Arc<[(Uuid, i32)]>,
+    /// What they may: what their roles and direct grants allow; for a key what of that its scopes leave.
     pub permissions: Arc<Permissions>,
     /// Which parts of the organisation they see.
     pub visible: Visible,
@@ -64,7 +99,15 @@ pub struct Observed {
 impl Viewer {
     /// As the author of a change.
     pub fn actor(&self) -> Actor {
-        Actor::Member(self.member)
+        match self.credential {
+            Credential::Session(_) => Actor::Member(self.member),
+            Credential::ApiKey { key, .. } => Actor::ApiKey(key),
+        }
+    }
+
+    /// The session in which they are signed in; `None` for a key.
+    pub fn session(&self) -> Option<SessionId> {
+        self.credential.session()
     }
 
     /// How far a permission is granted; `None` when it is not.

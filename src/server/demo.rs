@@ -76,8 +76,8 @@ pub async fn make(endpoint: &Endpoint) -> Result<Option<SignIn>, DemoError> {
     )
     .await?;
     let token = text(&registered, &["register", "accessToken"])?;
-    let (session, _) = endpoint.authenticate(&token).map_err(|_| DemoError("the token is refused".to_owned()))?;
-    let caller = Caller { session: Some(session), ..Caller::default() };
+    let (credential, _) = endpoint.authenticate(&token).map_err(|_| DemoError("the token is refused".to_owned()))?;
+    let caller = Caller { credential: Some(credential), ..Caller::default() };
     for (key, name) in [("HARBOUR", "Harbour"), ("LIBRARY", "Library")] {
         let created = run(
             endpoint,

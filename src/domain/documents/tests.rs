@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use oriel_kernel::Visible;
+use oriel_kernel::{Actor, Visible};
 use proptest::prelude::*;
 
 use super::pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage};

@@ -41,13 +41,13 @@ pub fn expand(args: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
 
 /// Removes the declaration from the method; gives it as a value and as a line of the description.
 fn take_access(method: &mut ImplItemFn) -> Result<(TokenStream, String)> {
-    let is_access = |a: &Attribute| ["permission", "signed_in", "public"].iter().any(|n| a.path().is_ident(n));
+    let is_access = |a: &Attribute| ["permission", "signed_in", "authenticated", "public"].iter().any(|n| a.path().is_ident(n));
     let found: Vec<Attribute> = method.attrs.iter().filter(|a| is_access(a)).cloned().collect();
     method.attrs.retain(|a| !is_access(a));
     let [attribute] = found.as_slice() else {
         return Err(Error::new_spanned(
             &method.sig.ident,
-            "declare who may call this, once: #[permission(\"module:action\")], #[signed_in] or #[public]",
+            "declare who may call this, once: #[permission(\"module:action\")], #[signed_in], #[authenticated] or #[public]",
         ));
     };
     if attribute.path().is_ident("public") {
@@ -55,6 +55,10 @@ fn take_access(method: &mut ImplItemFn) -> Result<(TokenStream, String)> {
     }
     if attribute.path().is_ident("signed_in") {
         return Ok((quote!(crate::access::Access::SignedIn), "For everyone who is signed in.".to_owned()));
+    }
+    if attribute.path().is_ident("authenticated") {
+        let line = "For everyone who is signed in, and for API keys.".to_owned();
+        return Ok((quote!(crate::access::Access::Authenticated), line));
     }
     let text: LitStr = attribute.parse_args()?;
     let value = text.value();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_graphql::{Extensions, Value};
 use axum::http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use oriel_kernel::{Position, SessionId, Timestamp};
+use oriel_kernel::{Credential, Position, Timestamp};
 use oriel_schema::endpoint::Caller;
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ impl HttpState {
             exchange: exchange.clone(),
             caller: Caller {
                 request: exchange.id(),
-                session: None,
+                credential: None,
                 ip: address.map(|address| address.to_canonical().to_string()),
                 user_agent: user_agent(headers),
                 at_least: at_least(headers)?,
@@ -80,9 +80,9 @@ impl HttpState {
             payer: Payer::at(address),
         };
         if let Some(token) = token {
-            match self.session(exchange, token).await {
-                Ok(((session, ends), person)) => {
-                    (who.caller.session, who.caller.token_ends) = (Some(session), Some(ends));
+            match self.authenticated(exchange, token).await {
+                Ok((credential, ends, person)) => {
+                    (who.caller.credential, who.caller.token_ends) = (Some(credential), ends);
                     who.payer = Payer::Person(person);
                 }
                 Err(refusal) => {
@@ -110,14 +110,18 @@ impl HttpState {
         Ok(until.map(|until| (until - now).to_std().unwrap_or_default()))
     }
 
-    async fn session(&self, exchange: &Exchange, token: &str) -> Result<((SessionId, Timestamp), Uuid), Refusal> {
+    async fn authenticated(
+        &self,
+        exchange: &Exchange,
+        token: &str,
+    ) -> Result<(Credential, Option<Timestamp>, Uuid), Refusal> {
         let ended =
             || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
-        let signed_in = self.endpoint.authenticate(token).map_err(|_| ended())?;
-        let row = self.endpoint.viewer(signed_in.0).await;
+        let (credential, ends) = self.endpoint.authenticate(token).map_err(|_| ended())?;
+        let row = self.endpoint.viewer(credential).await;
         let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?.ok_or_else(ended)?;
         exchange.note_viewer(&row.viewer);
-        Ok((signed_in, row.viewer.user.uuid()))
+        Ok((credential, ends, row.viewer.user.uuid()))
     }
 
     /// Takes what an operation costs from the caller's rate limit; 1 of it was taken when the operation came in.
@@ -164,14 +168,14 @@ impl Who {
         self.payer
     }
 
-    /// The session in which they are signed in.
-    pub fn session(&self) -> Option<SessionId> {
-        self.caller.session
+    /// By what they are known: a session or a key.
+    pub fn credential(&self) -> Option<Credential> {
+        self.caller.credential
     }
 
-    /// Whether somebody is signed in.
+    /// Whether somebody is signed in, or a key asks.
     pub fn is_signed_in(&self) -> bool {
-        self.caller.session.is_some()
+        self.caller.credential.is_some()
     }
 
     /// The same one, with these files.

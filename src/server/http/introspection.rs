@@ -33,14 +33,14 @@ impl HttpState {
     /// They may not; or who they are cannot be read.
     pub async fn may_see_the_schema(&self, who: &Who) -> Result<(), Refusal> {
         let Introspection { mode, exempt } = &self.introspection;
-        match (mode, who.session()) {
+        match (mode, who.credential()) {
             (IntrospectionMode::Everyone, _) | (IntrospectionMode::SignedIn, Some(_)) => Ok(()),
             (IntrospectionMode::SignedIn, None) => {
                 Err(Refusal::unauthenticated("Sign in to see the schema: introspection is for who is signed in."))
             }
             (IntrospectionMode::Off, None) => Err(closed()),
-            (IntrospectionMode::Off, Some(session)) => {
-                let row = self.endpoint.viewer(session).await;
+            (IntrospectionMode::Off, Some(credential)) => {
+                let row = self.endpoint.viewer(credential).await;
                 let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
                 let is_exempt = row.is_some_and(|row| row.roles.iter().any(|role| exempt.contains(role)));
                 if is_exempt { Ok(()) } else { Err(closed()) }

@@ -217,10 +217,10 @@ impl HttpState {
     }
 
     async fn scope(&self, who: &Who) -> Result<Scope, Refusal> {
-        let Some(session) = who.session() else {
+        let Some(credential) = who.credential() else {
             return Ok(Scope { organization: OrganizationId::ABSENT, exempt: false, publishes: false });
         };
-        let row = self.endpoint.viewer(session).await;
+        let row = self.endpoint.viewer(credential).await;
         let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let row = row.ok_or_else(|| Refusal::unauthenticated("This session has ended. Sign in again."))?;
         Ok(Scope {

@@ -20,7 +20,7 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
-use oriel_kernel::SessionId;
+use oriel_kernel::Credential;
 use oriel_schema::endpoint::Answer;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -47,7 +47,7 @@ pub struct Streams(Mutex<HashMap<String, Arc<Stream>>>);
 /// A stream that somebody reserved.
 struct Stream {
     /// Whose it is; nobody's when it was reserved without signing in.
-    session: Option<SessionId>,
+    credential: Option<Credential>,
     /// What is being executed on it, and how to end that.
     operations: Mutex<HashMap<String, CancellationToken>>,
     begin: mpsc::Sender<BoxStream<'static, Said>>,
@@ -83,7 +83,7 @@ impl Streams {
     /// The caller's stream of this name. That of somebody else looks like none.
     fn of(&self, token: &str, who: &Who) -> Result<Arc<Stream>, Refusal> {
         let stream = lock(&self.0).get(token).cloned();
-        stream.filter(|stream| stream.session == who.session()).ok_or_else(unknown)
+        stream.filter(|stream| stream.credential == who.credential()).ok_or_else(unknown)
     }
 
     fn forget(&self, token: &str) {
@@ -122,7 +122,7 @@ pub async fn reserve(
         let place = state.socket("sse", &who)?;
         let (begin, begun) = mpsc::channel(state.limits.operations_per_socket);
         let waiting = Mutex::new(Some(Waiting { begun, place }));
-        let stream = Stream { session: who.session(), operations: Mutex::default(), begin, waiting };
+        let stream = Stream { credential: who.credential(), operations: Mutex::default(), begin, waiting };
         let token = Uuid::new_v4().simple().to_string();
         lock(&state.streams.0).insert(token.clone(), Arc::new(stream));
         Ok(token)
@@ -162,7 +162,7 @@ impl Drop for Connected {
 /// `GET /graphql` with the token: everything that is said on the stream, as events.
 pub fn connect(state: &HttpState, who: &Who, token: String) -> Result<Response, Refusal> {
     // Who cannot send headers shows the token alone; what is executed was asked by its owner.
-    let stream = match who.session() {
+    let stream = match who.credential() {
         Some(_) => state.streams.of(&token, who)?,
         None => lock(&state.streams.0).get(&token).cloned().ok_or_else(unknown)?,
     };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_graphql::{Enum, SimpleObject};
 use chrono::DateTime;
-use oriel_kernel::{MemberId, OrganizationId, Permissions, SessionId, Timestamp, UserId, Viewer, Visible, ids};
+use oriel_kernel::{Credential, MemberId, OrganizationId, Permissions, SessionId, Timestamp, UserId, Viewer, Visible, ids};
 use sea_orm::entity::prelude::*;
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, IntoActiveModel, Schema};
 
@@ -134,8 +134,8 @@ pub fn viewer(organization: u128, visible: Visible) -> Arc<Viewer> {
         user: UserId::from_uuid(uuid(7)),
         member: MemberId::from_uuid(uuid(8)),
         organization: org(organization),
-        session: SessionId::from_uuid(uuid(9)),
-        member_version: 1,
+        credential: Credential::Session(SessionId::from_uuid(uuid(9))),
+        versions: Arc::default(),
         permissions: Arc::new(Permissions::default()),
         visible,
     })
