@@ -14,7 +14,7 @@
 mod contract;
 mod over_redis;
 #[cfg(test)]
-mod redis_server;
+pub(crate) mod redis_server;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,6 +25,7 @@ use futures::Stream;
 use tokio::sync::{Notify, broadcast};
 
 pub use self::over_redis::{RedisBus, Timing};
+use crate::redis::InvalidRedisUrl;
 
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 256 * 1024;
@@ -48,11 +49,6 @@ pub struct MessageTooLong {
     pub length: usize,
 }
 
-/// Why a bus could not be opened: a mistake in the settings. A server that does not answer is none.
-#[derive(thiserror::Error, Clone, PartialEq, Eq, Debug)]
-#[error("the Redis URL is not usable: write redis://host:port/ or redis://user:password@host:port/")]
-pub struct InvalidBusUrl;
-
 /// The bus of this process. Clones share it; it ends, and with it its subscriptions, when the last one is dropped.
 #[derive(Clone, Debug)]
 pub enum Bus {
@@ -63,9 +59,9 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// The bus that `url` names; without one, that of this process. `namespace` keeps installations apart that share
+    /// The bus through the Redis that `url` names; without one, that of this process. `namespace` keeps installations apart that share
     /// a Redis. To be called on a runtime, on which the connections live.
-    pub fn open(url: Option<&str>, namespace: &str) -> Result<Self, InvalidBusUrl> {
+    pub fn open(url: Option<&str>, namespace: &str) -> Result<Self, InvalidRedisUrl> {
         match url {
             None => Ok(Self::in_process()),
             Some(url) => Ok(Self::Redis(Arc::new(RedisBus::open(url, namespace, Timing::default())?))),

@@ -2,4 +2,6 @@
 pub mod blobs;
 pub mod bus;
 pub mod extraction;
+pub mod redis;
+pub mod resilience;
 pub mod search;

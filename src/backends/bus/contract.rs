@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use super::redis_server::RedisServer;
 use super::*;
+use crate::resilience::Pause;
 
 const LONG: Duration = Duration::from_secs(20);
 const BRISK: Timing = Timing {
     answer: Duration::from_millis(300),
     ping: Duration::from_millis(200),
-    least_pause: Duration::from_millis(20),
-    most_pause: Duration::from_millis(200),
+    pause: Pause { least: Duration::from_millis(20), most: Duration::from_millis(200) },
 };
 
 /// Two nodes of one installation.

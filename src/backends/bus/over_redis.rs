@@ -16,12 +16,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Value};
+use redis::{RedisError, RedisResult, Value};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{InvalidBusUrl, MAX_MESSAGE, Notice, Subscription, Topics};
+use super::{MAX_MESSAGE, Notice, Subscription, Topics};
+use crate::redis::InvalidRedisUrl;
+use crate::redis::place::Place;
+use crate::resilience::{Pause, Sources, SystemSources};
 
 /// How many messages wait to be sent.
 pub(super) const MAX_UNSENT: usize = 256;
@@ -40,10 +43,8 @@ pub struct Timing {
     pub answer: Duration,
     /// Between two pings of the connection that listens.
     pub ping: Duration,
-    /// Before it connects again for the first time; doubled each time, with jitter.
-    pub least_pause: Duration,
-    /// The longest pause.
-    pub most_pause: Duration,
+    /// Before it connects again.
+    pub pause: Pause,
 }
 
 impl Default for Timing {
@@ -51,8 +52,7 @@ impl Default for Timing {
         Self {
             answer: Duration::from_secs(1),
             ping: Duration::from_secs(5),
-            least_pause: Duration::from_millis(100),
-            most_pause: Duration::from_secs(5),
+            pause: Pause { least: Duration::from_millis(100), most: Duration::from_secs(5) },
         }
     }
 }
@@ -68,15 +68,15 @@ pub struct RedisBus {
 
 impl RedisBus {
     /// Opens the bus, also while the server does not answer.
-    pub fn open(url: &str, namespace: &str, timing: Timing) -> Result<Self, InvalidBusUrl> {
-        let client = Client::open(url).map_err(|_| InvalidBusUrl)?;
+    pub fn open(url: &str, namespace: &str, timing: Timing) -> Result<Self, InvalidRedisUrl> {
+        let place = Place::parse(url)?;
         let topics = Arc::new(Topics::new(false));
         let missed = Arc::new(Missed::default());
         let connected = Arc::new(AtomicBool::new(false));
         let (unsent, queue) = mpsc::channel(MAX_UNSENT);
         // So that the first colon of a channel ends the namespace.
         let namespace = namespace.replace('%', "%25").replace(':', "%3A");
-        let shared = Shared { client, namespace, timing };
+        let shared = Shared { place, namespace, timing };
         let publisher = Publisher { shared: shared.clone(), queue, missed: missed.clone(), connection: None };
         let listener = Listener { shared, topics: topics.clone(), connected: connected.clone() };
         let work = [tokio::spawn(publisher.run()), tokio::spawn(listener.run())];
@@ -118,7 +118,7 @@ impl fmt::Debug for RedisBus {
 /// What both connections need.
 #[derive(Clone)]
 struct Shared {
-    client: Client,
+    place: Place,
     namespace: String,
     timing: Timing,
 }
@@ -132,12 +132,9 @@ impl Shared {
         timeout(self.timing.answer, answer).await.unwrap_or_else(|_| Err(no_answer()))
     }
 
-    /// Between half and the whole of a pause that doubles with each failure.
+    /// Random enough that nodes do not return all at once.
     fn pause(&self, failures: u32) -> Duration {
-        let whole = self.timing.least_pause.saturating_mul(1 << failures.min(16)).min(self.timing.most_pause);
-        // Random enough that nodes do not return all at once.
-        let chance = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
-        whole.mul_f64(0.5 + chance / 2.0)
+        self.timing.pause.after(failures, SystemSources.chance())
     }
 }
 
@@ -207,9 +204,7 @@ impl Publisher {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let answer = Some(self.shared.timing.answer);
-                let config = AsyncConnectionConfig::new().set_connection_timeout(answer).set_response_timeout(answer);
-                let connecting = self.shared.client.get_multiplexed_async_connection_with_config(&config);
+                let connecting = self.shared.place.connect_to_one(self.shared.timing.answer);
                 none.insert(self.shared.in_time(connecting).await?)
             }
         };
@@ -238,7 +233,7 @@ impl Listener {
     async fn run(self) {
         let mut failures = 0;
         loop {
-            match self.shared.in_time(self.shared.client.get_async_pubsub()).await {
+            match self.shared.in_time(self.shared.place.listen()).await {
                 Ok(connection) => {
                     failures = 0;
                     let (mut sink, mut stream) = connection.split();

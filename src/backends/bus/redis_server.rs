@@ -10,6 +10,7 @@ use tempfile::TempDir;
 pub struct RedisServer {
     folder: TempDir,
     port: u16,
+    arguments: Vec<String>,
     process: Child,
 }
 
@@ -17,6 +18,11 @@ impl RedisServer {
     /// `None` when Redis is not installed, which is said on the console and is a failure with
     /// `ORIEL_REQUIRE_SERVERS=1`.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same with further arguments of the program.
+    pub fn start_with(arguments: &[&str]) -> Option<Self> {
         let installed = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
         if !installed {
             assert!(std::env::var_os("ORIEL_REQUIRE_SERVERS").is_none(), "Redis is missing (Debian: redis-server)");
@@ -24,9 +30,15 @@ impl RedisServer {
             return None;
         }
         let folder = TempDir::new().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = run(&folder, port);
-        Some(Self { folder, port, process })
+        let port = free_port();
+        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let process = run(&folder, port, &arguments);
+        Some(Self { folder, port, arguments, process })
+    }
+
+    #[allow(dead_code)] // not every binary that has this file asks
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self) -> String {
@@ -39,7 +51,7 @@ impl RedisServer {
     }
 
     pub fn start_again(&mut self) {
-        self.process = run(&self.folder, self.port);
+        self.process = run(&self.folder, self.port, &self.arguments);
     }
 
     /// Stops the process where it stands, its connections stay open.
@@ -63,10 +75,15 @@ impl Drop for RedisServer {
     }
 }
 
-fn run(folder: &TempDir, port: u16) -> Child {
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn run(folder: &TempDir, port: u16, arguments: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string(), "--dir"])
         .arg(folder.path())
+        .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
