@@ -12,11 +12,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use oriel_kernel::trace;
 use oriel_kernel::{
     Actor, AnyEvent, EventId, Facts, Observed, OrganizationId, Position, Recorded, Rejection, Timestamp,
 };
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
 use tokio::sync::{Notify, oneshot};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use self::batch::{Batch, changes_row};
@@ -62,6 +64,8 @@ pub(crate) struct Proposal {
     pub(crate) at: Timestamp,
     pub(crate) correlation: Uuid,
     pub(crate) causation: Option<Uuid>,
+    /// Within which it is to be written.
+    pub(crate) span: Span,
 }
 
 /// What became of it.
@@ -188,7 +192,7 @@ impl Committer {
             let started = Instant::now();
             let (proposals, answers): (Vec<_>, Vec<_>) =
                 batch.into_iter().map(|item| (item.proposal, item.answer)).unzip();
-            let verdicts = self.write_or_halve(&proposals).await;
+            let verdicts = self.write_or_halve(&proposals).instrument(span(&proposals)).await;
             metrics::histogram!("oriel_commit_seconds").record(started.elapsed().as_secs_f64());
             for (answer, verdict) in answers.into_iter().zip(verdicts) {
                 // A client that went away does not undo its command.
@@ -292,6 +296,19 @@ impl Committer {
         }
         Err(BatchError::Uncertain(error))
     }
+}
+
+/// That of a batch: it belongs to the first of its commands, and has to do with the others.
+fn span(proposals: &[Proposal]) -> Span {
+    let Some((first, others)) = proposals.split_first() else { return Span::none() };
+    let commands = proposals.len();
+    let span = tracing::debug_span!(target: trace::TARGET, parent: &first.span, "commit", commands);
+    if !span.is_disabled() {
+        others.iter().for_each(|other| {
+            span.follows_from(&other.span);
+        });
+    }
+    span
 }
 
 fn is_outage(error: &BatchError) -> bool {

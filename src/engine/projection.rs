@@ -166,6 +166,7 @@ pub enum ProjectError {
 /// Folds events into these read models, each into its table. The rows that all of them need are one statement on
 /// PostgreSQL, and a second one if what they hold leads to further ones: what a batch costs does not depend on how many
 /// read models it touches.
+#[tracing::instrument(target = "oriel::trace", level = "debug", skip_all, fields(events = events.len()))]
 pub(crate) async fn project<'a>(
     transaction: &DatabaseTransaction,
     read_models: impl IntoIterator<Item = (&'a dyn Inline, &'a str)>,

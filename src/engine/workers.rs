@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use oriel_kernel::Position;
+use oriel_kernel::trace::{self, Place};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::consumers::backoff;
@@ -123,7 +126,7 @@ impl Runner {
                     Ok(Some(job)) => {
                         self.last = job.organization.uuid();
                         let (engine, worker) = (Arc::clone(&self.engine), Arc::clone(&self.worker));
-                        running.spawn(attempt(engine, worker, job, self.limits, released.clone()));
+                        running.spawn(told(engine, worker, job, self.limits, released.clone()));
                     }
                     Ok(None) => break,
                     Err(error) => {
@@ -145,6 +148,31 @@ impl Runner {
             while running.join_next().await.is_some() {}
         }
     }
+}
+
+/// One attempt at a job, in a span that comes after the event that the job was made for.
+async fn told(
+    engine: Arc<Engine>,
+    worker: Arc<dyn Worker>,
+    job: Job,
+    limits: WorkerLimits,
+    released: watch::Receiver<bool>,
+) {
+    let span = tracing::debug_span!(
+        target: trace::TARGET,
+        "job",
+        otel.name = job.queue.as_str(),
+        otel.kind = "consumer",
+        job = %job.id,
+        attempt = job.attempt,
+    );
+    if !span.is_disabled() {
+        match engine.log().read(Position::new(job.position.number() - 1), 1).await {
+            Ok(events) => events.iter().for_each(|event| trace::follow(&span, Place::of(event))),
+            Err(error) => tracing::debug!(%error, job = %job.id, "the event of a job cannot be read"),
+        }
+    }
+    attempt(engine, worker, job, limits, released).instrument(span).await;
 }
 
 /// One attempt at a job, from the claim to the report.

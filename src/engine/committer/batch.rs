@@ -285,6 +285,7 @@ mod tests {
                     at: Timestamp::default(),
                     correlation: Uuid::nil(),
                     causation: None,
+                    span: tracing::Span::none(),
                 };
                 // The first few have nothing to rest on yet.
                 let rests = n > 4;

@@ -11,16 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use oriel_kernel::trace::{self, Place};
 use oriel_kernel::{Position, Recorded};
 use sea_orm::{ConnectionTrait, Statement, Value};
 use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{broadcast, watch};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::lease::{Lease, give_back};
 use super::{Checkpoint, ConsumerError, ConsumerLimits, Followed, Following, Follows, backoff, plain_text};
 use crate::engine::Engine;
 use crate::feed::Applied;
+
+/// Of the events of a batch, how many are named by the span in which it is applied.
+const NAMED: usize = 32;
 
 /// Follows the log with one consumer.
 pub(super) struct Runner {
@@ -333,8 +338,24 @@ impl Runner {
                 (Follows::ForAll(_), None) => Err(ConsumerError::Elsewhere),
             }
         };
-        let applied = AssertUnwindSafe(applied).catch_unwind().await;
+        let applied = AssertUnwindSafe(applied.instrument(self.span(events))).catch_unwind().await;
         applied.unwrap_or_else(|_| Err(ConsumerError::Failed("the consumer panicked".to_owned())))
+    }
+
+    /// That of a batch: it comes after its first event, and has to do with the others.
+    fn span(&self, events: &[Arc<Recorded>]) -> Span {
+        let span = tracing::debug_span!(
+            target: trace::TARGET,
+            "consume",
+            otel.name = self.followed.name,
+            otel.kind = "consumer",
+            events = events.len(),
+        );
+        if let Some((first, others)) = events.split_first() {
+            trace::follow(&span, Place::of(first));
+            others.iter().take(NAMED).for_each(|event| trace::link(&span, Place::of(event)));
+        }
+        span
     }
 
     async fn set_aside(&self, event: &Recorded, attempts: u32, why: &str) -> Result<(), ConsumerError> {
