@@ -152,8 +152,12 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_with_time_zone("created_at"))
             .primary_key(&mut primary(&["name", "key_id"]))
             .to_owned(),
-        // One row: which history this is.
-        table("installation").col(integer("one").primary_key()).col(uuid("incarnation")).to_owned(),
+        // One row: which history this is, and on PostgreSQL the timeline of the server that it is written on.
+        table("installation")
+            .col(integer("one").primary_key())
+            .col(uuid("incarnation"))
+            .col(text_null("timeline"))
+            .to_owned(),
     ]
 }
 

@@ -11,6 +11,7 @@ mod hostile;
 mod nodes;
 mod operations;
 mod rebuilds;
+mod recovery;
 mod restarts;
 mod search;
 mod tenants;

@@ -227,9 +227,19 @@ impl Engine {
     }
 }
 
+/// Which history this is. Where PostgreSQL was restored to a moment or a replica was promoted, it goes on on another
+/// timeline than the one that is noted: from there on it is another history.
 async fn incarnation(database: &Database, fresh: Uuid) -> Result<Uuid, DbErr> {
     let insert = "INSERT INTO installation (one, incarnation) VALUES (1, $1) ON CONFLICT DO NOTHING";
     database.writer().execute_raw(database.statement(insert, insert, vec![fresh.into()])).await?;
+    if database.backend() == DbBackend::Postgres {
+        // The first 8 digits of the name of a WAL file are the timeline.
+        let note = "UPDATE installation SET timeline = current.timeline, \
+                    incarnation = CASE WHEN installation.timeline IS NULL THEN incarnation ELSE $1 END \
+                    FROM (SELECT substring(pg_walfile_name(pg_current_wal_lsn()) FOR 8) AS timeline) AS current \
+                    WHERE installation.timeline IS DISTINCT FROM current.timeline";
+        database.writer().execute_raw(database.statement(note, note, vec![fresh.into()])).await?;
+    }
     let select = "SELECT incarnation FROM installation WHERE one = 1";
     let row = database.writer().query_one_raw(database.statement(select, select, vec![])).await?;
     row.ok_or_else(|| DbErr::RecordNotFound("installation".to_owned()))?.try_get("", "incarnation")

@@ -7,6 +7,7 @@
 extern crate self as oriel_engine;
 
 mod bulk;
+pub mod backup;
 pub mod bus;
 mod committer;
 pub mod consumers;

@@ -74,7 +74,7 @@ impl Postgres {
 }
 
 /// Where PostgreSQL's programs are: the newest of Debian's folders, or the path.
-fn programs() -> Option<PathBuf> {
+pub fn programs() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
     folders.sort();
@@ -88,15 +88,8 @@ fn start(programs: PathBuf) -> Postgres {
     let folder = std::env::temp_dir().join(format!("oriel-pg-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir(&folder).expect("a temporary folder");
-    let root = is_root();
-    let mut command = Command::new(if root { "setpriv" } else { "sh" });
-    if root {
-        // PostgreSQL does not run as root.
-        let given = Command::new("chown").arg("postgres").arg(&folder).status();
-        assert!(given.is_ok_and(|status| status.success()), "the folder cannot be given to the user postgres");
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "sh"]);
-    }
-    let mut shell = command
+    give_to_postgres(&folder);
+    let mut shell = as_postgres("sh")
         .args(["-c", SCRIPT, "oriel-postgres"])
         .arg(&programs)
         .arg(&folder)
@@ -125,6 +118,24 @@ fn start(programs: PathBuf) -> Postgres {
         }
     }
     panic!("PostgreSQL does not start:\n{said}");
+}
+
+/// PostgreSQL does not run as root, and reads only what is its own.
+pub fn give_to_postgres(folder: &Path) {
+    if is_root() {
+        let given = Command::new("chown").arg("postgres").arg(folder).status();
+        assert!(given.is_ok_and(|status| status.success()), "the folder cannot be given to the user postgres");
+    }
+}
+
+/// A program, run by the user who may run PostgreSQL.
+pub fn as_postgres(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+    command
 }
 
 fn is_root() -> bool {

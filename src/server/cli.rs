@@ -45,6 +45,10 @@ pub enum Command {
     ReadModels(ReadModelsArgs),
     /// Publish the operations of a client, or list those that are published
     Operations(OperationsArgs),
+    /// Copy the log, the keys and the blobs of a running or stopped installation to a folder
+    Backup(BackupArgs),
+    /// Make an installation of a backup
+    Restore(RestoreArgs),
     /// Print every setting with its default, or the values in force
     Config(ConfigArgs),
     /// Check the settings and every backend, and say what holds here
@@ -256,6 +260,48 @@ pub enum OperationsAction {
     },
     /// Hash, kind, time and name of each
     List(ServerArgs),
+}
+
+/// `oriel backup`.
+#[derive(Debug, Args)]
+#[command(after_help = "FOLDER keeps several backups: a log for each, and once for all of them the newest keys and\n\
+    the blobs. What was purged or erased is gone from all of them with the next backup. The master key is not in it.\n\
+    The installation may be in use. Where it is in PostgreSQL or S3, use their own tools.\n\n\
+    Examples:\n  \
+    oriel backup /mnt/backup\n  \
+    oriel backup /mnt/backup --data /var/lib/oriel --keep 48")]
+pub struct BackupArgs {
+    /// The folder of the backups; made when it is not there
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// How many backups stay; the oldest are removed
+    #[arg(long, value_name = "NUMBER", default_value_t = 48, value_parser = clap::value_parser!(u16).range(1..))]
+    pub keep: u16,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// `oriel restore`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The data folder must be empty, but for the file master.key when ORIEL_MASTER_KEY is not set.\n\
+    The log is checked event by event, the read models are made from it, and the index is when the server starts.\n\
+    What comes of it is another history, with an incarnation of its own.\n\n\
+    Examples:\n  \
+    oriel restore /mnt/backup --data /var/lib/oriel\n  \
+    oriel restore /mnt/backup --backup 20261121T080000000Z --data ./looked-at"
+)]
+pub struct RestoreArgs {
+    /// The folder of the backups
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// Which of them, by its name [default: the newest]
+    #[arg(long, value_name = "NAME")]
+    pub backup: Option<String>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: SettingArgs,
 }
 
 /// `oriel config`.

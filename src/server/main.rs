@@ -6,7 +6,8 @@ use clap::Parser;
 use oriel_server::cli::{Cli, Command, ConfigArgs, DoctorArgs, SettingArgs};
 use oriel_server::client::{Client, Patience};
 use oriel_server::settings::Settings;
-use oriel_server::{doctor, import, installation, operations, read_models, serve, settings, telemetry};
+use oriel_server::traces::Recording;
+use oriel_server::{backup, doctor, import, installation, operations, read_models, serve, settings, telemetry};
 
 fn main() -> ExitCode {
     // The child that reads a document takes its limits before any thread exists.
@@ -35,6 +36,16 @@ async fn run(command: Command) -> ExitCode {
         Command::Migrate(args) => with_settings(&args, |settings| async move { migrate(&settings).await }).await,
         Command::ReadModels(args) => read_models::run(&args).await,
         Command::Operations(args) => operations::run(&args).await,
+        Command::Backup(args) => {
+            let (folder, keep) = (&args.folder, usize::from(args.keep));
+            with_settings(&args.settings, |settings| async move { backup::back_up(&settings, folder, keep).await })
+                .await
+        }
+        Command::Restore(args) => {
+            let (folder, name) = (&args.folder, args.backup.as_deref());
+            with_settings(&args.settings, |settings| async move { backup::restore(&settings, folder, name).await })
+                .await
+        }
         Command::Schema => {
             print!("{}", oriel_schema::sdl());
             ExitCode::SUCCESS
@@ -49,11 +60,20 @@ async fn with_settings<F: Future<Output = ExitCode>>(args: &SettingArgs, then: i
         Ok(loaded) => loaded,
         Err(error) => return fail(&error.to_string()),
     };
-    if let Err(error) = telemetry::start_logging(loaded.settings.log_format, &loaded.settings.log_level) {
+    let recording = match Recording::start(&loaded.settings) {
+        Ok(recording) => recording,
+        Err(error) => return fail(&format!("traces cannot be recorded: {error}")),
+    };
+    let Settings { log_format, log_level, .. } = &loaded.settings;
+    if let Err(error) = telemetry::start_logging(*log_format, log_level, recording.clone()) {
         return fail(&error.to_string());
     }
     loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    then(loaded.settings).await
+    let ended = then(loaded.settings).await;
+    if let Some(recording) = recording {
+        recording.end().await;
+    }
+    ended
 }
 
 async fn migrate(settings: &Settings) -> ExitCode {

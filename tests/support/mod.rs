@@ -1,5 +1,6 @@
 //! What the tests of the product share: the program as a process, a client, and the servers that it may need.
 
+mod cluster;
 /// A PostgreSQL that is started once, and a database per test: the engine's own suite uses the same.
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
@@ -9,6 +10,7 @@ mod engine_testing;
 mod redis_server;
 mod server;
 
+pub use cluster::Cluster;
 pub use redis_server::RedisServer;
 pub use server::{Environment, Server, Session};
 

@@ -47,6 +47,11 @@ impl Server {
         Self::start_in(Arc::new(tempfile::tempdir().unwrap()), environment, &[]).await
     }
 
+    /// A server on the folder `data` in this one.
+    pub async fn start_on(folder: TempDir) -> Self {
+        Self::start_in(Arc::new(folder), Environment::new(), &[]).await
+    }
+
     async fn start_in(folder: Arc<TempDir>, environment: Environment, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_oriel"));
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
