@@ -142,8 +142,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_with_time_zone("created_at"))
             .col(timestamp_with_time_zone_null("finished_at"))
             .to_owned(),
-        // A key for each person, wrapped by the master key. `wrapped` is null once it is destroyed.
-        table("person_keys").col(uuid("user_id").primary_key()).col(binary_null("wrapped")).to_owned(),
+        // A key for each person and each organisation, wrapped by the master key. `wrapped` is null once it is destroyed.
+        table("data_keys").col(uuid("id").primary_key()).col(binary_null("wrapped")).to_owned(),
         // Keys of the installation, wrapped by the master key.
         table("secrets")
             .col(string("name"))

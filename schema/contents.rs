@@ -76,6 +76,7 @@ impl Payloads for LogPayloads {
     async fn data(&self, events: &[Arc<events::Model>]) -> Vec<Result<serde_json::Value>> {
         let sealed = events.iter().map(|event| Sealed {
             position: event.place(),
+            organization: event.organization_id,
             stream: &event.stream,
             event_type: &event.event_type.0,
             type_version: event.type_version,

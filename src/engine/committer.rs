@@ -25,6 +25,8 @@ use self::batch::{Batch, changes_row};
 use self::ground::Ground;
 use crate::db::Database;
 use crate::feed::{Applied, Feed};
+use crate::keyring;
+use crate::log::{Log, LogError};
 use crate::projection::{Inline, ProjectError, project};
 use crate::queue::{Queue, QueueLimits, Waiting};
 use crate::read::Dependency;
@@ -60,6 +62,9 @@ pub(crate) struct Proposal {
     pub(crate) appends: Vec<Append>,
     /// What its actor's permission rests on: it has to be so still.
     pub(crate) observed: Observed,
+    /// The organisations that it writes into, and the persons with whose data keys it is sealed: all have to be there
+    /// still.
+    pub(crate) keys: BTreeSet<Uuid>,
     pub(crate) actor: Actor,
     pub(crate) at: Timestamp,
     pub(crate) correlation: Uuid,
@@ -110,6 +115,7 @@ impl Waiting for Item {
 /// See the module.
 pub(crate) struct Committer {
     database: Database,
+    log: Log,
     read_models: Arc<Vec<Box<dyn Inline>>>,
     feed: Arc<Feed>,
     queue: Mutex<Queue<Item>>,
@@ -124,6 +130,8 @@ enum BatchError {
     Database(#[from] DbErr),
     #[error(transparent)]
     Projection(#[from] ProjectError),
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// Another release has switched this read model: this process must not write it any more.
     #[error("the read model {0} is inline in another version than this program writes")]
     Generation(String),
@@ -133,13 +141,14 @@ enum BatchError {
 
 impl Committer {
     pub(crate) fn new(
-        database: Database,
+        log: Log,
         read_models: Arc<Vec<Box<dyn Inline>>>,
         feed: Arc<Feed>,
         limits: QueueLimits,
     ) -> Arc<Self> {
         Arc::new(Self {
-            database,
+            database: log.database().clone(),
+            log,
             read_models,
             feed,
             queue: Mutex::new(Queue::new(limits)),
@@ -255,9 +264,15 @@ impl Committer {
         for (event, _) in &batch.events {
             touched.insert(Dependency::collection("events", "org", event.organization.uuid()));
         }
+        let destroyed: Vec<Uuid> = batch.destroyed().collect();
+        if !destroyed.is_empty() {
+            writes.insert(keyring::destroyed(self.database.backend(), destroyed)?);
+            touched.insert(Dependency::named(keyring::ANY_KEY));
+        }
         let events: Vec<_> = batch.events.into_iter().map(|(event, _)| event).collect();
         let read_models = self.read_models.iter().map(|read_model| (read_model.as_ref(), read_model.table()));
-        let projected = project(&transaction, read_models, &events).await?;
+        let histories = self.log.histories(&transaction, &events).await?;
+        let projected = project(&transaction, read_models, &events, &Arc::new(histories)).await?;
         writes.merge(projected.writes);
         touched.extend(projected.touched);
         writes.insert(changes_row(self.database.backend(), first, last, &touched)?);
@@ -314,8 +329,10 @@ fn span(proposals: &[Proposal]) -> Span {
 fn is_outage(error: &BatchError) -> bool {
     let database = match error {
         BatchError::Generation(_) | BatchError::Uncertain(_) => return true,
-        BatchError::Database(error) | BatchError::Projection(ProjectError::Database(error)) => error,
-        BatchError::Projection(_) => return false,
+        BatchError::Database(error)
+        | BatchError::Projection(ProjectError::Database(error))
+        | BatchError::Log(LogError::Database(error)) => error,
+        BatchError::Projection(_) | BatchError::Log(_) => return false,
     };
     match database {
         DbErr::Conn(_) | DbErr::ConnectionAcquire(_) => true,

@@ -114,10 +114,9 @@ impl Engine {
         let incarnation = incarnation(&parts.database, parts.sources.id()).await?;
         let (head, _) = log.head().await?;
         let tracker = Tracker::new(parts.remembered_changes);
-        let feed = Arc::new(Feed::new(parts.database.clone(), tracker.clone(), head));
+        let feed = Arc::new(Feed::new(parts.database.clone(), tracker.clone(), Arc::clone(&keyring), head));
         let read_models = Arc::new(parts.read_models);
-        let committer =
-            Committer::new(parts.database.clone(), Arc::clone(&read_models), Arc::clone(&feed), parts.limits);
+        let committer = Committer::new(log.clone(), Arc::clone(&read_models), Arc::clone(&feed), parts.limits);
         let engine = Arc::new(Self {
             database: parts.database,
             log,

@@ -14,6 +14,7 @@ use sea_orm::{DbBackend, DbErr};
 use tokio::sync::{broadcast, watch};
 
 use crate::db::Database;
+use crate::keyring::Keyring;
 use crate::live::Tracker;
 use crate::read::Dependency;
 
@@ -35,6 +36,7 @@ pub struct Applied {
 pub struct Feed {
     database: Database,
     tracker: Tracker,
+    keyring: Arc<Keyring>,
     head: watch::Sender<Position>,
     batches: broadcast::Sender<Arc<Applied>>,
     /// Batches are announced one after the other, whoever brings them. Guards what is known of the generations.
@@ -52,10 +54,11 @@ const CURRENT_FOR: Duration = Duration::from_secs(1);
 
 impl Feed {
     /// A feed that begins at `head`.
-    pub fn new(database: Database, tracker: Tracker, head: Position) -> Self {
+    pub fn new(database: Database, tracker: Tracker, keyring: Arc<Keyring>, head: Position) -> Self {
         Self {
             database,
             tracker,
+            keyring,
             head: watch::Sender::new(head),
             batches: broadcast::Sender::new(1024),
             order: tokio::sync::Mutex::default(),
@@ -109,6 +112,7 @@ impl Feed {
         {
             // Nothing may be served as current that we do not know to be: the floor rises.
             tracing::warn!(%error, "the changes of other nodes cannot be read; caches are dropped");
+            self.keyring.drop_all();
             self.tracker.raise_floor();
         }
         self.send(batch);
@@ -175,6 +179,7 @@ impl Feed {
     }
 
     fn send(&self, batch: Applied) {
+        self.keyring.hear(&batch.touched);
         self.tracker.apply(&batch.touched);
         self.head.send_if_modified(|head| {
             let moved = batch.last > *head;

@@ -1,21 +1,28 @@
-//! Keys: a person's, by which personal data in the log is sealed, and the installation's.
+//! Keys: the data keys of persons and organisations, by which personal data in the log is sealed, and the
+//! installation's.
 //!
 //! All are rows, wrapped by the master key, made once by insert-if-absent; nothing that a second node needs is local
-//! to a node. A destroyed person key stays as a row without a key, so that it is never made again.
+//! to a node. What an organisation's event says about a person is sealed with a key that follows from both their keys:
+//! when either is destroyed, it is erased. The installation's events need the person's alone.
+//!
+//! A data key is destroyed by an event, in its transaction, and stays as a row without a key, so that it is never made
+//! again. Every node drops it when it hears of that batch; what was sealed before it heard is refused by the committer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use oriel_kernel::{AnyEvent, Blinder, Id, PersonalField, PersonalVisitor, Timestamp, UserId};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
+use oriel_kernel::{AnyEvent, Blinder, OrganizationId, PersonalField, PersonalVisitor, Timestamp};
+use sea_orm::{ColumnType, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::bulk::{ids_json, in_ids};
+use crate::bulk::{Bulk, OnConflict, ids_json, in_ids};
 use crate::db::Database;
+use crate::read::Dependency;
 
 /// The key that wraps all others. 32 bytes, never printed.
 #[derive(Clone)]
@@ -49,17 +56,23 @@ pub enum KeyError {
     /// The event cannot be serialised.
     #[error("personal data is not serialisable: {0}")]
     Serialise(#[from] serde_json::Error),
-    /// Something was written about a person whose key was destroyed.
-    #[error("the key of {0} was destroyed: nothing more can be written about this person")]
-    Destroyed(UserId),
+    /// Something was to be sealed with a key that was destroyed.
+    #[error("the data key {0} was destroyed: nothing more is sealed with it")]
+    Destroyed(Uuid),
 }
+
+/// A data key; `None` when it was destroyed.
+type DataKey = Option<Arc<Zeroizing<[u8; 32]>>>;
+type DataKeys = HashMap<Uuid, DataKey>;
 
 /// The keys, with a bounded cache.
 pub struct Keyring {
     database: Database,
     master: LessSafeKey,
     random: SystemRandom,
-    persons: moka::sync::Cache<Uuid, Option<Arc<LessSafeKey>>>,
+    cached: moka::sync::Cache<Uuid, DataKey>,
+    /// How often this process was told that keys were destroyed: what was read before that is not kept.
+    dropped: AtomicU64,
     blind: hmac::Key,
 }
 
@@ -79,7 +92,8 @@ impl Keyring {
             database,
             master: aes(master.0.as_slice())?,
             random: SystemRandom::new(),
-            persons: moka::sync::Cache::new(100_000),
+            cached: moka::sync::Cache::new(100_000),
+            dropped: AtomicU64::new(0),
             blind: hmac::Key::new(hmac::HMAC_SHA256, &[]),
         };
         let blind = this.secret("blind", now).await?;
@@ -115,59 +129,88 @@ impl Keyring {
         Ok(Zeroizing::new(bytes.as_slice().try_into().map_err(|_| KeyError::Unwrap)?))
     }
 
-    /// Seals the personal data of an event with the keys of the persons it is about; makes the missing ones.
+    /// Seals the personal data of an event of this organisation (`ABSENT`: of the installation) with the keys of the
+    /// persons it is about; makes the missing ones. Gives the persons: their keys have to be there still when the event
+    /// is written.
     ///
     /// # Errors
-    /// When a person's key was destroyed, or the database is not there.
-    pub async fn seal(&self, event: &mut dyn AnyEvent) -> Result<(), KeyError> {
+    /// When a key was destroyed, or the database is not there.
+    pub async fn seal(
+        &self,
+        organization: OrganizationId,
+        event: &mut dyn AnyEvent,
+    ) -> Result<BTreeSet<Uuid>, KeyError> {
         let persons = persons_of(event);
         if persons.is_empty() {
-            return Ok(());
+            return Ok(persons);
         }
-        self.load(&persons, true).await?;
-        let mut sealer = Sealer { keyring: self, error: None };
+        let keys = self.keys(with(&persons, organization), true).await?;
+        let mut sealer = Sealer { keyring: self, keys, organization, error: None };
         event.visit_personal(&mut sealer);
-        sealer.error.map_or(Ok(()), Err)
+        sealer.error.map_or(Ok(persons), Err)
     }
 
-    /// Opens the personal data of events that were read from the log; what was forgotten becomes erased.
+    /// Opens the personal data of events that were read from the log, each with its organisation; what was forgotten
+    /// becomes erased.
     ///
     /// # Errors
     /// When the database is not there.
-    pub async fn unseal(&self, mut events: Vec<&mut dyn AnyEvent>) -> Result<(), KeyError> {
-        let mut persons = BTreeSet::new();
-        for event in &mut events {
-            persons.extend(persons_of(*event));
+    pub async fn unseal(&self, mut events: Vec<(OrganizationId, &mut dyn AnyEvent)>) -> Result<(), KeyError> {
+        let mut wanted = BTreeSet::new();
+        for (organization, event) in &mut events {
+            let persons = persons_of(*event);
+            if !persons.is_empty() {
+                wanted.append(&mut with(&persons, *organization));
+            }
         }
-        if persons.is_empty() {
+        if wanted.is_empty() {
             return Ok(());
         }
-        self.load(&persons, false).await?;
-        for event in events {
-            event.visit_personal(&mut Opener { keyring: self });
+        let keys = self.keys(wanted, false).await?;
+        for (organization, event) in events {
+            event.visit_personal(&mut Opener { keys: &keys, organization });
         }
         Ok(())
     }
 
-    /// Loads the keys of these persons into the cache, and makes missing ones.
-    async fn load(&self, persons: &BTreeSet<Uuid>, make: bool) -> Result<(), KeyError> {
-        let unknown: Vec<Uuid> = persons.iter().filter(|id| !self.persons.contains_key(*id)).copied().collect();
-        if unknown.is_empty() {
-            return Ok(());
+    /// Drops what this batch destroyed. Called before anybody is told of the batch.
+    pub(crate) fn hear(&self, touched: &[Dependency]) {
+        if touched.iter().any(|dependency| dependency.as_str() == ANY_KEY) {
+            self.drop_all();
         }
-        let found = self.stored(self.connection(make), &unknown).await?;
-        let missing: Vec<Uuid> = unknown.into_iter().filter(|id| !found.contains(id)).collect();
-        if make && !missing.is_empty() {
-            for id in &missing {
+    }
+
+    /// Drops every key that this process has at hand: they are read anew, those that are still there.
+    pub(crate) fn drop_all(&self) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+        self.cached.invalidate_all();
+    }
+
+    /// These keys; the missing ones are made, or left out.
+    async fn keys(&self, ids: BTreeSet<Uuid>, make: bool) -> Result<DataKeys, KeyError> {
+        let (mut keys, mut unknown) = (DataKeys::new(), Vec::new());
+        for id in ids {
+            match self.cached.get(&id) {
+                Some(key) => drop(keys.insert(id, key)),
+                None => unknown.push(id),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(keys);
+        }
+        keys.extend(self.stored(self.connection(make), &unknown).await?);
+        unknown.retain(|id| !keys.contains_key(id));
+        if make && !unknown.is_empty() {
+            for id in &unknown {
                 let wrapped = self.wrap(random_key()?.as_slice(), id.as_bytes())?;
-                let sql = "INSERT INTO person_keys (user_id, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+                let sql = "INSERT INTO data_keys (id, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING";
                 let statement = self.database.statement(sql, sql, vec![(*id).into(), wrapped.into()]);
                 self.database.writer().execute_raw(statement).await?;
             }
             // Another node may have been first: what is stored counts.
-            self.stored(self.database.writer(), &missing).await?;
+            keys.extend(self.stored(self.database.writer(), &unknown).await?);
         }
-        Ok(())
+        Ok(keys)
     }
 
     /// Where keys are looked up: what is about to be sealed sees a key that was made a moment ago; what is opened was
@@ -176,24 +219,32 @@ impl Keyring {
         if make { self.database.writer() } else { self.database.reader() }
     }
 
-    async fn stored(&self, connection: &DatabaseConnection, ids: &[Uuid]) -> Result<BTreeSet<Uuid>, KeyError> {
+    async fn stored(&self, connection: &DatabaseConnection, ids: &[Uuid]) -> Result<DataKeys, KeyError> {
         let backend: DbBackend = self.database.backend();
-        let sql = format!("SELECT user_id, wrapped FROM person_keys WHERE {}", in_ids(backend, "user_id", 1));
-        let statement = self.database.statement(&sql, &sql, vec![Value::from(ids_json(ids))]);
-        let mut found = BTreeSet::new();
-        for row in connection.query_all_raw(statement).await? {
-            let id: Uuid = row.try_get("", "user_id")?;
-            let key = match row.try_get::<Option<Vec<u8>>>("", "wrapped")? {
-                None => None,
-                Some(wrapped) => {
-                    let bytes = open(&self.master, &wrapped, id.as_bytes()).ok_or(KeyError::Unwrap)?;
-                    Some(Arc::new(aes(&bytes)?))
-                }
-            };
-            self.persons.insert(id, key);
-            found.insert(id);
+        let sql = format!("SELECT id, wrapped FROM data_keys WHERE {}", in_ids(backend, "id", 1));
+        loop {
+            let dropped = self.dropped.load(Ordering::SeqCst);
+            let statement = self.database.statement(&sql, &sql, vec![Value::from(ids_json(ids))]);
+            let mut found = DataKeys::new();
+            for row in connection.query_all_raw(statement).await? {
+                let id: Uuid = row.try_get("", "id")?;
+                let key = match row.try_get::<Option<Vec<u8>>>("", "wrapped")? {
+                    None => None,
+                    Some(wrapped) => {
+                        let bytes = open(&self.master, &wrapped, id.as_bytes()).ok_or(KeyError::Unwrap)?;
+                        let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| KeyError::Unwrap)?;
+                        Some(Arc::new(Zeroizing::new(bytes)))
+                    }
+                };
+                self.cached.insert(id, key.clone());
+                found.insert(id, key);
+            }
+            if self.dropped.load(Ordering::SeqCst) == dropped {
+                return Ok(found);
+            }
+            // One of them may have been destroyed while it was read.
+            self.cached.invalidate_all();
         }
-        Ok(found)
     }
 
     fn wrap(&self, bytes: &[u8], context: &[u8]) -> Result<Vec<u8>, KeyError> {
@@ -245,6 +296,39 @@ fn open(key: &LessSafeKey, sealed: &[u8], context: &[u8]) -> Option<Zeroizing<Ve
     Some(bytes)
 }
 
+/// Touched whenever a data key is destroyed: what shows opened personal data depends on it.
+pub const ANY_KEY: &str = "data_keys";
+
+/// What destroys these keys: rows for the transaction of the events that do it.
+pub(crate) fn destroyed(backend: DbBackend, ids: impl IntoIterator<Item = Uuid>) -> Result<Bulk, DbErr> {
+    let bytes = ColumnType::VarBinary(sea_orm::sea_query::StringLen::None);
+    let columns = [("id", ColumnType::Uuid), ("wrapped", bytes)];
+    let mut bulk = Bulk::new(backend, "data_keys", &columns, OnConflict::Replace);
+    for id in ids {
+        bulk.row([Value::from(id), Value::Bytes(None)])?;
+    }
+    Ok(bulk)
+}
+
+/// The key of what an organisation's event says about a person; `None` when one of the two was destroyed.
+fn key_of(keys: &DataKeys, organization: OrganizationId, person: Uuid) -> Option<LessSafeKey> {
+    let person = keys.get(&person)?.as_ref()?;
+    if organization.is_absent() {
+        return aes(person.as_slice()).ok();
+    }
+    let organization = keys.get(&organization.uuid())?.as_ref()?;
+    let mut both = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, person.as_slice()));
+    both.update(b"organization");
+    both.update(organization.as_slice());
+    aes(both.sign().as_ref()).ok()
+}
+
+/// The keys that what an organisation's events say about these persons needs.
+fn with(persons: &BTreeSet<Uuid>, organization: OrganizationId) -> BTreeSet<Uuid> {
+    let organization = Some(organization.uuid()).filter(|_| !organization.is_absent());
+    persons.iter().copied().chain(organization).collect()
+}
+
 fn persons_of(event: &mut dyn AnyEvent) -> BTreeSet<Uuid> {
     struct Collect(BTreeSet<Uuid>);
     impl PersonalVisitor for Collect {
@@ -259,17 +343,19 @@ fn persons_of(event: &mut dyn AnyEvent) -> BTreeSet<Uuid> {
 
 struct Sealer<'a> {
     keyring: &'a Keyring,
+    keys: DataKeys,
+    organization: OrganizationId,
     error: Option<KeyError>,
 }
 
 impl PersonalVisitor for Sealer<'_> {
     fn visit(&mut self, field: &mut dyn PersonalField) {
-        let of = field.of();
-        let sealed = match (field.clear_bytes(), self.keyring.persons.get(&of.uuid()).flatten()) {
+        let of = field.of().uuid();
+        let sealed = match (field.clear_bytes(), key_of(&self.keys, self.organization, of)) {
             (None, _) => return,
             (Some(Err(error)), _) => Err(error.into()),
             (Some(Ok(_)), None) => Err(KeyError::Destroyed(of)),
-            (Some(Ok(clear)), Some(key)) => self.keyring.encrypt(&key, &clear, of.uuid().as_bytes()),
+            (Some(Ok(clear)), Some(key)) => self.keyring.encrypt(&key, &clear, of.as_bytes()),
         };
         match sealed {
             Ok(bytes) => field.set_sealed(bytes),
@@ -279,19 +365,16 @@ impl PersonalVisitor for Sealer<'_> {
 }
 
 struct Opener<'a> {
-    keyring: &'a Keyring,
+    keys: &'a DataKeys,
+    organization: OrganizationId,
 }
 
 impl PersonalVisitor for Opener<'_> {
     fn visit(&mut self, field: &mut dyn PersonalField) {
-        let of: Id<_> = field.of();
-        let opened = self
-            .keyring
-            .persons
-            .get(&of.uuid())
-            .flatten()
-            .zip(field.sealed_bytes())
-            .and_then(|(key, sealed)| open(&key, sealed, of.uuid().as_bytes()));
+        let of = field.of().uuid();
+        let opened = field
+            .sealed_bytes()
+            .and_then(|sealed| open(&key_of(self.keys, self.organization, of)?, sealed, of.as_bytes()));
         match opened {
             Some(clear) if field.set_clear(&clear).is_ok() => {}
             _ => field.set_erased(),

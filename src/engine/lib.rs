@@ -13,6 +13,7 @@ mod committer;
 pub mod consumers;
 pub mod db;
 pub mod engine;
+mod erasure;
 pub mod feed;
 pub mod jobs;
 pub mod keyring;

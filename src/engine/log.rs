@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use oriel_kernel::{
-    Actor, AnyEvent, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, Timestamp,
+    Actor, AnyEvent, Effect, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, Timestamp,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
@@ -45,6 +45,8 @@ pub enum LogError {
 pub struct Sealed<'a> {
     /// Where.
     pub position: Position,
+    /// Whose event it is.
+    pub organization: OrganizationId,
     /// The aggregate's stream.
     pub stream: &'a str,
     /// The stored type.
@@ -54,6 +56,9 @@ pub struct Sealed<'a> {
     /// The bytes.
     pub data: &'a [u8],
 }
+
+/// By the place of an event that makes something anew: what happened before it to what it names.
+pub(crate) type Histories = HashMap<Position, Vec<Arc<Recorded>>>;
 
 /// Reads the log.
 #[derive(Clone)]
@@ -71,6 +76,10 @@ impl Log {
     pub fn new(database: Database, keyring: Arc<Keyring>, decoders: &'static [EventDecoder]) -> Self {
         let decoders = decoders.iter().map(|decoder| (decoder.stream, *decoder)).collect();
         Self { database, keyring, decoders: Arc::new(decoders) }
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
     }
 
     /// The decoder of a stream's events.
@@ -144,6 +153,25 @@ impl Log {
         self.decode(rows).await
     }
 
+    /// For each event that makes something anew, the events of those aggregates before it.
+    pub(crate) async fn histories(
+        &self,
+        connection: &impl ConnectionTrait,
+        events: &[Arc<Recorded>],
+    ) -> Result<Histories, LogError> {
+        let mut histories = Histories::new();
+        for event in events {
+            let Some(Effect::MakesAnew { subjects }) = event.event.effect() else { continue };
+            let backend = self.database.backend();
+            let these = crate::bulk::in_ids(backend, "subject_id", 1);
+            let sql = format!("SELECT {COLUMNS} FROM events WHERE {these} AND position < $2 ORDER BY position");
+            let values: Vec<Value> = vec![crate::bulk::ids_json(subjects).into(), event.position.number().into()];
+            let rows = connection.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+            histories.insert(event.position, self.decode(rows).await?);
+        }
+        Ok(histories)
+    }
+
     /// The events with these ids, in no order; what is not there is left out.
     ///
     /// # Errors
@@ -162,7 +190,9 @@ impl Log {
     /// When the database is not there.
     pub async fn unseal(&self, sealed: &[Sealed<'_>]) -> Result<Vec<Result<Box<dyn AnyEvent>, LogError>>, LogError> {
         let mut events: Vec<_> = sealed.iter().map(|payload| self.decode_sealed(payload)).collect();
-        self.keyring.unseal(events.iter_mut().flatten().map(AsMut::as_mut).collect()).await?;
+        let with = |(payload, event): (&Sealed<'_>, _)| Some((payload.organization, Result::ok(event)?));
+        let opened = sealed.iter().zip(events.iter_mut().map(Result::as_mut)).filter_map(with);
+        self.keyring.unseal(opened.map(|(organization, event)| (organization, event.as_mut())).collect()).await?;
         Ok(events)
     }
 
@@ -201,16 +231,19 @@ impl Log {
     async fn decode(&self, rows: Vec<QueryResult>) -> Result<Vec<Arc<Recorded>>, LogError> {
         let mut events = Vec::with_capacity(rows.len());
         for row in &rows {
-            events.push(self.decode_payload(row)?);
+            let organization = OrganizationId::from_uuid(row.try_get("", "organization_id")?);
+            events.push((organization, self.decode_payload(row)?));
         }
-        self.keyring.unseal(events.iter_mut().map(AsMut::as_mut).collect()).await?;
-        rows.iter().zip(events).map(|(row, event)| Ok(Arc::new(recorded(row, event.into())?))).collect()
+        let sealed = events.iter_mut().map(|(organization, event)| (*organization, event.as_mut()));
+        self.keyring.unseal(sealed.collect()).await?;
+        rows.iter().zip(events).map(|(row, (_, event))| Ok(Arc::new(recorded(row, event.into())?))).collect()
     }
 
     fn decode_payload(&self, row: &QueryResult) -> Result<Box<dyn AnyEvent>, LogError> {
         let (stream, event_type): (String, String) = (row.try_get("", "stream")?, row.try_get("", "type")?);
         self.decode_sealed(&Sealed {
             position: Position::new(row.try_get("", "position")?),
+            organization: OrganizationId::from_uuid(row.try_get("", "organization_id")?),
             stream: &stream,
             event_type: &event_type,
             type_version: row.try_get("", "type_version")?,

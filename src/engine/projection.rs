@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use oriel_kernel::{Event, Recorded};
+use oriel_kernel::{AnyEvent, Effect, Event, Recorded};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic,
     Iterable, ModelTrait, QueryResult, Statement, Value,
@@ -18,6 +18,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use crate::bulk::{Bulk, OnConflict, Writes, ids_json, in_ids};
+use crate::log::Histories;
 use crate::read::{Dependency, ReadModel};
 
 /// The most rows that one event may touch in one read model, inside the transaction of the commit.
@@ -94,6 +95,19 @@ impl<M: ReadModel> Rows<M> {
         }
     }
 
+    /// Takes over what became of rows that are there, when their history was folded anew. None comes back.
+    fn renew(&mut self, anew: Self) {
+        for (id, slot) in anew.slots {
+            match self.slots.get_mut(&id) {
+                Some(Slot { new: here @ Some(_), .. }) => *here = slot.new,
+                Some(_) => {}
+                None => {
+                    self.missing.insert(id);
+                }
+            }
+        }
+    }
+
     /// The rows as they are now.
     pub fn rows(&self) -> impl Iterator<Item = &M> {
         self.slots.values().filter_map(|slot| slot.new.as_ref())
@@ -111,10 +125,15 @@ pub trait Inline: Send + Sync {
     fn table(&self) -> &'static str;
     /// See [`Projection::VERSION`].
     fn version(&self) -> i32;
-    /// Whether events of this stream mean anything to it.
-    fn takes(&self, stream: &str) -> bool;
+    /// Whether this event means anything to it.
+    fn takes(&self, event: &dyn AnyEvent) -> bool;
+    /// Whether its rows belong to organisations: they have a column `organization_id`.
+    fn has_tenant(&self) -> bool;
+    /// Whether its rows can be made anew one by one, because a row follows from the events of one aggregate. What is
+    /// said about a person has to stand in such read models only.
+    fn is_made_of_one_stream(&self) -> bool;
     /// Begins to fold these events, in order, into this table (the read model's own, or the one that is being rebuilt).
-    fn begin(&self, table: &str, events: Vec<Arc<Recorded>>) -> Box<dyn Fold>;
+    fn begin(&self, table: &str, events: Vec<Arc<Recorded>>, histories: &Arc<Histories>) -> Box<dyn Fold>;
 }
 
 /// Events on their way into one table. The rows that they need are asked for until none is missing.
@@ -171,13 +190,14 @@ pub(crate) async fn project<'a>(
     transaction: &DatabaseTransaction,
     read_models: impl IntoIterator<Item = (&'a dyn Inline, &'a str)>,
     events: &[Arc<Recorded>],
+    histories: &Arc<Histories>,
 ) -> Result<Projected, ProjectError> {
     let backend = transaction.get_database_backend();
     let mut folds = Vec::new();
     for (read_model, table) in read_models {
-        let taken: Vec<_> = events.iter().filter(|event| read_model.takes(event.event.stream())).cloned().collect();
+        let taken: Vec<_> = events.iter().filter(|event| read_model.takes(event.event.as_ref())).cloned().collect();
         if !taken.is_empty() {
-            folds.push(read_model.begin(table, taken));
+            folds.push(read_model.begin(table, taken, histories));
         }
     }
     loop {
@@ -254,15 +274,30 @@ impl<P: Projection> Inline for InlineOf<P> {
         P::VERSION
     }
 
-    fn takes(&self, stream: &str) -> bool {
+    fn takes(&self, event: &dyn AnyEvent) -> bool {
+        let stream = event.stream();
         self.dispatch.iter().any(|(name, _)| *name == stream)
+            || match event.effect() {
+                Some(Effect::RemovesRows { read_model, .. }) => read_model == self.table(),
+                Some(Effect::MakesAnew { .. }) => self.is_made_of_one_stream(),
+                Some(Effect::DestroysKey) | None => false,
+            }
     }
 
-    fn begin(&self, table: &str, events: Vec<Arc<Recorded>>) -> Box<dyn Fold> {
+    fn has_tenant(&self) -> bool {
+        columns::<P::Row>().any(|column| column.as_str() == "organization_id")
+    }
+
+    fn is_made_of_one_stream(&self) -> bool {
+        self.dispatch.len() == 1
+    }
+
+    fn begin(&self, table: &str, events: Vec<Arc<Recorded>>, histories: &Arc<Histories>) -> Box<dyn Fold> {
         Box::new(FoldOf::<P> {
             dispatch: self.dispatch,
             table: table.to_owned(),
             events,
+            histories: Arc::clone(histories),
             given: HashMap::new(),
             folded: None,
         })
@@ -274,6 +309,7 @@ struct FoldOf<P: Projection> {
     dispatch: &'static [Dispatch<P>],
     table: String,
     events: Vec<Arc<Recorded>>,
+    histories: Arc<Histories>,
     /// What was asked for: the row, or that there is none.
     given: HashMap<Uuid, Option<P::Row>>,
     /// The outcome, once nothing is missing.
@@ -281,15 +317,41 @@ struct FoldOf<P: Projection> {
 }
 
 impl<P: Projection> FoldOf<P> {
+    fn on(&self, rows: &mut Rows<P::Row>, event: &Recorded) {
+        let stream = event.event.stream();
+        for (_, on) in self.dispatch.iter().filter(|(name, _)| *name == stream) {
+            on(rows, event);
+        }
+    }
+
+    /// What the events of these aggregates make up to the n-th event: first those of the log, then those of the batch
+    /// that is on its way into it.
+    fn anew(&self, n: usize, subjects: &[Uuid]) -> Rows<P::Row> {
+        let mut rows = Rows::default();
+        let history = self.histories.get(&self.events[n].position).map(Vec::as_slice).unwrap_or_default();
+        let logged = history.last().map(|last| last.position).unwrap_or_default();
+        let batch = self.events[..=n].iter().filter(|event| event.position > logged);
+        for event in history.iter().chain(batch.filter(|event| subjects.contains(&event.subject))) {
+            self.on(&mut rows, event);
+        }
+        rows
+    }
+
     fn run(&self) -> Result<Rows<P::Row>, ProjectError> {
         let slot = |row: &Option<P::Row>| Slot { old: row.clone(), new: row.clone() };
         let slots = self.given.iter().map(|(id, row)| (*id, slot(row))).collect();
         let mut rows = Rows { slots, missing: BTreeSet::new() };
         let fold = std::panic::AssertUnwindSafe(|| {
-            for event in &self.events {
-                let stream = event.event.stream();
-                for (_, on) in self.dispatch.iter().filter(|(name, _)| *name == stream) {
-                    on(&mut rows, event);
+            for (n, event) in self.events.iter().enumerate() {
+                self.on(&mut rows, event);
+                match event.event.effect() {
+                    Some(Effect::RemovesRows { read_model, ids }) if read_model == P::Row::TABLE => {
+                        ids.iter().for_each(|id| rows.delete(*id));
+                    }
+                    Some(Effect::MakesAnew { subjects }) if self.dispatch.len() == 1 => {
+                        rows.renew(self.anew(n, subjects));
+                    }
+                    Some(Effect::RemovesRows { .. } | Effect::MakesAnew { .. } | Effect::DestroysKey) | None => {}
                 }
             }
         });

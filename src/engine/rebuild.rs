@@ -322,7 +322,8 @@ impl Engine {
             return Err(RebuildError::Elsewhere(name));
         }
         let table = beside.table();
-        let projected = project(transaction, [(beside.read_model, table.as_str())], events).await?;
+        let histories = Arc::new(self.log.histories(transaction, events).await?);
+        let projected = project(transaction, [(beside.read_model, table.as_str())], events, &histories).await?;
         projected.writes.execute(transaction).await?;
         Ok(last.position)
     }

@@ -11,6 +11,33 @@ use uuid::Uuid;
 
 use crate::{Actor, EventId, OrganizationId, PersonalVisitor, Position, Timestamp};
 
+/// What an event does by itself, whatever the projections make of it. The engine does it in the transaction of the
+/// commit, and in every replay.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect<'a> {
+    /// The data key with the id of the event's subject, a person's or an organisation's, is destroyed. What was sealed
+    /// with it is erased, and nothing more is written that needs it.
+    DestroysKey,
+    /// These rows of a read model go, at most [`Effect::MOST`].
+    RemovesRows {
+        /// Its table.
+        read_model: &'a str,
+        /// Which rows.
+        ids: &'a [Uuid],
+    },
+    /// What was made of the events of these aggregates, at most [`Effect::MOST`], is made anew: a key was destroyed
+    /// with which some of them are sealed.
+    MakesAnew {
+        /// Which aggregates.
+        subjects: &'a [Uuid],
+    },
+}
+
+impl Effect<'_> {
+    /// How many rows, or aggregates, one event can name.
+    pub const MOST: usize = 50;
+}
+
 /// The events of one aggregate. Derived: `#[derive(Event)] #[event(stream = "project")]`.
 pub trait Event: Clone + fmt::Debug + Send + Sync + Sized + 'static {
     /// The name of the aggregate whose streams hold these events.
@@ -30,6 +57,10 @@ pub trait Event: Clone + fmt::Debug + Send + Sync + Sized + 'static {
     fn shown(&self) -> Result<serde_json::Value, serde_json::Error>;
     /// Shows every personal value to the visitor.
     fn visit_personal(&mut self, visitor: &mut dyn PersonalVisitor);
+    /// What it does by itself. Derived from `#[event(stream = "...", effect = function)]`.
+    fn effect(&self) -> Option<Effect<'_>> {
+        None
+    }
 }
 
 /// A stored event that this program cannot read.
@@ -69,6 +100,8 @@ pub trait AnyEvent: fmt::Debug + Send + Sync + 'static {
     fn shown(&self) -> Result<serde_json::Value, serde_json::Error>;
     /// See [`Event::visit_personal`].
     fn visit_personal(&mut self, visitor: &mut dyn PersonalVisitor);
+    /// See [`Event::effect`].
+    fn effect(&self) -> Option<Effect<'_>>;
     /// A copy (the log's copy is sealed, the projections' copy is not).
     fn clone_boxed(&self) -> Box<dyn AnyEvent>;
     /// To downcast to the aggregate's own event type.
@@ -93,6 +126,9 @@ impl<E: Event> AnyEvent for E {
     }
     fn visit_personal(&mut self, visitor: &mut dyn PersonalVisitor) {
         Event::visit_personal(self, visitor);
+    }
+    fn effect(&self) -> Option<Effect<'_>> {
+        Event::effect(self)
     }
     fn clone_boxed(&self) -> Box<dyn AnyEvent> {
         Box::new(self.clone())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use oriel_kernel::{Fact, Observed, Position, Recorded, Rejection, Timestamp};
+use oriel_kernel::{Effect, ErrorCode, Fact, Observed, Position, Recorded, Rejection, Timestamp};
 use sea_orm::{ColumnType, DbBackend, DbErr, Value};
 use uuid::Uuid;
 
@@ -32,6 +32,9 @@ impl Batch {
     pub(super) fn judge(&mut self, proposal: &Proposal) -> Verdict {
         if let Some((position, subject, input_hash)) = self.ground.commands.get(&proposal.command) {
             return Verdict::Repeated { position: *position, subject: *subject, input_hash: input_hash.clone() };
+        }
+        if proposal.keys.iter().any(|key| self.ground.destroyed.contains(key)) {
+            return Verdict::Rejected(Rejection::new(ErrorCode::NotFound, "What this is about was deleted for good."));
         }
         let version = |id: &Uuid| self.ground.versions.get(id).copied().unwrap_or(0);
         let Observed { versions, facts } = &proposal.observed;
@@ -113,12 +116,22 @@ impl Batch {
                 };
                 link.1 = chain(&link.1, &Envelope::of(&event), &prepared.data);
                 self.hashes.push(link.1.clone());
+                if event.event.effect() == Some(Effect::DestroysKey) {
+                    self.ground.destroyed.insert(event.subject);
+                }
                 let event = Arc::new(event);
                 self.events.push((Arc::clone(&event), prepared.data.clone()));
                 events.push(event);
             }
         }
         events
+    }
+
+    /// Whose data keys the survivors destroy.
+    pub(super) fn destroyed(&self) -> impl Iterator<Item = Uuid> {
+        let destroys = |event: &&(Arc<Recorded>, _)| event.0.event.effect() == Some(Effect::DestroysKey);
+        let subjects: BTreeSet<Uuid> = self.events.iter().filter(destroys).map(|(event, _)| event.subject).collect();
+        subjects.into_iter()
     }
 
     pub(super) fn log_writes(&self, backend: DbBackend) -> Result<Writes, DbErr> {
@@ -281,6 +294,7 @@ mod tests {
                         facts: facts_of_step,
                     }],
                     observed: Observed { versions: vec![(uuid(on), version)], facts: vec![fact(step.present)] },
+                    keys: BTreeSet::new(),
                     actor: Actor::System,
                     at: Timestamp::default(),
                     correlation: Uuid::nil(),

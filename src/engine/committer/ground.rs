@@ -18,6 +18,8 @@ pub(super) struct Ground {
     pub(super) commands: HashMap<Uuid, (Position, Uuid, Vec<u8>)>,
     pub(super) facts: BTreeSet<(String, String)>,
     pub(super) read_models: HashMap<String, i32>,
+    /// Organisations and persons whose data keys were destroyed.
+    pub(super) destroyed: BTreeSet<Uuid>,
 }
 
 impl Ground {
@@ -25,9 +27,11 @@ impl Ground {
     pub(super) async fn read(transaction: &DatabaseTransaction, proposals: &[Proposal]) -> Result<Self, DbErr> {
         let backend = transaction.get_database_backend();
         let (mut organizations, mut subjects, mut commands) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut keys: BTreeSet<Uuid> = BTreeSet::new();
         let mut facts: BTreeSet<(&str, &str)> = BTreeSet::new();
         for proposal in proposals {
             commands.insert(proposal.command);
+            keys.extend(&proposal.keys);
             subjects.extend(proposal.observed.versions.iter().map(|(id, _)| *id));
             facts.extend(proposal.observed.facts.iter().map(|f| (f.scope.as_str(), f.value.as_str())));
             for append in &proposal.appends {
@@ -38,8 +42,8 @@ impl Ground {
             }
         }
         let list = |ids: BTreeSet<Uuid>| Value::from(ids_json(&ids.into_iter().collect::<Vec<_>>()));
-        let values =
-            [list(organizations), list(subjects), list(commands), Value::from(serde_json::json!(facts).to_string())];
+        let facts = Value::from(serde_json::json!(facts).to_string());
+        let values = [list(organizations), list(subjects), list(commands), facts, list(keys)];
         let rows =
             transaction.query_all_raw(Statement::from_sql_and_values(backend, ground_sql(backend), values)).await?;
         let mut ground = Self::default();
@@ -68,6 +72,9 @@ impl Ground {
             5 => {
                 self.facts.insert((text("a")?, text("b")?));
             }
+            6 => {
+                self.destroyed.insert(id()?);
+            }
             _ => {
                 self.read_models.insert(text("a")?, small(number()?)?);
             }
@@ -93,7 +100,7 @@ fn ground_sql(backend: DbBackend) -> String {
     };
     let of = |n: u8| ids.replace("$N", &format!("${n}"));
     let (organizations, subjects) = (of(1), of(2));
-    let commands = in_ids(backend, "c.id", 3);
+    let (commands, keys) = (in_ids(backend, "c.id", 3), in_ids(backend, "k.id", 5));
     let (text, big) = ("CAST(NULL AS TEXT)", "CAST(NULL AS BIGINT)");
     format!(
         "SELECT 1 AS k, {null_id} AS id, {null_id} AS id2, {text} AS a, {text} AS b, MAX(position) AS n, {null_bytes} AS h \
@@ -107,7 +114,9 @@ fn ground_sql(backend: DbBackend) -> String {
          UNION ALL SELECT 4, c.id, c.subject_id, {text}, {text}, c.position, c.input_hash FROM commands c WHERE {commands} \
          UNION ALL SELECT 5, {null_id}, {null_id}, f.scope, f.value, {big}, {null_bytes} \
            FROM {pairs} w JOIN facts f ON f.scope = w.scope AND f.value = w.value \
-         UNION ALL SELECT 6, {null_id}, {null_id}, r.name, r.state, r.version, {null_bytes} \
+         UNION ALL SELECT 6, k.id, {null_id}, {text}, {text}, {big}, {null_bytes} \
+           FROM data_keys k WHERE {keys} AND k.wrapped IS NULL \
+         UNION ALL SELECT 7, {null_id}, {null_id}, r.name, r.state, r.version, {null_bytes} \
            FROM read_models r WHERE r.state = 'inline'"
     )
 }

@@ -50,7 +50,12 @@ macro_rules! echoes {
                             rows.insert(Model { id: *thing, organization_id: *organization, total: 0 });
                         }
                         ThingEvent::Counted { by } => rows.update(at.subject, |row| row.total += by),
-                        ThingEvent::Labelled { .. } | ThingEvent::Removed | ThingEvent::Poisoned => {}
+                        ThingEvent::Labelled { .. }
+                        | ThingEvent::Removed
+                        | ThingEvent::Poisoned
+                        | ThingEvent::Forgotten
+                        | ThingEvent::RowsRemoved { .. }
+                        | ThingEvent::MadeAnew { .. } => {}
                     }
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oriel_kernel::{AnyEvent, Event, EventDecoder, Personal};
+use oriel_kernel::{AnyEvent, Event, EventDecoder, OrganizationId, Personal};
 
 use super::things::{DECODERS, ThingEvent};
 use super::*;
@@ -31,6 +31,9 @@ fn samples() -> Vec<Sample> {
         Sample::today(E::Counted { by: -3 }),
         Sample::today(E::Removed),
         Sample::today(E::Poisoned),
+        Sample::today(E::Forgotten),
+        Sample::today(E::RowsRemoved { rows: vec![thing.uuid()] }),
+        Sample::today(E::MadeAnew { subjects: vec![thing.uuid()] }),
     ]
 }
 
@@ -49,21 +52,21 @@ on_both! {
     async fn what_was_sealed_once_opens_for_ever(place) {
         let database = Database::open(&place.location, 2).await.unwrap();
         let wrapped = seal(&[7; 32], &KEY, person(1).uuid().as_bytes());
-        let insert = "INSERT INTO person_keys (user_id, wrapped) VALUES ($1, $2)";
+        let insert = "INSERT INTO data_keys (id, wrapped) VALUES ($1, $2)";
         let values = vec![person(1).uuid().into(), wrapped.into()];
         database.writer().execute_raw(database.statement(insert, insert, values)).await.unwrap();
         let keyring = Keyring::open(database, &MasterKey::new([7; 32]), place.sources.now()).await.unwrap();
 
         let payload = std::fs::read(folder().join("thing_made.v1.json")).unwrap();
         let mut read: Vec<Box<dyn AnyEvent>> = vec![Box::new(ThingEvent::decode("thing_made", 1, &payload).unwrap())];
-        keyring.unseal(read.iter_mut().map(AsMut::as_mut).collect()).await.unwrap();
+        keyring.unseal(read.iter_mut().map(|event| (OrganizationId::ABSENT, event.as_mut())).collect()).await.unwrap();
         let owner = |event: &dyn AnyEvent| match event.as_any().downcast_ref() {
             Some(ThingEvent::Made { owner, .. }) => owner.clone(),
             _ => panic!("{event:?}"),
         };
         assert_eq!(owner(read[0].as_ref()), ada());
 
-        keyring.seal(read[0].as_mut()).await.unwrap();
+        keyring.seal(OrganizationId::ABSENT, read[0].as_mut()).await.unwrap();
         assert!(matches!(owner(read[0].as_ref()), Personal::Sealed { .. }));
         read[0].visit_personal(&mut Opener);
         assert_eq!(owner(read[0].as_ref()), ada());

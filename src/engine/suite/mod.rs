@@ -9,6 +9,7 @@ mod abandoned;
 mod authority;
 mod consumers;
 mod echoes;
+mod erasure;
 mod golden;
 mod jobs;
 mod log;

@@ -197,6 +197,7 @@ async fn the_keys_of_a_page_are_one_question() {
         .collect();
     let sealed = payloads.iter().map(|(position, event_type, data)| Sealed {
         position: Position::new(*position),
+        organization: org(1),
         stream: "thing",
         event_type,
         type_version: if *position == 7 { 99 } else { 1 },

@@ -3,8 +3,8 @@
 
 use async_graphql::SimpleObject;
 use oriel_kernel::{
-    Aggregate, Command, Decision, Event, EventDecoder, Fact, Given, OrganizationId, Outcome, Personal, Recorded,
-    Rejection, Timestamp, UserId, ids,
+    Aggregate, Command, Decision, Effect, Event, EventDecoder, Fact, Given, OrganizationId, Outcome, Personal,
+    Recorded, Rejection, Timestamp, UserId, ids,
 };
 use sea_orm::entity::prelude::*;
 
@@ -17,7 +17,7 @@ ids! {
 }
 
 #[derive(Clone, Debug, PartialEq, Event)]
-#[event(stream = "thing")]
+#[event(stream = "thing", effect = ThingEvent::does)]
 pub enum ThingEvent {
     #[event("thing_made")]
     Made { thing: ThingId, organization: OrganizationId, label: String, owner: Personal<String> },
@@ -30,6 +30,24 @@ pub enum ThingEvent {
     /// The projection cannot bear it.
     #[event("thing_poisoned")]
     Poisoned,
+    /// The data key of its id is destroyed.
+    #[event("thing_forgotten")]
+    Forgotten,
+    #[event("thing_rows_removed")]
+    RowsRemoved { rows: Vec<Uuid> },
+    #[event("thing_made_anew")]
+    MadeAnew { subjects: Vec<Uuid> },
+}
+
+impl ThingEvent {
+    fn does(&self) -> Option<Effect<'_>> {
+        match self {
+            Self::Forgotten => Some(Effect::DestroysKey),
+            Self::RowsRemoved { rows } => Some(Effect::RemovesRows { read_model: "toys", ids: rows }),
+            Self::MadeAnew { subjects } => Some(Effect::MakesAnew { subjects }),
+            _ => None,
+        }
+    }
 }
 
 /// Version 1 said `name` and no reason.
@@ -63,7 +81,10 @@ impl Aggregate for Thing {
             ThingEvent::Labelled { label, why: _ } => self.label = label.clone(),
             ThingEvent::Counted { by } => self.count += by,
             ThingEvent::Removed => self.organization = None,
-            ThingEvent::Poisoned => {}
+            ThingEvent::Poisoned
+            | ThingEvent::Forgotten
+            | ThingEvent::RowsRemoved { .. }
+            | ThingEvent::MadeAnew { .. } => {}
         }
     }
 
@@ -171,6 +192,17 @@ impl Command for Poison {
     }
 }
 
+/// Lets these things happen to a thing.
+pub struct Happen(pub Vec<ThingEvent>);
+
+impl Command for Happen {
+    type Aggregate = Thing;
+
+    fn decide(&self, _: &Thing, _: &Given<'_>) -> Decision<ThingEvent> {
+        Ok(Outcome::events(self.0.clone()))
+    }
+}
+
 /// A thing, as it is read.
 #[derive(Clone, PartialEq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "toys")]
@@ -223,6 +255,7 @@ impl On<ThingEvent> for Things {
             ThingEvent::Counted { by } => rows.update(at.subject, |row| row.total += by),
             ThingEvent::Removed => rows.delete(at.subject),
             ThingEvent::Poisoned => panic!("as these tests want it"),
+            ThingEvent::Forgotten | ThingEvent::RowsRemoved { .. } | ThingEvent::MadeAnew { .. } => {}
         }
         rows.update(at.subject, |row| {
             row.version = at.version;

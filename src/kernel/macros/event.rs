@@ -14,7 +14,14 @@ pub fn derive(input: DeriveInput) -> Result<TokenStream> {
     let Data::Enum(data) = &input.data else {
         return Err(Error::new_spanned(&input, "events are an enum with a variant for each event type"));
     };
-    let stream = stream_name(&input)?;
+    let (stream, effect) = stream(&input)?;
+    let effect = effect.map(|effect| {
+        quote! {
+            fn effect(&self) -> ::std::option::Option<::oriel_kernel::Effect<'_>> {
+                #effect(self)
+            }
+        }
+    });
     let name = &input.ident;
     let variants =
         data.variants.iter().map(|variant| Ok((variant, event_type(variant)?))).collect::<Result<Vec<_>>>()?;
@@ -87,24 +94,31 @@ pub fn derive(input: DeriveInput) -> Result<TokenStream> {
                 fn visit_personal(&mut self, visitor: &mut dyn ::oriel_kernel::PersonalVisitor) {
                     match self { #(#visit_arms),* }
                 }
+
+                #effect
             }
         };
     })
 }
 
-fn stream_name(input: &DeriveInput) -> Result<LitStr> {
-    let mut stream = None;
+/// The stream's name, and the function that says what an event does by itself.
+fn stream(input: &DeriveInput) -> Result<(LitStr, Option<Path>)> {
+    let (mut stream, mut effect) = (None, None);
     for attribute in input.attrs.iter().filter(|a| a.path().is_ident("event")) {
         attribute.parse_nested_meta(|meta| {
             if meta.path.is_ident("stream") {
                 stream = Some(meta.value()?.parse::<LitStr>()?);
                 Ok(())
+            } else if meta.path.is_ident("effect") {
+                effect = Some(meta.value()?.parse::<Path>()?);
+                Ok(())
             } else {
-                Err(meta.error("expected `stream = \"name\"`"))
+                Err(meta.error("expected `stream = \"name\"` or `effect = function`"))
             }
         })?;
     }
-    stream.ok_or_else(|| Error::new_spanned(&input.ident, "say `#[event(stream = \"name\")]`"))
+    let stream = stream.ok_or_else(|| Error::new_spanned(&input.ident, "say `#[event(stream = \"name\")]`"))?;
+    Ok((stream, effect))
 }
 
 fn event_type(variant: &Variant) -> Result<EventType> {
