@@ -5,3 +5,4 @@ pub mod extraction;
 pub mod redis;
 pub mod resilience;
 pub mod search;
+mod trace;

@@ -36,6 +36,7 @@ use self::upload::{Parts, Upload};
 use super::body::{Body, Meter, Terms, resolve};
 use super::signed::{GetTerms, PutTerms};
 use super::{BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, PresignError, Presigned, PutSize};
+use crate::trace::ToS3;
 
 /// Above this size S3 does not copy in one request.
 const MAX_COPY: u64 = 5 * 1024 * 1024 * 1024;
@@ -63,6 +64,7 @@ impl S3Blobs {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(settings.region))
             .credentials_provider(credentials.0)
+            .interceptor(ToS3)
             .force_path_style(settings.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use meilisearch_sdk::client::{Client, SwapIndexes};
+use meilisearch_sdk::client::SwapIndexes;
 use meilisearch_sdk::documents::{DocumentDeletionQuery, DocumentsQuery, DocumentsResults};
 use meilisearch_sdk::errors::{Error, ErrorCode};
 use meilisearch_sdk::indexes::Index;
@@ -39,6 +39,10 @@ use super::{
     MAX_BODY_BYTES, MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent,
     not_backwards,
 };
+use crate::trace::ToMeilisearch;
+
+type Client = meilisearch_sdk::client::Client<ToMeilisearch>;
+type Index = meilisearch_sdk::indexes::Index<ToMeilisearch>;
 
 /// See [`Search::version`](super::Search::version).
 pub(super) const VERSION: i32 = 1;
@@ -77,7 +81,8 @@ impl fmt::Debug for Meilisearch {
 impl Meilisearch {
     /// Connects and makes the indexes `<prefix>_entries` and `<prefix>_checkpoint` where they are missing.
     pub async fn open(url: &str, key: Option<&str>, prefix: &str) -> Result<Self, SearchError> {
-        let client = Client::new(url.trim_end_matches('/'), key)?;
+        let http = ToMeilisearch::new(key).map_err(SearchError::unavailable)?;
+        let client = Client::new_with_client(url.trim_end_matches('/'), key, http);
         let live = Arc::new(Generation::new(&client, prefix));
         live.create().await?;
         live.mark().await?;
@@ -585,7 +590,8 @@ mod tests {
 
     #[test]
     fn the_key_is_not_shown() {
-        let client = Client::new("http://localhost:1", Some("very-secret-key")).unwrap();
+        let http = ToMeilisearch::new(Some("very-secret-key")).unwrap();
+        let client = Client::new_with_client("http://localhost:1", Some("very-secret-key"), http);
         let index = Meilisearch {
             live: Arc::new(Generation::new(&client, "oriel")),
             prefix: "oriel".into(),
