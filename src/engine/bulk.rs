@@ -173,35 +173,33 @@ impl Writes {
         self.removals.extend(other.removals);
     }
 
-    /// Writes everything: on PostgreSQL in one round trip. A table stands in here at most once for rows and once for
+    /// Writes everything in one call: on PostgreSQL that is one round trip, on SQLite one turn of its thread. A table stands in here at most once for rows and once for
     /// removals, and the two never name the same row.
     pub(crate) async fn execute(self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
         let backend = transaction.get_database_backend();
         let mut parts = Vec::new();
         let mut values: Vec<String> = Vec::new();
         for removal in self.removals {
-            parts.push(removal.sql(backend, if backend == DbBackend::Postgres { values.len() + 1 } else { 1 }));
+            parts.push(removal.sql(backend, values.len() + 1));
             values.push(removal.json());
         }
         for mut bulk in self.bulks {
-            parts.push(bulk.sql(if backend == DbBackend::Postgres { values.len() + 1 } else { 1 }));
+            parts.push(bulk.sql(values.len() + 1));
             bulk.json.push(']');
             values.push(bulk.json);
         }
         if parts.is_empty() {
             return Ok(());
         }
-        if backend == DbBackend::Postgres {
+        let sql = if backend == DbBackend::Postgres {
             let last = parts.pop().unwrap_or_default();
             let with: Vec<String> = parts.iter().enumerate().map(|(n, part)| format!("w{n} AS ({part})")).collect();
-            let sql = if with.is_empty() { last } else { format!("WITH {} {last}", with.join(", ")) };
-            let values: Vec<Value> = values.into_iter().map(Value::from).collect();
-            transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+            if with.is_empty() { last } else { format!("WITH {} {last}", with.join(", ")) }
         } else {
-            for (sql, value) in parts.into_iter().zip(values) {
-                transaction.execute_raw(Statement::from_sql_and_values(backend, sql, [Value::from(value)])).await?;
-            }
-        }
+            parts.join("; ")
+        };
+        let values: Vec<Value> = values.into_iter().map(Value::from).collect();
+        transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
         Ok(())
     }
 }

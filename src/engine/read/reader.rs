@@ -154,7 +154,7 @@ impl Reader {
             Loader::new(move |ids: Vec<Uuid>| {
                 let core = core.clone();
                 async move {
-                    let select = core.scoped::<M>().filter(among(M::id_column(), ids, core.backend()));
+                    let select = core.scoped::<M>().filter(one_of(M::id_column(), &ids, core.backend()));
                     let rows = core.rows::<M>(select).await?;
                     Ok(rows.into_iter().map(|row| (row.id(), Some(Arc::new(row)))).collect())
                 }
@@ -357,7 +357,11 @@ impl Core {
     /// Where every statement ends.
     async fn run(&self, select: &SelectStatement) -> Result<Vec<QueryResult>, DbErr> {
         self.recorder.count_statement();
-        let statement = self.backend().build(select);
+        let mut statement = self.backend().build(select);
+        if self.backend() == DbBackend::Sqlite {
+            // Its planner looks at a bare parameter there, and so prepares the statement anew at each execution.
+            statement.sql = statement.sql.replace(" LIMIT ?", " LIMIT +?");
+        }
         match &self.source {
             Source::Pool(pool) => pool.query_all_raw(statement).await,
             Source::Transaction(transaction) => transaction.query_all_raw(statement).await,
