@@ -23,6 +23,7 @@ mod tests;
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -190,7 +191,7 @@ impl Guard {
     {
         let mut failures = 0;
         loop {
-            match self.attempt(work()).await {
+            match self.attempt(self.policy.time_out, Box::pin(work())).await {
                 Attempt::Ended(result) => return result,
                 Attempt::Outage(error) if failures + 1 >= self.policy.attempts => return Err(error),
                 Attempt::Outage(error) => {
@@ -209,10 +210,15 @@ impl Guard {
     /// # Errors
     /// Those of the backend, and [`Unanswered`] as one of them.
     pub async fn once<T, E: Fault>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-        match self.attempt(work).await {
-            Attempt::Ended(result) => result,
-            Attempt::Outage(error) => Err(error),
-        }
+        self.attempt(self.policy.time_out, Box::pin(work)).await.into()
+    }
+
+    /// Asks once, and waits for so long at most: to see whether the server answers.
+    ///
+    /// # Errors
+    /// Those of the backend, and [`Unanswered`] as one of them.
+    pub async fn within<T, E: Fault>(&self, limit: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        self.attempt(Some(limit), Box::pin(work)).await.into()
     }
 
     /// How the backend is.
@@ -229,7 +235,12 @@ impl Guard {
         }
     }
 
-    async fn attempt<T, E: Fault>(&self, work: impl Future<Output = Result<T, E>>) -> Attempt<T, E> {
+    /// What is asked is pinned on the heap: the futures of clients are large, and this is around each of them.
+    async fn attempt<T, E: Fault>(
+        &self,
+        limit: Option<Duration>,
+        work: Pin<Box<impl Future<Output = Result<T, E>>>>,
+    ) -> Attempt<T, E> {
         let refused = |why: Unanswered, outcome: &'static str| {
             counter!("oriel_backend_requests_total", "backend" => self.name, "outcome" => outcome).increment(1);
             Attempt::Ended(Err(why.into()))
@@ -245,7 +256,7 @@ impl Guard {
             Err(wait) => return refused(Unanswered::Open(wait), "refused"),
         };
         let began = self.sources.now();
-        let result = match self.policy.time_out {
+        let result = match limit {
             None => work.await,
             Some(limit) => match tokio::time::timeout(limit, work).await {
                 Ok(result) => result,
@@ -292,6 +303,15 @@ enum Attempt<T, E> {
     Ended(Result<T, E>),
     /// The server is away.
     Outage(E),
+}
+
+impl<T, E> From<Attempt<T, E>> for Result<T, E> {
+    fn from(attempt: Attempt<T, E>) -> Self {
+        match attempt {
+            Attempt::Ended(result) => result,
+            Attempt::Outage(error) => Err(error),
+        }
+    }
 }
 
 /// One request that goes on. Dropped before its end, it says nothing about the server.

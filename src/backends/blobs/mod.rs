@@ -39,6 +39,8 @@ pub use self::local::LocalBlobs;
 pub use self::s3::{Credentials, S3Blobs, S3Settings};
 pub use self::signed::{BASE_PATH, Disposition, Grant, PresignError, Presigned, PutSize, SignatureError, UrlKeys};
 
+use crate::resilience::{Fault, Health, Unanswered};
+
 /// Most entries of one [`Blobs::list`].
 pub const MAX_LISTED: usize = 1_000;
 
@@ -134,6 +136,18 @@ impl BlobError {
             io::ErrorKind::AlreadyExists => Self::Exists,
             _ => Self::unavailable(error),
         }
+    }
+}
+
+impl From<Unanswered> for BlobError {
+    fn from(why: Unanswered) -> Self {
+        Self::unavailable(why)
+    }
+}
+
+impl Fault for BlobError {
+    fn is_outage(&self) -> bool {
+        self.is_transient()
     }
 }
 
@@ -337,6 +351,14 @@ impl Blobs {
         match self {
             Self::Local(local) => local.check().await,
             Self::S3(s3) => s3.check().await,
+        }
+    }
+
+    /// How the server of the store is; `None` for a folder.
+    pub fn health(&self) -> Option<Health> {
+        match self {
+            Self::Local(_) => None,
+            Self::S3(s3) => Some(s3.health()),
         }
     }
 

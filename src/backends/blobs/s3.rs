@@ -8,7 +8,7 @@
 //! - Checksums are sent and asked for only where the protocol demands it: compatible stores differ in the rest, and
 //!   requests are signed over the hash of their body anyway.
 //!
-//! Time-outs and retries of one request are the SDK's.
+//! Time-outs and retries of one request are the SDK's; a [`Guard`] is around all of them.
 
 mod settings;
 mod upload;
@@ -16,6 +16,7 @@ mod upload;
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
@@ -36,12 +37,15 @@ use self::upload::{Parts, Upload};
 use super::body::{Body, Meter, Terms, resolve};
 use super::signed::{GetTerms, PutTerms};
 use super::{BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, PresignError, Presigned, PutSize};
+use crate::resilience::{Guard, Health, Policy};
 use crate::trace::ToS3;
 
 /// Above this size S3 does not copy in one request.
 const MAX_COPY: u64 = 5 * 1024 * 1024 * 1024;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// How long the bucket may take to say that it is there.
+const CHECK_WITHIN: Duration = Duration::from_secs(5);
 
 /// A bucket of blobs.
 pub struct S3Blobs {
@@ -50,6 +54,7 @@ pub struct S3Blobs {
     public: Client,
     bucket: String,
     base: String,
+    guard: Arc<Guard>,
 }
 
 impl fmt::Debug for S3Blobs {
@@ -76,7 +81,14 @@ impl S3Blobs {
         let client = Client::from_conf(config.clone().build());
         config.set_endpoint_url(settings.public_endpoint.or(settings.endpoint));
         let public = Client::from_conf(config.build());
-        Self { client, public, bucket: settings.bucket, base: settings.base }
+        // A body that is sent takes its time, and requests are repeated already.
+        let guard = Guard::new("blobs", Policy { time_out: None, attempts: 1, ..Policy::default() });
+        Self { client, public, bucket: settings.bucket, base: settings.base, guard: Arc::new(guard) }
+    }
+
+    /// How the store is.
+    pub(super) fn health(&self) -> Health {
+        self.guard.health()
     }
 
     pub(super) async fn put(&self, key: &BlobKey, mut body: Body<'_>, terms: Terms) -> Result<BlobInfo, BlobError> {
@@ -87,15 +99,14 @@ impl S3Blobs {
             return self.put_parts(key, first, parts, body, meter, terms).await;
         }
         let info = terms.accept(meter.finish())?;
-        self.client
+        let request = self
+            .client
             .put_object()
             .bucket(&self.bucket)
             .key(self.name(key))
             .set_if_none_match((!terms.replace).then(|| "*".to_owned()))
-            .body(ByteStream::from(first))
-            .send()
-            .await
-            .map_err(refused)?;
+            .body(ByteStream::from(first));
+        asked(&self.guard, request.send()).await?;
         Ok(info)
     }
 
@@ -108,7 +119,7 @@ impl S3Blobs {
         mut meter: Meter,
         terms: Terms,
     ) -> Result<BlobInfo, BlobError> {
-        let mut upload = Upload::begin(&self.client, &self.bucket, self.name(key)).await?;
+        let mut upload = Upload::begin(&self.client, &self.guard, &self.bucket, self.name(key)).await?;
         let finish = async {
             let mut part = first;
             loop {
@@ -137,19 +148,16 @@ impl S3Blobs {
         if range.as_ref().is_some_and(Range::is_empty) {
             return Err(BlobError::RangeOutside { size: self.head(key).await?.size });
         }
-        let asked = self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(self.name(key))
-            .set_range(range.as_ref().map(range_header))
-            .send()
-            .await;
-        let answer = match asked {
-            Err(error) if status(&error) == Some(416) => {
-                return Err(BlobError::RangeOutside { size: self.head(key).await?.size });
+        let header = range.as_ref().map(range_header);
+        let request = self.client.get_object().bucket(&self.bucket).key(self.name(key)).set_range(header);
+        let answer = self.guard.once(async {
+            match request.send().await {
+                Err(error) if status(&error) == Some(416) => Ok(None),
+                answer => answer.map(Some).map_err(refused),
             }
-            asked => asked.map_err(refused)?,
+        });
+        let Some(answer) = answer.await? else {
+            return Err(BlobError::RangeOutside { size: self.head(key).await?.size });
         };
         let length = answer.content_length().and_then(|length| u64::try_from(length).ok());
         // `bytes 2-4/10`: without it the store sent everything, whatever was asked for.
@@ -169,14 +177,14 @@ impl S3Blobs {
     }
 
     pub(super) async fn head(&self, key: &BlobKey) -> Result<BlobEntry, BlobError> {
-        let answer =
-            self.client.head_object().bucket(&self.bucket).key(self.name(key)).send().await.map_err(refused)?;
+        let request = self.client.head_object().bucket(&self.bucket).key(self.name(key));
+        let answer = asked(&self.guard, request.send()).await?;
         entry(key.clone(), answer.content_length(), answer.last_modified())
     }
 
     pub(super) async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
-        let deleted = self.client.delete_object().bucket(&self.bucket).key(self.name(key)).send().await;
-        match deleted.map_err(refused) {
+        let request = self.client.delete_object().bucket(&self.bucket).key(self.name(key));
+        match asked(&self.guard, request.send()).await {
             Ok(_) | Err(BlobError::NotFound) => Ok(()),
             Err(error) => Err(error),
         }
@@ -192,14 +200,9 @@ impl S3Blobs {
         if self.head(from).await?.size > MAX_COPY {
             return Err(BlobError::TooLarge { limit: MAX_COPY });
         }
-        self.client
-            .copy_object()
-            .copy_source(format!("{}/{}", self.bucket, self.name(from)))
-            .bucket(&self.bucket)
-            .key(self.name(to))
-            .send()
-            .await
-            .map_err(refused)?;
+        let source = format!("{}/{}", self.bucket, self.name(from));
+        let request = self.client.copy_object().copy_source(source).bucket(&self.bucket).key(self.name(to));
+        asked(&self.guard, request.send()).await?;
         Ok(())
     }
 
@@ -212,16 +215,14 @@ impl S3Blobs {
         let mut found = Vec::new();
         let mut after = after.map(|key| self.name(key));
         while found.len() < limit {
-            let page = self
+            let request = self
                 .client
                 .list_objects_v2()
                 .bucket(&self.bucket)
                 .prefix(format!("{}{}/", self.base, prefix.as_str()))
                 .set_start_after(after.clone())
-                .max_keys((limit - found.len()).min(MAX_LISTED) as i32)
-                .send()
-                .await
-                .map_err(refused)?;
+                .max_keys((limit - found.len()).min(MAX_LISTED) as i32);
+            let page = asked(&self.guard, request.send()).await?;
             let Some(last) = page.contents().last().and_then(|object| object.key()) else { break };
             after = Some(last.to_owned());
             for object in page.contents() {
@@ -239,11 +240,15 @@ impl S3Blobs {
     }
 
     pub(super) async fn check(&self) -> Result<(), BlobError> {
-        match self.client.head_bucket().bucket(&self.bucket).send().await.map_err(refused) {
-            Ok(_) => Ok(()),
-            Err(BlobError::NotFound) => Err(BlobError::unavailable("there is no such bucket")),
-            Err(error) => Err(error),
-        }
+        let request = self.client.head_bucket().bucket(&self.bucket);
+        let checked = self.guard.within(CHECK_WITHIN, async {
+            match request.send().await.map_err(refused) {
+                Ok(_) => Ok(()),
+                Err(BlobError::NotFound) => Err(BlobError::unavailable("there is no such bucket")),
+                Err(error) => Err(error),
+            }
+        });
+        checked.await
     }
 
     pub(super) async fn presign_put(
@@ -349,6 +354,14 @@ fn content_range(text: &str) -> Option<(u64, Range<u64>)> {
 
 fn status<E>(error: &SdkError<E>) -> Option<u16> {
     error.raw_response().map(|answer| answer.status().as_u16())
+}
+
+/// A request behind the guard.
+async fn asked<T, E>(guard: &Guard, request: impl Future<Output = Result<T, SdkError<E>>>) -> Result<T, BlobError>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    guard.once(async { request.await.map_err(refused) }).await
 }
 
 /// What an answer means. A missing bucket is a 404 as well, but a mistake of the settings, not a missing blob.

@@ -5,6 +5,7 @@
 //! - A checkpoint is written after the tasks of its changes have succeeded: it never runs ahead of the entries.
 //!   A crash between leaves entries that are newer than the checkpoint; applying them again changes nothing.
 //! - A generation is two indexes, entries and checkpoint, exchanged in one task.
+//! - A server that is away when this process starts is found later: the indexes are made before they are first used.
 //!
 //! What differs from the embedded index, because Meilisearch is so: no English stemming; the last word is always
 //! also a prefix, while `*` has no meaning; one fragment per body; scores lie between 0 and 1; a cursor is an
@@ -18,8 +19,7 @@ use std::time::Duration;
 
 use meilisearch_sdk::client::SwapIndexes;
 use meilisearch_sdk::documents::{DocumentDeletionQuery, DocumentsQuery, DocumentsResults};
-use meilisearch_sdk::errors::{Error, ErrorCode};
-use meilisearch_sdk::indexes::Index;
+use meilisearch_sdk::errors::{Error, ErrorCode, ErrorType};
 use meilisearch_sdk::search::{MatchingStrategies, SearchResult, SearchResults, Selectors};
 use meilisearch_sdk::settings::{
     FacetSortValue, FacetingSettings, MinWordSizeForTypos, PaginationSetting, Settings, TypoToleranceSettings,
@@ -27,7 +27,7 @@ use meilisearch_sdk::settings::{
 use meilisearch_sdk::task_info::TaskInfo;
 use meilisearch_sdk::tasks::Task;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::compare::Comparison;
@@ -39,6 +39,7 @@ use super::{
     MAX_BODY_BYTES, MAX_SEARCH_TIME, Scope, SearchAnswer, SearchError, SearchRequest, Stats, Suggestion, most_frequent,
     not_backwards,
 };
+use crate::resilience::{Fault, Guard, Policy};
 use crate::trace::ToMeilisearch;
 
 type Client = meilisearch_sdk::client::Client<ToMeilisearch>;
@@ -66,6 +67,9 @@ const CHECKPOINT_ID: &str = "checkpoint";
 #[derive(Clone)]
 pub struct Meilisearch {
     live: Arc<Generation>,
+    /// Whether the indexes are there.
+    made: Arc<OnceCell<()>>,
+    guard: Arc<Guard>,
     prefix: String,
     writing: Arc<Mutex<()>>,
     rebuilding: Arc<Mutex<()>>,
@@ -79,28 +83,54 @@ impl fmt::Debug for Meilisearch {
 }
 
 impl Meilisearch {
-    /// Connects and makes the indexes `<prefix>_entries` and `<prefix>_checkpoint` where they are missing.
+    /// Connects and makes the indexes `<prefix>_entries` and `<prefix>_checkpoint` where they are missing; if the
+    /// server is away, as soon as it is back.
     pub async fn open(url: &str, key: Option<&str>, prefix: &str) -> Result<Self, SearchError> {
         let http = ToMeilisearch::new(key).map_err(SearchError::unavailable)?;
         let client = Client::new_with_client(url.trim_end_matches('/'), key, http);
-        let live = Arc::new(Generation::new(&client, prefix));
-        live.create().await?;
-        live.mark().await?;
-        Ok(Self {
-            live,
+        // What reads has a time of its own, and what writes takes its time.
+        let guard = Guard::new("search", Policy { time_out: None, ..Policy::default() });
+        let this = Self {
+            live: Arc::new(Generation::new(&client, prefix)),
+            made: Arc::default(),
+            guard: Arc::new(guard),
             prefix: prefix.to_owned(),
             writing: Arc::new(Mutex::new(())),
             rebuilding: Arc::new(Mutex::new(())),
-        })
+        };
+        match this.guard.repeat(|| this.live()).await {
+            Err(error) if error.is_outage() => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the search server is away; it is asked again"
+                );
+                Ok(this)
+            }
+            opened => opened.map(|_| this.clone()),
+        }
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// The running generation, made if it is missing.
+    async fn live(&self) -> Result<&Generation, SearchError> {
+        let make = async || {
+            self.live.create().await?;
+            self.live.mark().await.map(drop)
+        };
+        self.made.get_or_try_init(make).await?;
+        Ok(&self.live)
     }
 
     pub(super) async fn apply(&self, changes: Vec<Change>, to: Checkpoint) -> Result<(), SearchError> {
         let _writing = self.writing.lock().await;
-        self.live.apply(changes, to).await
+        self.live().await?.apply(changes, to).await
     }
 
     pub(super) async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
-        self.live.checkpoint().await
+        self.live().await?.checkpoint().await
     }
 
     pub(super) fn generation(&self) -> i32 {
@@ -111,7 +141,7 @@ impl Meilisearch {
         let query = Query::parse(&request.query)?;
         let offset = request.after.as_ref().map_or(Ok(0), offset_of)?;
         // Read before the entries, which may be newer but never older than this.
-        let checkpoint = self.live.checkpoint().await?;
+        let checkpoint = self.live().await?.checkpoint().await?;
         let wall = wall(scope, Some(request));
         let facets = FacetField::ALL.map(attribute);
 
@@ -155,7 +185,7 @@ impl Meilisearch {
         let Some(typed) = Typed::parse(typed)? else { return Ok(Vec::new()) };
         let text = typed.words.iter().chain([&typed.prefix]).map(String::as_str).collect::<Vec<_>>().join(" ");
         let wall = wall(scope, None);
-        let mut query = self.live.entries.search();
+        let mut query = self.live().await?.entries.search();
         query.with_query(&text).with_filter(&wall).with_limit(MAX_SUGGESTING);
         query.with_attributes_to_search_on(&["title", "tags", "keywords"]);
         query.with_attributes_to_retrieve(Selectors::Some(&["id", "kind", "title", "keywords"]));
@@ -176,6 +206,7 @@ impl Meilisearch {
 
     pub(super) async fn begin_rebuild(&self) -> Result<Rebuild, SearchError> {
         let only = Arc::clone(&self.rebuilding).try_lock_owned().map_err(|_| SearchError::Rebuilding)?;
+        self.live().await?;
         let next = Arc::new(Generation::new(&self.live.client, &format!("{}_next", self.prefix)));
         next.delete().await?;
         next.create().await?;
@@ -190,9 +221,15 @@ impl Meilisearch {
     }
 
     pub(super) async fn stats(&self) -> Result<Stats, SearchError> {
-        let stats = bounded(self.live.entries.get_stats()).await?;
+        let stats = bounded(self.live().await?.entries.get_stats()).await?;
         Ok(Stats { documents: stats.number_of_documents as u64, bytes: stats.raw_document_db_size as u64 })
     }
+}
+
+/// Whether an error is what the server has said of a request, and not that it is away.
+pub(super) fn is_answer(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let said = error.downcast_ref::<Error>();
+    matches!(said, Some(Error::Meilisearch(said)) if said.error_type != ErrorType::Internal)
 }
 
 /// A generation beside the running one. One that is dropped is removed when the next begins.
@@ -561,6 +598,8 @@ impl From<Error> for SearchError {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::resilience::State;
+    use crate::search::Search;
 
     #[test]
     fn the_wall_is_in_every_filter_and_cannot_be_climbed() {
@@ -594,10 +633,43 @@ mod tests {
         let client = Client::new_with_client("http://localhost:1", Some("very-secret-key"), http);
         let index = Meilisearch {
             live: Arc::new(Generation::new(&client, "oriel")),
+            made: Arc::default(),
+            guard: Arc::new(Guard::new("search", Policy::default())),
             prefix: "oriel".into(),
             writing: Arc::default(),
             rebuilding: Arc::default(),
         };
         assert!(!format!("{index:?}").contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_does_not_keep_the_process_from_starting() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let search = Search::Meilisearch(Meilisearch::open(&format!("http://{free}"), None, "oriel").await.unwrap());
+        assert!(!search.health().unwrap().is_up());
+        let scope = Scope { organization: Uuid::from_u128(1), projects: None };
+        let request = SearchRequest { first: 10, ..SearchRequest::default() };
+        for _ in 0..3 {
+            let answer = search.search(&scope, &request).await;
+            assert!(matches!(answer, Err(SearchError::Unavailable(_))), "{answer:?}");
+        }
+        assert_eq!(search.health().unwrap().state, State::Open);
+        let began = std::time::Instant::now();
+        for _ in 0..100 {
+            assert!(search.search(&scope, &request).await.is_err());
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "they waited for it: {:?}", began.elapsed());
+    }
+
+    #[test]
+    fn what_the_server_says_of_a_request_is_an_answer() {
+        let said = |kind: &str| -> SearchError {
+            let said = serde_json::json!({
+                "message": "no", "code": "invalid_search_q", "type": kind, "link": "https://example.org"
+            });
+            Error::Meilisearch(serde_json::from_value(said).unwrap()).into()
+        };
+        assert!(!said("invalid_request").is_outage() && !said("auth").is_outage());
+        assert!(said("internal").is_outage() && SearchError::from(Error::Timeout).is_outage());
     }
 }

@@ -30,6 +30,7 @@ use uuid::Uuid;
 pub use self::compare::Compared;
 pub use self::meilisearch::Meilisearch;
 pub use self::tantivy::Tantivy;
+use crate::resilience::{Fault, Health, Unanswered};
 
 /// Longest query text, in characters.
 pub const MAX_QUERY_CHARS: usize = 1_000;
@@ -47,6 +48,9 @@ pub const MAX_BODY_BYTES: usize = 1 << 20;
 pub const MAX_CHANGES: usize = 10_000;
 /// How long one search may work before it gives up.
 pub const MAX_SEARCH_TIME: Duration = Duration::from_secs(5);
+
+/// How long a server may take to say that it is there.
+const CHECK_WITHIN: Duration = Duration::from_secs(3);
 
 /// One findable thing.
 #[derive(Debug, Clone, PartialEq)]
@@ -282,6 +286,18 @@ pub enum SearchError {
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl From<Unanswered> for SearchError {
+    fn from(why: Unanswered) -> Self {
+        Self::unavailable(why)
+    }
+}
+
+impl Fault for SearchError {
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Unavailable(cause) if !meilisearch::is_answer(cause.as_ref()))
+    }
+}
+
 impl SearchError {
     /// Whether only a rebuild (or reset) helps.
     pub fn needs_rebuild(&self) -> bool {
@@ -314,7 +330,7 @@ impl Search {
         at_most("changes of one batch", MAX_CHANGES, changes.len())?;
         match self {
             Self::Tantivy(index) => index.apply(changes, to).await,
-            Self::Meilisearch(index) => index.apply(changes, to).await,
+            Self::Meilisearch(index) => index.guard().once(index.apply(changes, to)).await,
         }
     }
 
@@ -322,7 +338,7 @@ impl Search {
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>, SearchError> {
         match self {
             Self::Tantivy(index) => Ok(index.checkpoint()),
-            Self::Meilisearch(index) => index.checkpoint().await,
+            Self::Meilisearch(index) => index.guard().repeat(|| index.checkpoint()).await,
         }
     }
 
@@ -331,7 +347,7 @@ impl Search {
         request.check()?;
         match self {
             Self::Tantivy(index) => index.search(scope, request).await,
-            Self::Meilisearch(index) => index.search(scope, request).await,
+            Self::Meilisearch(index) => index.guard().repeat(|| index.search(scope, request)).await,
         }
     }
 
@@ -341,7 +357,7 @@ impl Search {
         at_most("characters of a query", MAX_QUERY_CHARS, prefix.chars().count())?;
         match self {
             Self::Tantivy(index) => index.suggest(scope, prefix, first).await,
-            Self::Meilisearch(index) => index.suggest(scope, prefix, first).await,
+            Self::Meilisearch(index) => index.guard().repeat(|| index.suggest(scope, prefix, first)).await,
         }
     }
 
@@ -350,7 +366,7 @@ impl Search {
     pub async fn begin_rebuild(&self) -> Result<Rebuild, SearchError> {
         Ok(match self {
             Self::Tantivy(index) => Rebuild::Tantivy(index.begin_rebuild().await?),
-            Self::Meilisearch(index) => Rebuild::Meilisearch(index.begin_rebuild().await?),
+            Self::Meilisearch(index) => Rebuild::Meilisearch(index.guard().once(index.begin_rebuild()).await?),
         })
     }
 
@@ -358,7 +374,7 @@ impl Search {
     pub async fn reset(&self) -> Result<(), SearchError> {
         match self {
             Self::Tantivy(index) => index.reset().await,
-            Self::Meilisearch(index) => index.reset().await,
+            Self::Meilisearch(index) => index.guard().once(index.reset()).await,
         }
     }
 
@@ -366,7 +382,23 @@ impl Search {
     pub async fn stats(&self) -> Result<Stats, SearchError> {
         match self {
             Self::Tantivy(index) => index.stats().await,
-            Self::Meilisearch(index) => index.stats().await,
+            Self::Meilisearch(index) => index.guard().repeat(|| index.stats()).await,
+        }
+    }
+
+    /// Whether the index answers.
+    pub async fn check(&self) -> Result<(), SearchError> {
+        match self {
+            Self::Tantivy(_) => Ok(()),
+            Self::Meilisearch(index) => index.guard().within(CHECK_WITHIN, index.checkpoint()).await.map(drop),
+        }
+    }
+
+    /// How the server of the index is; `None` in process.
+    pub fn health(&self) -> Option<Health> {
+        match self {
+            Self::Tantivy(_) => None,
+            Self::Meilisearch(index) => Some(index.guard().health()),
         }
     }
 

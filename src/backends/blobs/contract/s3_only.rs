@@ -2,6 +2,7 @@
 
 use super::store::{ACCESS, SECRET, Store, bytes, fresh, now_here, s3_server};
 use super::*;
+use crate::resilience::State;
 
 fn bucket(url: &str, secret: &str) -> Blobs {
     let settings = S3Settings::parse(&Url::parse(url).unwrap(), |_| None).unwrap();
@@ -55,4 +56,44 @@ async fn the_server_answers_no_urls_of_a_bucket() {
     let store = Store::s3().await;
     let refused = store.blobs.verify(&http::Method::GET, "/blobs/files/x?signature=", now_here());
     assert_eq!(refused, Err(SignatureError::Invalid));
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_not_asked_for_a_while() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let blobs = bucket(&format!("s3://bucket?endpoint=http://{free}"), SECRET);
+    assert!(blobs.health().unwrap().is_up(), "nothing is known of it yet");
+    let key = fresh(FILES);
+    for outages in 1..=5 {
+        assert!(blobs.get(&key, None).await.is_err());
+        assert_eq!(blobs.health().unwrap().outages, outages);
+    }
+    assert_eq!(blobs.health().unwrap().state, State::Open);
+    let began = std::time::Instant::now();
+    for _ in 0..100 {
+        let refused = blobs.write(&key, bytes(3)).await;
+        assert!(matches!(&refused, Err(error) if error.is_transient()), "{refused:?}");
+    }
+    // The SDK alone would have waited between its attempts.
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    // URLs are signed here: whoever has one asks the store by themselves.
+    let now = now_here();
+    let in_an_hour = now + chrono::TimeDelta::hours(1);
+    assert!(blobs.presign_get(&key, in_an_hour, &Disposition::attachment("x"), None, now).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_missing_is_no_outage() {
+    let store = Store::s3().await;
+    for _ in 0..20 {
+        assert!(matches!(store.blobs.head(&fresh(FILES)).await, Err(BlobError::NotFound)));
+    }
+    let key = fresh(FILES);
+    store.blobs.write(&key, bytes(3)).await.unwrap();
+    for _ in 0..20 {
+        assert!(matches!(store.blobs.write(&key, bytes(3)).await, Err(BlobError::Exists)));
+        let outside = store.blobs.get(&key, Some(7..9)).await;
+        assert!(matches!(outside, Err(BlobError::RangeOutside { size: 3 })), "{outside:?}");
+    }
+    assert!(store.blobs.health().unwrap().is_up());
 }

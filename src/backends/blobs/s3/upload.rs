@@ -1,16 +1,19 @@
 //! A body on its way up in parts.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::{Bytes, BytesMut};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::super::BlobError;
 use super::super::body::{Body, Meter};
-use super::refused;
+use super::asked;
+use crate::resilience::Guard;
 
 /// The smallest part that S3 takes.
 const PART: usize = 5 * 1024 * 1024;
@@ -52,6 +55,7 @@ fn part_size(index: usize) -> usize {
 /// A multipart upload that is aborted unless it was completed.
 pub(super) struct Upload {
     client: Client,
+    guard: Arc<Guard>,
     bucket: String,
     name: String,
     id: Option<String>,
@@ -61,11 +65,18 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) async fn begin(client: &Client, bucket: &str, name: String) -> Result<Self, BlobError> {
-        let begun = client.create_multipart_upload().bucket(bucket).key(&name).send().await.map_err(refused)?;
+    pub(super) async fn begin(
+        client: &Client,
+        guard: &Arc<Guard>,
+        bucket: &str,
+        name: String,
+    ) -> Result<Self, BlobError> {
+        let request = client.create_multipart_upload().bucket(bucket).key(&name);
+        let begun = asked(guard, request.send()).await?;
         let id = begun.upload_id.ok_or_else(|| BlobError::unavailable("the store began an upload without an id"))?;
         Ok(Self {
             client: client.clone(),
+            guard: Arc::clone(guard),
             bucket: bucket.to_owned(),
             name,
             id: Some(id),
@@ -90,10 +101,12 @@ impl Upload {
             .set_upload_id(self.id.clone())
             .part_number(number)
             .body(ByteStream::from(part));
-        self.in_flight.spawn(async move {
-            let answer = request.send().await.map_err(refused)?;
+        let guard = Arc::clone(&self.guard);
+        let sending = async move {
+            let answer = asked(&guard, request.send()).await?;
             Ok(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).build())
-        });
+        };
+        self.in_flight.spawn(sending.in_current_span());
         Ok(())
     }
 
@@ -110,16 +123,15 @@ impl Upload {
         }
         self.done.sort_unstable_by_key(CompletedPart::part_number);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.done))).build();
-        self.client
+        let request = self
+            .client
             .complete_multipart_upload()
             .bucket(&self.bucket)
             .key(&self.name)
             .set_upload_id(self.id.clone())
             .set_if_none_match((!replace).then(|| "*".to_owned()))
-            .multipart_upload(parts)
-            .send()
-            .await
-            .map_err(refused)?;
+            .multipart_upload(parts);
+        asked(&self.guard, request.send()).await?;
         self.id = None;
         Ok(())
     }
@@ -135,9 +147,10 @@ impl Upload {
         let id = self.id.take()?;
         let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.name).upload_id(id);
         let mut in_flight = std::mem::take(&mut self.in_flight);
+        let guard = Arc::clone(&self.guard);
         Some(async move {
             while in_flight.join_next().await.is_some() {}
-            if let Err(error) = request.send().await.map_err(refused) {
+            if let Err(error) = asked(&guard, request.send()).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an upload to the bucket was not aborted");
             }
         })
