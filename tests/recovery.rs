@@ -33,7 +33,7 @@ async fn write(session: &Session, project: &str, name: &str) {
 async fn what_was_acknowledged_before_a_backup_is_restored() {
     let server = Server::start(None).await;
     let session = server.register("Lost").await;
-    let project = session.create_project("MILL").await;
+    let project = session.create_project("DOCS").await;
     for name in ["first.txt", "second.txt"] {
         write(&session, &project, name).await;
     }
@@ -117,7 +117,7 @@ async fn postgresql_comes_back_as_it_was_at_a_moment() {
     };
     let server = Server::start(Some(cluster.url())).await;
     let session = server.register("Rehearsal").await;
-    let project = session.create_project("MILL").await;
+    let project = session.create_project("DOCS").await;
     write(&session, &project, "before.txt").await;
     cluster.base_backup();
     write(&session, &project, "after.txt").await;
@@ -130,7 +130,7 @@ async fn postgresql_comes_back_as_it_was_at_a_moment() {
     let archived = cluster.sql("oriel", "SELECT pg_walfile_name(pg_switch_wal())");
     cluster.until("oriel", "SELECT last_archived_wal FROM pg_stat_archiver", &archived).await;
 
-    cluster.recover("wanted");
+    cluster.recover("wanted").await;
     let server = server.restart().await;
     let session = Session { url: server.url.clone(), ..session };
     assert_eq!(session.ask(TITLES, json!({})).await, wanted);

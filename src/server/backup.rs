@@ -157,12 +157,12 @@ async fn restore_from(
 ) -> Result<(String, Copy, Mirrored), Failure> {
     let database = database(settings)?;
     let mut there = backups(folder)?;
-    let name = match name {
+    let found = match name {
         Some(name) => there.iter().find(|there| *there == name).cloned(),
         None => there.pop(),
     };
-    let Some(name) = name else {
-        let (name, there) = (name.unwrap_or_default(), there.join(", "));
+    let Some(name) = found else {
+        let (name, there) = (name.unwrap_or("at all").to_owned(), there.join(", "));
         return Err(Failure::NoBackup { folder: folder.to_owned(), name, there });
     };
     if database.exists() {

@@ -71,7 +71,7 @@ impl Cluster {
     }
 
     /// The server is gone. From its base backup and its archive comes another, as it was at this restore point.
-    pub fn recover(&mut self, restore_point: &str) {
+    pub async fn recover(&mut self, restore_point: &str) {
         self.stop();
         let archive = self.path("archive");
         let target = format!(
@@ -81,6 +81,8 @@ impl Cluster {
         self.configure("base", &target);
         assert!(as_postgres("touch").arg(format!("{}/recovery.signal", self.path("base"))).status().unwrap().success());
         self.serve("base");
+        // It answers before it is promoted.
+        self.until("oriel", "SELECT pg_is_in_recovery()", "f").await;
     }
 
     fn path(&self, name: &str) -> String {
