@@ -164,7 +164,7 @@ pub struct BackendState {
 /// One request: who calls, from where, with which files.
 #[derive(Clone)]
 pub struct Meta {
-    /// The request's id: the correlation of what it causes.
+    /// The id of the request's trace: the correlation of what it causes.
     pub request: Uuid,
     /// Who is signed in.
     pub viewer: Option<Arc<Viewer>>,

@@ -1,14 +1,15 @@
 //! Requests that ask for too much, all at once and again and again, beside somebody who just works.
 //!
-//! Each is refused by the name of its limit, within a bounded time, and nothing of it is executed; whoever works
-//! beside them gets every answer right. How long that took, with them and without, is printed and judged by nobody.
+//! Each is refused by the name of its limit, within a bounded time and in bounded memory, and nothing of it is
+//! executed; whoever works beside them gets every answer right. How long that took, with them and without, is printed
+//! with the memory in one table; of the times nobody judges, since they are those of this machine.
 
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt, future::join_all};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -19,6 +20,9 @@ use crate::support::{Server, Session};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often each is sent.
 const TIMES: usize = 8;
+/// How much more memory the server may need beside the flood than it ever did before. All that the flood sends is
+/// several times as much.
+const MORE_MEMORY: u64 = 96 << 20;
 
 /// A request, and the limit that it is over.
 struct Hostile {
@@ -240,6 +244,25 @@ async fn is_silent(server: &Server, head: &str) {
     assert!(words.is_empty() || words.starts_with("HTTP/1.1 4"), "{words}");
 }
 
+/// More connections from one address than it may have, which say nothing.
+async fn crowds(server: &Server, most: usize) {
+    let connect = || async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        socket.connect(place(server).parse().unwrap()).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..most + TIMES {
+        held.push(connect().await);
+    }
+    let words = join_all(held.iter_mut().map(last_words)).await;
+    let told = words.iter().filter(|words| words.starts_with("HTTP/1.1 429")).inspect(|words| {
+        assert!(words.contains("max_connections_per_address"), "{words}");
+    });
+    let told = told.count();
+    assert!((1..=TIMES).contains(&told), "{told} were told: {words:?}");
+}
+
 /// Somebody who just works: what they did is what they find.
 struct Worker {
     session: Session,
@@ -260,11 +283,13 @@ impl Worker {
         self.took.push(begun.elapsed());
     }
 
-    fn say(&mut self, when: &str) {
-        self.took.sort_unstable();
-        let at = |share: usize| self.took[(self.took.len() - 1) * share / 100];
-        eprintln!("{when}: {} rounds of a change and a query, p50 {:?}, p99 {:?}", self.took.len(), at(50), at(99));
-        self.took.clear();
+    /// A row of the table: how long rounds of a change and a query took, and the memory that was ever used.
+    fn row(&mut self, when: &str, memory: u64) -> String {
+        let mut took = std::mem::take(&mut self.took);
+        took.sort_unstable();
+        let at = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1e3;
+        let (rounds, half, most) = (took.len(), at(50), at(99));
+        format!("{when:<16} {rounds:>6} {half:>8.1} {most:>8.1} {:>9.1}", memory as f64 / f64::from(1 << 20))
     }
 }
 
@@ -277,22 +302,28 @@ async fn executed(server: &Server) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_for_too_much_is_refused_and_nobody_else_notices() {
-    let (sockets, operations) = (12, 5);
+    let (sockets, operations, connections) = (12, 5, 200);
     let limits = [
         "--set=request_timeout=3s".to_owned(),
         "--set=idle_timeout=3s".to_owned(),
         format!("--set=max_sockets_per_viewer={sockets}"),
         format!("--set=max_operations_per_socket={operations}"),
+        // Those of this machine count, too.
+        "--set=trusted_proxies=".to_owned(),
+        format!("--set=max_connections_per_address={connections}"),
     ];
     let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
     let server = Server::start_with(None, &limits).await;
     let mut worker = Worker { session: server.register("Worker").await, made: 0, took: Vec::new() };
-    let attacker = server.register("Attacker").await;
+    let mut attacker = server.register("Attacker").await;
+    let elsewhere = "127.0.0.8".parse::<std::net::IpAddr>().unwrap();
+    attacker.http = reqwest::Client::builder().local_address(elsewhere).build().unwrap();
     let hoarder = server.register("Hoarder").await;
     for _ in 0..40 {
         worker.work().await;
     }
-    worker.say("alone");
+    let usual = server.most_memory();
+    let alone = worker.row("alone", usual);
 
     let before = executed(&server).await;
     let made = worker.made;
@@ -310,6 +341,7 @@ async fn whoever_asks_for_too_much_is_refused_and_nobody_else_notices() {
             hoards_sockets(&server, &hoarder, sockets),
             join_all((0..4).map(|_| drips(&server, &attacker))),
             join_all(["", half].map(|head| is_silent(&server, head))),
+            crowds(&server, connections),
         );
     };
     let flood = async { tokio::join!(requests, circles, connections) };
@@ -321,7 +353,10 @@ async fn whoever_asks_for_too_much_is_refused_and_nobody_else_notices() {
             () = worker.work() => {}
         }
     }
-    worker.say("beside the flood");
+    let most = server.most_memory();
+    let beside = worker.row("beside the flood", most);
+    eprintln!("                 rounds  p50 (ms) p99 (ms) most memory (MiB)\n{alone}\n{beside}");
+    assert!(most < usual + MORE_MEMORY, "{usual} bytes before the flood, {most} with it");
 
     // A change and a query each round, and the operations that a socket may have.
     let rounds = worker.made - made;

@@ -17,3 +17,4 @@ mod search;
 mod tenants;
 mod tls;
 mod tour;
+mod traces;

@@ -117,6 +117,11 @@ impl Operation {
         self.kind
     }
 
+    /// Its name, if it has one.
+    pub fn name(&self) -> Option<&str> {
+        self.document.choose(self.request.operation_name.as_deref()).ok()?.0
+    }
+
     /// What the client asks for beside the operation.
     pub fn extensions(&self) -> &async_graphql::Extensions {
         &self.request.extensions

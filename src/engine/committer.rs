@@ -167,6 +167,11 @@ impl Committer {
         self.lock().len()
     }
 
+    /// How long the first of them has waited.
+    pub(crate) fn age(&self) -> Duration {
+        self.lock().oldest().map(|since| since.elapsed()).unwrap_or_default()
+    }
+
     /// Queues a proposal and waits for its verdict.
     pub(crate) async fn submit(&self, proposal: Proposal) -> Verdict {
         let events = proposal.appends.iter().flat_map(|append| &append.events);

@@ -19,6 +19,10 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+fn count<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> (u32, usize, u32) {
+    (pool.size(), pool.num_idle(), pool.options().get_max_connections())
+}
+
 /// Where the database is.
 #[derive(Clone, Debug)]
 pub enum Location {
@@ -47,6 +51,19 @@ impl Location {
         (url.starts_with("postgres://") || url.starts_with("postgresql://"))
             .then(|| Self::Postgres(Secret(url.to_owned())))
     }
+}
+
+/// How many connections there are to the database, of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pool {
+    /// `reader` or `writer`.
+    pub name: &'static str,
+    /// How many are open.
+    pub open: usize,
+    /// How many of these nobody uses.
+    pub idle: usize,
+    /// How many there may be.
+    pub most: usize,
 }
 
 /// The connections.
@@ -220,6 +237,17 @@ impl Database {
     /// The connections that only read.
     pub fn reader(&self) -> &DatabaseConnection {
         &self.reader
+    }
+
+    /// The connections as they are now.
+    pub fn pools(&self) -> [Pool; 2] {
+        [("reader", &self.reader), ("writer", &self.writer)].map(|(name, connection)| {
+            let (open, idle, most) = match self.backend {
+                DbBackend::Postgres => count(connection.get_postgres_connection_pool()),
+                _ => count(connection.get_sqlite_connection_pool()),
+            };
+            Pool { name, open: open as usize, idle, most: most as usize }
+        })
     }
 
     /// SQLite or PostgreSQL.

@@ -190,6 +190,11 @@ impl Engine {
         self.committer.depth()
     }
 
+    /// How long the first of them has waited.
+    pub fn queued_for(&self) -> std::time::Duration {
+        self.committer.age()
+    }
+
     /// Whether a command would be taken now. To be asked before an upload is read.
     pub fn has_room(&self) -> bool {
         self.committer.has_room(0)

@@ -111,6 +111,11 @@ impl<T: Waiting> Queue<T> {
     }
 
     /// How many wait.
+    /// Since when the first of all waits.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.waiting.values().filter_map(|items| items.front()).map(|(since, _)| *since).min()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.count
     }

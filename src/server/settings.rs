@@ -218,6 +218,11 @@ settings! {
             choice(&[("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)]);
         /// Which log records are written.
         log_level: String = "info", log_filter();
+        /// Where traces go: a receiver of OTLP over HTTP, such as http://localhost:4318. What it wants to be sent as
+        /// headers stands in OTEL_EXPORTER_OTLP_HEADERS. Empty: nothing is recorded.
+        otlp_endpoint: Option<String> = "", web_url();
+        /// One in so many traces is recorded; and each that its client has asked to record.
+        otlp_one_in: u32 = "1", whole(1, 1_000_000);
     }
     "Documents" {
         /// The largest file that can be uploaded.

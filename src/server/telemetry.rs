@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use oriel_kernel::trace::{self, TARGET};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::util::TryInitError;
 use tracing_subscriber::{fmt::MakeWriter, prelude::*};
 
 use crate::settings::LogFormat;
+use crate::traces::{Recording, Unrecorded, is_recorded};
 
-/// Reads a filter of log records: `info`, or `info,oriel_engine=debug`.
+/// Reads a filter of log records: `info`, or `info,oriel_engine=debug`. What a request belongs to is known at any level;
+/// the spans of SQL statements are for who records traces, not for the log.
 pub fn filter(text: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(text)
+    EnvFilter::builder().parse(format!("{TARGET}=info,sea_orm=warn,{text}"))
 }
 
 /// Why the telemetry could not be started.
@@ -39,14 +42,18 @@ pub enum TelemetryError {
     MetricsTwice,
 }
 
-/// Starts logging to standard error, and turns a panic into a log record.
-pub fn start_logging(format: LogFormat, level: &str) -> Result<(), TelemetryError> {
+/// Starts logging to standard error, and turns a panic into a log record. With a recording, spans go there.
+pub fn start_logging(format: LogFormat, level: &str, recording: Option<Recording>) -> Result<(), TelemetryError> {
     let json = match format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Json => true,
         LogFormat::Text => false,
     };
-    subscriber(json, filter(level)?, io::stderr).try_init()?;
+    subscriber(json, filter(level)?, io::stderr, recording.as_ref()).try_init()?;
+    trace::install(match recording {
+        Some(recording) => Box::new(recording),
+        None => Box::new(Unrecorded),
+    });
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without text");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -55,16 +62,30 @@ pub fn start_logging(format: LogFormat, level: &str) -> Result<(), TelemetryErro
     Ok(())
 }
 
-fn subscriber<W>(json: bool, filter: EnvFilter, writer: W) -> Box<dyn tracing::Subscriber + Send + Sync>
+fn subscriber<W>(
+    json: bool,
+    filter: EnvFilter,
+    writer: W,
+    recording: Option<&Recording>,
+) -> Box<dyn tracing::Subscriber + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
-    if json {
-        Box::new(registry.with(lines.json().flatten_event(true).with_current_span(true).with_span_list(false)))
+    let lines = if json {
+        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {
-        Box::new(registry.with(lines))
+        lines.boxed()
+    };
+    match recording {
+        // One filter for all: what is not logged is not even made.
+        None => Box::new(tracing_subscriber::registry().with(lines).with(filter)),
+        Some(recording) => {
+            let spans = tracing_opentelemetry::layer().with_tracer(recording.tracer());
+            let spans = spans.with_location(false).with_threads(false).with_tracked_inactivity(false);
+            let spans = spans.with_target(false).with_level(false).with_filter(filter_fn(is_recorded));
+            Box::new(tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans))
+        }
     }
 }
 
@@ -135,27 +156,53 @@ pub const METRICS: &[Metric] = &[
     counter(
         "oriel_cache_requests_total",
         &["outcome"],
-        "Queries by where their answer came from: hit (kept), coalesced (an identical one was being executed), miss.",
+        "Queries by where their answer came from: hit (kept), shared (kept by another node), coalesced, miss.",
     ),
     counter("oriel_cache_invalidated_total", &["by"], "Kept answers found to be old, by what had been touched."),
+    level("oriel_cache_entries", &[], "Answers that are kept."),
+    level("oriel_cache_bytes", &[], "About how much memory they take."),
     level("oriel_live_queries", &[], "Live queries that are open."),
     level("oriel_live_groups", &[], "Different live queries that are open: identical ones are executed together."),
     counter("oriel_live_executions_total", &[], "Executions of live queries."),
     counter("oriel_live_messages_total", &[], "Answers sent to live queries."),
     // the log
     level("oriel_position", &[], "The last position of the log that this node has applied."),
+    level(
+        "oriel_feed_is_current",
+        &[],
+        "1 while this node knows that it has applied the whole log; else it serves nothing from what is kept.",
+    ),
     counter("oriel_events_total", &[], "Events appended by this node."),
     spread("oriel_commit_seconds", &[], "Time of one batch, the order lock included."),
     spread("oriel_commit_batch_commands", &[], "Commands in one batch."),
+    level("oriel_commands_waiting", &[], "Commands that wait to be committed."),
+    level("oriel_commands_waiting_seconds", &[], "How long the first of them has waited."),
     counter("oriel_commands_refused_total", &["reason"], "Commands refused before they were decided."),
     counter("oriel_command_conflicts_total", &[], "Commands decided again because of a version conflict."),
     counter("oriel_commands_poisoned_total", &[], "Commands that made a batch fail and were set apart."),
     // what follows the log
     level("oriel_consumer_lag_events", &["consumer"], "Events that a consumer has not yet applied."),
+    level(
+        "oriel_consumer_lag_seconds",
+        &["consumer"],
+        "How long ago the first event was decided that it has not applied.",
+    ),
     counter("oriel_consumer_set_aside_total", &["consumer"], "Events that a consumer could not apply and set aside."),
     level("oriel_jobs", &["queue", "state"], "Jobs by queue and state."),
+    level("oriel_jobs_oldest_seconds", &["queue"], "How long the oldest job has waited that is not yet begun."),
     counter("oriel_jobs_total", &["queue", "outcome"], "Jobs ended: done, retried, failed."),
+    // the database
+    level("oriel_database_connections", &["pool", "state"], "Connections to the database: used, idle."),
+    level("oriel_database_connections_most", &["pool"], "How many connections to the database there may be."),
     // the outside world
+    counter(
+        "oriel_backend_requests_total",
+        &["backend", "outcome"],
+        "Requests to a server outside: answered, outage, refused (the breaker is open), full (too many wait).",
+    ),
+    counter("oriel_backend_retries_total", &["backend"], "Requests to a server outside that were made again."),
+    spread("oriel_backend_seconds", &["backend"], "Time of a request to a server outside."),
+    level("oriel_backend_breaker", &["backend"], "The circuit breaker: 0 closed, 1 half open, 2 open."),
     counter("oriel_blobs_swept_total", &[], "Files removed because nothing refers to them."),
     counter("oriel_bus_unsent_total", &[], "Messages to other nodes that were not sent; they catch up from the log."),
     counter("oriel_bus_lagged_total", &[], "Messages of other nodes that were missed; they are read from the log."),
@@ -282,7 +329,7 @@ mod tests {
     fn logged(json: bool, level: &str, work: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(json, filter(level).unwrap(), move || writer.clone());
+        let subscriber = subscriber(json, filter(level).unwrap(), move || writer.clone(), None);
         tracing::subscriber::with_default(subscriber, work);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -352,6 +399,34 @@ mod tests {
         let described = |kind, name: &str| METRICS.iter().any(|metric| metric.name == name && metric.kind == kind);
         counted.retain(|(kind, name)| !described(*kind, name));
         assert!(counted.is_empty(), "counted somewhere and not described in telemetry.rs: {counted:?}");
+    }
+
+    #[test]
+    fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/observability");
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut asked = std::collections::BTreeSet::new();
+        for file in ["alerts.yml", "alerts.test.yml", "grafana.json"] {
+            let text = fs::read_to_string(folder.join(file)).unwrap();
+            let names = text.split(|c: char| !is_name(c)).filter(|word| {
+                let ours = word.starts_with("oriel_") || word.starts_with("process_");
+                ours && word.len() > "process_".len()
+            });
+            asked.extend(names.map(str::to_owned));
+        }
+        assert!(asked.contains("oriel_commit_seconds_bucket"), "{asked:?}");
+        for name in &asked {
+            let spread = name.strip_suffix("_bucket").or(name.strip_suffix("_sum")).or(name.strip_suffix("_count"));
+            let found = METRICS.iter().any(|metric| match metric.kind {
+                MetricKind::Histogram => Some(metric.name) == spread,
+                _ => metric.name == name,
+            });
+            assert!(found, "{name} is asked for and not measured");
+        }
+        for metric in METRICS {
+            let found = asked.iter().any(|name| name.starts_with(metric.name));
+            assert!(found, "{} is measured, and neither the dashboard nor an alert shows it", metric.name);
+        }
     }
 
     #[test]

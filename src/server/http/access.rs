@@ -15,7 +15,9 @@ use axum::response::Response;
 use futures::FutureExt;
 use metrics::{counter, histogram};
 use oriel_kernel::Viewer;
+use oriel_kernel::trace::{self, TARGET};
 use tracing::Instrument;
+use tracing::field::Empty;
 use uuid::Uuid;
 
 use super::HttpState;
@@ -73,6 +75,11 @@ impl Exchange {
         self.0.trace.id()
     }
 
+    /// The same as the number that it is: what the request causes is known by it.
+    pub fn correlation(&self) -> Uuid {
+        self.0.trace.place().trace
+    }
+
     /// Where the request comes from.
     pub fn address(&self) -> Option<IpAddr> {
         self.0.address
@@ -121,8 +128,21 @@ pub async fn record(State(state): State<HttpState>, mut request: Request, next: 
     request.extensions_mut().insert(exchange.clone());
 
     // Whatever is logged meanwhile names the trace.
-    let span = tracing::info_span!("request", trace_id = exchange.trace());
-    let answered = AssertUnwindSafe(next.run(request).instrument(span)).catch_unwind().await;
+    let span = tracing::info_span!(target: TARGET, "request", trace_id = exchange.trace());
+    trace::follow(&span, exchange.0.trace.place());
+    let recorded = tracing::debug_span!(
+        target: TARGET,
+        parent: &span,
+        "http",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = %method,
+        http.route = route,
+        http.response.status_code = Empty,
+    );
+    trace::follow(&recorded, exchange.0.trace.place());
+    let answering = next.run(request).instrument(recorded.clone()).instrument(span);
+    let answered = AssertUnwindSafe(answering).catch_unwind().await;
     let mut response = answered.unwrap_or_else(|_| {
         // What it was is in the log already, through the panic hook.
         let message = format!("Something went wrong on our side. Error id {}.", exchange.id());
@@ -131,11 +151,13 @@ pub async fn record(State(state): State<HttpState>, mut request: Request, next: 
     if let Ok(value) = HeaderValue::from_str(exchange.named()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    if let Some(value) = exchange.0.trace.response() {
+    let place = if recorded.is_disabled() { None } else { recorded.in_scope(trace::current) };
+    if let Some(value) = exchange.0.trace.response(place) {
         response.headers_mut().insert(TRACERESPONSE, value);
     }
 
     let (status, elapsed) = (response.status().as_u16(), began.elapsed());
+    recorded.record("http.response.status_code", status);
     counter!("oriel_http_requests_total", "route" => route.clone(), "status" => status.to_string()).increment(1);
     histogram!("oriel_http_request_seconds", "route" => route.clone()).record(elapsed.as_secs_f64());
     let noted = exchange.0.noted.lock().unwrap_or_else(PoisonError::into_inner);

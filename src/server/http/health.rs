@@ -112,6 +112,7 @@ pub async fn metrics(
             Refusal::unauthenticated(message).response(exchange.trace())
         }
         Some(metrics) => {
+            state.observe();
             let headers = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")];
             (headers, metrics.render()).into_response()
         }

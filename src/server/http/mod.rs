@@ -24,6 +24,7 @@ mod limits;
 mod linger;
 mod multipart;
 mod multipart_stream;
+mod observe;
 mod operation;
 mod persisted;
 mod places;

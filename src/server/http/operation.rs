@@ -8,7 +8,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::StatusCode;
 use futures::{Stream, StreamExt};
 use metrics::{counter, histogram};
+use oriel_kernel::trace::{self, Place, TARGET};
 use oriel_schema::endpoint::{Answer, Caller, Document, Kind, Operation};
+use tracing::{Instrument, Span};
+use uuid::Uuid;
 
 use super::HttpState;
 use super::access::Exchange;
@@ -83,7 +86,8 @@ impl HttpState {
             Err(refusal) => refusal.answer(),
             Ok(caller) => {
                 let limit = self.limits.request_timeout;
-                let work = self.endpoint.execute(operation, caller);
+                let span = span(&operation);
+                let work = self.endpoint.execute(operation, caller).instrument(span);
                 tokio::time::timeout(limit, work).await.unwrap_or_else(|_| too_slow(kind, limit).answer())
             }
         };
@@ -113,6 +117,11 @@ impl HttpState {
             let hidden = state.may_see_the_schema(&who).await.err();
             let caller = who.caller(operation.extensions());
             let caller = caller.and_then(|caller| passes(&operation, hidden.as_ref(), caller));
+            // A subscription is as long as somebody listens: what it does is told by what it executes.
+            let span = if kind == Kind::Subscription { Span::none() } else { span(&operation) };
+            if let Ok(trace) = Uuid::try_parse(&trace) {
+                trace::follow(&span, Place::start(trace));
+            }
             let mut answers = match caller.map(|caller| state.endpoint.execute_stream(operation, caller)) {
                 Ok(answers) => answers,
                 Err(refusal) => {
@@ -127,7 +136,7 @@ impl HttpState {
             loop {
                 let next = match kind {
                     Kind::Subscription => answers.next().await,
-                    Kind::Query | Kind::Mutation => match tokio::time::timeout(limit, answers.next()).await {
+                    Kind::Query | Kind::Mutation => match tokio::time::timeout(limit, answers.next().instrument(span.clone())).await {
                         Ok(next) => next,
                         Err(_) => Some(too_slow(kind, limit).answer()),
                     },
@@ -157,6 +166,17 @@ fn passes(operation: &Operation, hidden: Option<&Refusal>, caller: Caller) -> Re
         Some(refusal) if asks_for_the_schema(operation.document().parsed()) => Err(refusal.clone()),
         _ => Ok(Caller { schema_is_hidden: hidden.is_some(), ..caller }),
     }
+}
+
+/// That of an execution.
+fn span(operation: &Operation) -> Span {
+    tracing::debug_span!(
+        target: TARGET,
+        "operation",
+        otel.name = format!("{} {}", operation.kind().label(), operation.name().unwrap_or_default()).trim_end(),
+        graphql.operation.type = operation.kind().label(),
+        graphql.operation.name = operation.name(),
+    )
 }
 
 fn count(kind: Kind, answer: &Answer) {

@@ -4,6 +4,7 @@
 //! id is that of the request, so that either finds the same line of the log.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use oriel_kernel::trace::Place;
 use uuid::Uuid;
 
 /// The header that says which trace a request belongs to.
@@ -15,8 +16,6 @@ pub const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// Length of `00-<trace>-<parent>-<flags>`.
 const LENGTH: usize = 55;
-/// The caller may have recorded it.
-const SAMPLED: u8 = 0b01;
 /// The trace's id is random.
 const RANDOM: u8 = 0b10;
 
@@ -24,7 +23,7 @@ const RANDOM: u8 = 0b10;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trace {
     id: String,
-    flags: u8,
+    place: Place,
 }
 
 impl Trace {
@@ -33,7 +32,7 @@ impl Trace {
         let mut given = headers.get_all(TRACEPARENT).iter();
         let first = given.next().and_then(|value| value.to_str().ok());
         let named = first.filter(|_| given.next().is_none()).and_then(parse);
-        named.unwrap_or_else(|| Self { id: request.simple().to_string(), flags: 0 })
+        named.unwrap_or_else(|| Self { id: request.simple().to_string(), place: Place::start(request) })
     }
 
     /// Its id: 32 digits.
@@ -41,10 +40,15 @@ impl Trace {
         &self.id
     }
 
-    /// What the caller is told: the same trace, and a new id for what was done here.
-    pub fn response(&self) -> Option<HeaderValue> {
-        let (span, _) = Uuid::new_v4().as_u64_pair();
-        HeaderValue::from_str(&format!("00-{}-{span:016x}-{:02x}", self.id, self.flags)).ok()
+    /// What it comes after: the caller's span, or nothing yet.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What the caller is told: the same trace, and the span that was recorded here, else a new id.
+    pub fn response(&self, recorded: Option<Place>) -> Option<HeaderValue> {
+        let own = || Place { span: Uuid::new_v4().as_u64_pair().1, ..self.place };
+        HeaderValue::from_str(&recorded.unwrap_or_else(own).to_string()).ok()
     }
 }
 
@@ -63,8 +67,10 @@ fn parse(text: &str) -> Option<Trace> {
         "00" => text.len() == LENGTH,
         _ => text.len() == LENGTH || text.as_bytes()[LENGTH] == b'-',
     };
-    let flags = u8::from_str_radix(flags, 16).ok()? & (SAMPLED | RANDOM);
-    (ends_well && !is_zero(id) && !is_zero(parent)).then(|| Trace { id: id.to_owned(), flags })
+    let flags = u8::from_str_radix(flags, 16).ok()? & (Place::SAMPLED | RANDOM);
+    let span = u64::from_str_radix(parent, 16).ok()?;
+    let place = Place { trace: Uuid::try_parse(id).ok()?, span, flags };
+    (ends_well && !is_zero(id) && !is_zero(parent)).then(|| Trace { id: id.to_owned(), place })
 }
 
 #[cfg(test)]
@@ -77,18 +83,20 @@ mod tests {
     #[test]
     fn the_header_of_the_specification_is_read_and_answered() {
         let trace = parse(&format!("00-{ID}-00f067aa0ba902b7-01")).unwrap();
-        assert_eq!((trace.id(), trace.flags), (ID, 1));
-        let (one, other) = (trace.response().unwrap(), trace.response().unwrap());
+        assert_eq!((trace.id(), trace.place().span, trace.place().flags), (ID, 0x00f0_67aa_0ba9_02b7, 1));
+        let (one, other) = (trace.response(None).unwrap(), trace.response(None).unwrap());
         let said = one.to_str().unwrap();
         assert!(said.starts_with(&format!("00-{ID}-")) && said.ends_with("-01") && said.len() == LENGTH, "{said}");
         assert_ne!(one, other, "each is a span of its own");
-        assert_eq!(parse(said).as_ref(), Some(&trace), "what is said can be sent on");
+        assert_eq!(parse(said).unwrap().id(), ID, "what is said can be sent on");
+        let recorded = Place { span: 9, ..trace.place() };
+        assert_eq!(trace.response(Some(recorded)).unwrap(), format!("00-{ID}-0000000000000009-01"));
     }
 
     #[test]
     fn later_versions_are_read_as_far_as_they_are_known() {
         for later in ["cc", "01", "fe"] {
-            assert_eq!(parse(&format!("{later}-{ID}-00f067aa0ba902b7-ff")).unwrap().flags, 3);
+            assert_eq!(parse(&format!("{later}-{ID}-00f067aa0ba902b7-ff")).unwrap().place().flags, 3);
             assert!(parse(&format!("{later}-{ID}-00f067aa0ba902b7-01-what-comes")).is_some());
             assert!(parse(&format!("{later}-{ID}-00f067aa0ba902b7-01.what")).is_none());
         }

@@ -1,0 +1,136 @@
+//! Traces: what a request sets off is told to a collector (OTLP over HTTP) as one story, whoever does the parts of it.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::support::{Server, databases};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+
+/// A collector that keeps what it is sent.
+struct Collector {
+    url: String,
+    sent: mpsc::UnboundedReceiver<Vec<Span>>,
+    spans: Vec<Span>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let (told, sent) = mpsc::unbounded_channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let take = async move |body: Bytes| {
+            let request = ExportTraceServiceRequest::decode(body).unwrap();
+            let scopes = request.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+            let _ = told.send(scopes.flat_map(|scope| scope.spans).collect());
+        };
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/v1/traces", post(take))).await });
+        Self { url, sent, spans: Vec::new() }
+    }
+
+    /// Waits for a span of this trace for which this holds.
+    async fn find(&mut self, what: &str, is: impl Fn(&Span) -> bool) -> Span {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(span) = self.spans.iter().find(|span| hex(&span.trace_id) == TRACE && is(span)) {
+                return span.clone();
+            }
+            match tokio::time::timeout_at(deadline, self.sent.recv()).await {
+                Ok(Some(spans)) => self.spans.extend(spans),
+                _ => {
+                    let tree: Vec<_> =
+                        self.spans.iter().map(|s| (hex(&s.parent_span_id), hex(&s.span_id), &s.name)).collect();
+                    panic!("{what} was not sent: {tree:#?}")
+                }
+            }
+        }
+    }
+
+    /// Waits for a span of this name under another one.
+    async fn under(&mut self, parent: &Span, name: &str) -> Span {
+        let what = format!("{name} under {}", parent.name);
+        self.find(&what, |span| span.parent_span_id == parent.span_id && span.name == name).await
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn text<'a>(span: &'a Span, key: &str) -> Option<&'a str> {
+    let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Any::StringValue(text) => Some(text),
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_and_what_follows_from_it_is_one_tree() {
+    for database in databases() {
+        let mut collector = Collector::start().await;
+        let mut environment = vec![
+            ("ORIEL_OTLP_ENDPOINT", collector.url.clone()),
+            // How often spans are sent, in milliseconds.
+            ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+        ];
+        environment.extend(database.map(|url| ("ORIEL_DATABASE_URL", url)));
+        let server = Server::start_among(environment).await;
+        let mut session = server.register("Acme").await;
+        let project = session.create_project("DOCS").await;
+        let parent = format!("00-{TRACE}-{CALLER}-01").parse().unwrap();
+        let headers = reqwest::header::HeaderMap::from_iter([("traceparent".parse().unwrap(), parent)]);
+        session.http = reqwest::Client::builder().default_headers(headers).build().unwrap();
+        let uploaded = session.upload(&project, "notes.md", b"# Notes\n\nalgebraical patterns".to_vec()).await;
+        assert_eq!(uploaded["userErrors"], serde_json::json!([]), "{uploaded}");
+
+        let request = collector.find("the request", |span| hex(&span.parent_span_id) == CALLER).await;
+        assert_eq!((request.name.as_str(), request.kind()), ("POST /graphql", SpanKind::Server));
+        let mutation = collector.under(&request, "mutation").await;
+        let command = collector.under(&mutation, "UploadDocument").await;
+        let commit = collector.under(&command, "commit").await;
+        collector.under(&commit, "project").await;
+        let inserts = |span: &Span| text(span, "db.statement").is_some_and(|sql| sql.contains("INTO events"));
+        let insert =
+            collector.find("the statement", |span| span.parent_span_id == commit.span_id && inserts(span)).await;
+        assert_eq!(insert.kind(), SpanKind::Client);
+        assert!(!text(&insert, "db.statement").unwrap().contains("notes"), "values are not told: {insert:?}");
+
+        let event = collector.under(&command, "document_uploaded").await;
+        assert_eq!(event.kind(), SpanKind::Producer);
+        // The reactor makes a job of it, the job is done, and says so in a command of its own, whose event follows.
+        let reaction = collector.find("the reactor", |span| {
+            let named = span.links.iter().any(|link| link.span_id == event.span_id);
+            span.name == "extraction" && text(span, "job").is_none() && (span.parent_span_id == event.span_id || named)
+        });
+        assert_eq!(reaction.await.kind(), SpanKind::Consumer);
+        let is_job = |span: &Span| span.parent_span_id == event.span_id && text(span, "job").is_some();
+        let job = collector.find("the job", is_job).await;
+        assert_eq!((job.name.as_str(), job.kind()), ("extraction", SpanKind::Consumer));
+        let done = collector.under(&job, "RecordText").await;
+        collector.under(&done, "commit").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_collector_the_trace_is_named_all_the_same() {
+    let server = Server::start(None).await;
+    let request = reqwest::Client::new().get(format!("{}/graphql?query=%7B__typename%7D", server.url));
+    let response = request.header("traceparent", format!("00-{TRACE}-{CALLER}-01")).send().await.unwrap();
+    let named = response.headers()["traceresponse"].to_str().unwrap().to_owned();
+    assert!(named.starts_with(&format!("00-{TRACE}-")) && !named.contains(CALLER), "{named}");
+    let answer: serde_json::Value = response.json().await.unwrap();
+    assert_eq!(answer["extensions"]["traceId"], TRACE);
+}
