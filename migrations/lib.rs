@@ -17,6 +17,8 @@ mod m0005_sessions;
 mod m0006_projects;
 mod m0007_documents;
 mod m0008_persisted_operations;
+mod m0009_api_keys;
+mod m0010_roles;
 mod read_model;
 
 /// Every migration, in order.
@@ -35,6 +37,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_projects::Migration),
             Box::new(m0007_documents::Migration),
             Box::new(m0008_persisted_operations::Migration),
+            Box::new(m0009_api_keys::Migration),
+            Box::new(m0010_roles::Migration),
         ]
     }
 }

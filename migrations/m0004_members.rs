@@ -11,6 +11,7 @@ migration! {
             uuid("organization_id"),
             uuid("user_id"),
             json_binary("roles"),
+            json_binary("grants"),
             string("status"),
             timestamp_with_time_zone_null("joined_at"),
             text_null("invited_email"),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject, Union};
 use async_trait::async_trait;
-use oriel_engine::read::{Filterable, On, OrderDirection, ReadError, ReadModel, Reader, StringFilter, Within};
+use oriel_engine::keyring::ANY_KEY;
+use oriel_engine::read::{Dependency, Filterable, On, OrderDirection, ReadError, ReadModel, Reader, StringFilter, Within};
 use oriel_kernel::{
     Actor as Author, CommandId, EventDecoder, EventId, Grant, OrganizationId, Permission, Position, RawId, Timestamp,
     Viewer,
@@ -19,7 +20,7 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{Condition, DbBackend, DeriveValueType};
 
 use crate::node::Node;
-use crate::{defect, members, reader, users};
+use crate::{api_keys, defect, members, reader, users};
 
 /// Seeing what happened.
 pub const VIEW: Permission = Permission::new("events", "view");
@@ -99,6 +100,11 @@ fn nothing() -> Expr {
 /// The order of the log, for who does not ask for another.
 pub fn by_position() -> Vec<EventOrder> {
     vec![EventOrder { field: EventOrderField::Position, direction: OrderDirection::Asc }]
+}
+
+/// What happened last comes first.
+pub fn newest_first() -> Vec<EventOrder> {
+    vec![EventOrder { field: EventOrderField::Position, direction: OrderDirection::Desc }]
 }
 
 // --- columns that are filtered in their own way --------------------------------------------------------------------
@@ -191,29 +197,25 @@ pub enum Actor {
     /// A person before they acted in it.
     User(Arc<users::Model>),
     /// A key that a program uses.
-    ApiKey(ApiKey),
+    ApiKey(Arc<api_keys::Model>),
     /// Oriel itself.
     System(SystemActor),
 }
 
 impl Actor {
     /// Who this is; nothing when they are not there any more, or nobody was known.
-    pub(crate) async fn of(reader: &Reader, author: Author) -> Result<Option<Self>, ReadError> {
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn of(reader: &Reader, author: Author) -> Result<Option<Self>, ReadError> {
         Ok(match author {
             Author::Member(id) => reader.get::<members::Model>(id).await?.map(Self::Member),
             Author::User(id) => users::find(reader, id).await?.map(Self::User),
-            Author::ApiKey(_) => author.id().map(|id| Self::ApiKey(ApiKey { id: ID(id) })),
+            Author::ApiKey(id) => reader.get::<api_keys::Model>(id).await?.map(Self::ApiKey),
             Author::System => Some(Self::System(SystemActor { name: "Oriel".to_owned() })),
             Author::Anonymous => None,
         })
     }
-}
-
-/// A key that a program uses.
-#[derive(Clone, Debug, SimpleObject)]
-pub struct ApiKey {
-    /// The key's id.
-    pub id: ID,
 }
 
 /// Oriel itself: a worker, a timer, an operator on the command line.
@@ -271,6 +273,8 @@ impl Model {
     async fn shown_data(&self, cx: &Context<'_>) -> Result<serde_json::Value> {
         let payloads = cx.data_opt::<Arc<dyn Payloads>>().ok_or_else(|| defect("no Payloads in the context"))?;
         let payloads = Arc::clone(payloads);
+        // What it says about a person may be erased.
+        reader(cx)?.recorder().record(Dependency::named(ANY_KEY));
         let open = move |wanted: Vec<Wanted>| {
             let payloads = Arc::clone(&payloads);
             async move {

@@ -13,7 +13,7 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 
-use crate::{documents, events, members, organizations, persisted_operations, projects, sessions, users};
+use crate::{api_keys, documents, erasures, events, members, organizations, persisted_operations, projects, roles, sessions, users};
 
 mod plans;
 
@@ -101,6 +101,8 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
     let checked = [
         check::<users::Model>(&db, "id", &["email_hash", "username_hash"]).await,
         check::<organizations::Model>(&db, "id", &["created_position"]).await,
+        check::<organizations::standings::Model>(&db, "id", &["ends_at"]).await,
+        check::<erasures::Model>(&db, "id", &[]).await,
         check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,
         check::<sessions::Model>(&db, "user_id", &["user_id"]).await,
         check::<projects::Model>(&db, "organization_id", &["organization_id"]).await,
@@ -108,6 +110,9 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
         check::<documents::Model>(&db, "organization_id", &["organization_id", "project_id"]).await,
         check::<documents::revisions::Model>(&db, "organization_id", &[]).await,
         check::<persisted_operations::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<roles::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<api_keys::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<api_keys::uses::Model>(&db, "organization_id", &[]).await,
         check::<events::Model>(&db, "organization_id", &["organization_id", "subject_id", "id"]).await,
     ];
     assert!(Table::of(&db, "persisted_operations").await.has_index(&["organization_id", "sha256"]));

@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use oriel_domain::api_keys::{ApiKey, ApiKeyEvent, ApiKeyName, CreateApiKey, RevokeApiKey, RotateApiKey};
 use oriel_domain::documents::{
     AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument,
     RestoreDocument, RetryDocument, Stage, StoredFile, Tags, Title, UpdateDocument, UploadDocument,
     pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage},
 };
 use oriel_domain::members::{
-    AcceptInvitation, FoundMember, InviteMember, Member, MemberEvent, ReactivateMember, RemoveMember, SuspendMember,
+    AcceptInvitation, ChangeRoles, FoundMember, GrantPermission, InviteMember, Member, MemberEvent, ReactivateMember,
+    RemoveMember, RevokePermission, SuspendMember,
 };
 use oriel_domain::organizations::{CreateOrganization, Organization, OrganizationEvent, OrganizationName, Slug};
 use oriel_domain::persisted_operations::{
@@ -22,21 +24,24 @@ use oriel_domain::projects::{
     AddProjectMember, ArchiveProject, CreateProject, Project, ProjectEvent, ProjectId, ProjectKey, ProjectName,
     RemoveProjectMember, RestoreProject,
 };
-use oriel_domain::roles::RoleName;
+use oriel_domain::roles::{
+    AssignedRole, ChangeRole, CreateRole, CustomRole, DeleteRole, RoleDescription, RoleEvent, RoleId, RoleName,
+    RoleTitle,
+};
 use oriel_domain::sessions::{EndReason, EndSession, RefreshSession, Session, SessionEvent, StartSession};
 use oriel_domain::users::{Email, PasswordHash, PersonName, RegisterUser, RenameUser, User, UserEvent};
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::ReadModel;
 use oriel_kernel::{
-    Actor, Aggregate, Blinder, Command, Event, EventId, Given, Grant, Id, MemberId, OrganizationId, Permissions, Position, Recorded,
-    Timestamp, UserId, Visible,
+    Actor, Aggregate, Blinder, Command, Event, EventId, Given, Grant, Id, MemberId, OrganizationId, Pattern,
+    Permissions, Position, Recorded, Timestamp, UserId, Visible,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::documents::DocumentStatus;
 use crate::members::MemberStatus;
-use crate::{documents, members, organizations, persisted_operations, projects, sessions, users};
+use crate::{api_keys, documents, members, organizations, persisted_operations, projects, roles, sessions, users};
 
 struct Plain;
 
@@ -63,6 +68,8 @@ pub const PROJECT: u128 = 4;
 pub const DOCUMENT: u128 = 5;
 pub const SESSION: u128 = 6;
 pub const OPERATION: u128 = 7;
+pub const ROLE: u128 = 8;
+pub const KEY: u128 = 9;
 
 pub fn organization(n: u8) -> OrganizationId {
     Id::from_uuid(uuid(ORGANIZATION, n))
@@ -90,6 +97,8 @@ pub struct World {
     pub documents: States<Document>,
     members: States<Member>,
     operations: States<PersistedOperation>,
+    roles: States<CustomRole>,
+    keys: States<ApiKey>,
     organizations: States<Organization>,
     projects: States<Project>,
     sessions: States<Session>,
@@ -110,6 +119,8 @@ macro_rules! held {
 }
 
 held!(
+    ApiKey: keys,
+    CustomRole: roles,
     Document: documents,
     Member: members,
     Organization: organizations,
@@ -123,6 +134,17 @@ impl World {
     /// Decides a command; what happens is the next part of the history. Facts are left out.
     #[allow(private_bounds)]
     pub fn run<C: Command<Aggregate: Held>>(&mut self, id: Uuid, organization: OrganizationId, command: &C) {
+        self.run_as(Actor::System, id, organization, command);
+    }
+
+    #[allow(private_bounds)]
+    pub fn run_as<C: Command<Aggregate: Held>>(
+        &mut self,
+        actor: Actor,
+        id: Uuid,
+        organization: OrganizationId,
+        command: &C,
+    ) {
         let next = self.log.len() as i64 + 1;
         let (mut state, mut version) = C::Aggregate::held(self).get(&id).cloned().unwrap_or_default();
         let here = state.tenant().is_some_and(|tenant| tenant == organization || tenant.is_absent());
@@ -132,7 +154,7 @@ impl World {
         let given = Given {
             id,
             now: at(next),
-            actor: Actor::System,
+            actor,
             member: None,
             organization,
             grant: Grant::All,
@@ -190,7 +212,7 @@ impl World {
 
     pub fn invite(&mut self, m: u8, u: u8, to: u8, role: RoleName) {
         let email = Email::parse(&format!("u{u}@example.org")).unwrap();
-        let command = InviteMember { user: user(u), email, roles: vec![role], invited_by: member(to) };
+        let command = InviteMember { user: user(u), email, roles: vec![role.into()], invited_by: member(to) };
         self.run(uuid(MEMBER, m), organization(to), &command);
     }
 
@@ -237,6 +259,38 @@ impl World {
             kind: OperationKind::Query,
         };
         self.run(uuid(OPERATION, n), organization(to), &command);
+    }
+
+    /// Makes role n, which allows to see documents or to change them.
+    pub fn make_role(&mut self, n: u8, to: u8) {
+        let command = CreateRole {
+            name: RoleTitle::parse(&format!("Role {n}")).unwrap(),
+            description: RoleDescription::default(),
+            permissions: vec![documents_pattern(n)],
+            operations: None,
+        };
+        self.run(uuid(ROLE, n), organization(to), &command);
+    }
+
+    /// Member m makes key n, whose first secret hashes to 00.
+    pub fn make_key(&mut self, n: u8, m: u8, to: u8) {
+        let command = CreateApiKey {
+            name: ApiKeyName::parse(&format!("Key {n}")).unwrap(),
+            scopes: vec![documents_pattern(n)],
+            secret_hash: "00".repeat(32),
+            hint: "0000".to_owned(),
+            expires_at: None,
+            operations: None,
+            rate_limit: (n % 2 == 0).then_some(600),
+        };
+        self.run_as(Actor::Member(member(m)), uuid(KEY, n), organization(to), &command);
+    }
+
+    /// Gives key n of member m the secret that hashes to this byte.
+    pub fn rotate_key(&mut self, n: u8, m: u8, to: u8, secret: u8) {
+        let overlap = std::time::Duration::from_secs(3_600);
+        let rotate = RotateApiKey { secret_hash: format!("{secret:02x}").repeat(32), hint: "1111".to_owned(), overlap };
+        self.run_as(Actor::Member(member(m)), uuid(KEY, n), organization(to), &rotate);
     }
 
     /// The one fact that the rows rely on: a document is in a project of its own organisation.
@@ -292,6 +346,25 @@ impl World {
                 self.run(uuid(SESSION, a), home, &refresh);
             }
             26 => self.run(uuid(SESSION, a), home, &EndSession { reason: EndReason::Revoked }),
+            30 => self.make_role(a, c % 2),
+            31 => {
+                let permissions = Some(vec![documents_pattern(b)]);
+                self.run(
+                    uuid(ROLE, a),
+                    home,
+                    &ChangeRole { name: None, description: None, permissions, operations: None },
+                );
+            }
+            32 => self.run(uuid(ROLE, a), home, &DeleteRole),
+            33 => {
+                let made = AssignedRole::Custom(RoleId::from_uuid(uuid(ROLE, b)), Vec::new());
+                self.run(uuid(MEMBER, a), home, &ChangeRoles { roles: vec![RoleName::Viewer.into(), made] });
+            }
+            34 => self.run(uuid(MEMBER, a), home, &GrantPermission { permission: documents_pattern(b) }),
+            35 => self.run(uuid(MEMBER, a), home, &RevokePermission { permission: documents_pattern(b) }),
+            36 => self.make_key(a, b, c % 2),
+            37 => self.rotate_key(a, b, c % 2, c),
+            38 => self.run(uuid(KEY, a), home, &RevokeApiKey),
             27 => self.publish(a, a % 2),
             28 => self.run(uuid(OPERATION, a), home, &RetireOperation),
             _ => {
@@ -300,6 +373,11 @@ impl World {
             }
         }
     }
+}
+
+/// What lets somebody see documents, or change them.
+fn documents_pattern(n: u8) -> Pattern {
+    Pattern::parse(["documents:view", "documents:edit:own"][usize::from(n % 2)]).unwrap()
 }
 
 /// A file of some size.
@@ -366,6 +444,7 @@ read_models! {
     users: users::Users => users::Model, on UserEvent;
     organizations: organizations::Organizations => organizations::Model,
         on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent;
+    standings: organizations::standings::Standings => organizations::standings::Model, on OrganizationEvent;
     members: members::Members => members::Model, on MemberEvent;
     sessions: sessions::Sessions => sessions::Model, on SessionEvent;
     projects: projects::Projects => projects::Model, on ProjectEvent, DocumentEvent;
@@ -374,6 +453,8 @@ read_models! {
     revisions: documents::revisions::DocumentRevisions => documents::revisions::Model, on DocumentEvent;
     persisted_operations: persisted_operations::PersistedOperations => persisted_operations::Model,
         on PersistedOperationEvent;
+    roles: roles::Roles => roles::Model, on RoleEvent;
+    api_keys: api_keys::ApiKeys => api_keys::Model, on ApiKeyEvent;
 }
 
 impl Everything {
@@ -416,7 +497,7 @@ proptest! {
 
     #[test]
     fn rebuilt_equals_grown_and_every_counter_adds_up(
-        steps in prop::collection::vec((0u8..30, 0u8..5, 0u8..5, 0u8..6), 0..250),
+        steps in prop::collection::vec((0u8..39, 0u8..5, 0u8..5, 0u8..6), 0..250),
         batch in 1usize..30,
     ) {
         let mut world = World::default();

@@ -14,7 +14,10 @@ use oriel_engine::read::{ReadError, Reader};
 use oriel_kernel::{Permission, Personal};
 use sea_orm::sea_query::{Expr, ExprTrait, IntoColumnRef};
 
+pub mod api_keys;
+pub mod authorization;
 pub mod documents;
+pub mod erasures;
 pub mod events;
 pub mod members;
 pub mod node;
@@ -44,6 +47,8 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
     oriel_engine::read_models![
         users::Users,
         organizations::Organizations,
+        organizations::standings::Standings,
+        erasures::Erasures,
         members::Members,
         sessions::Sessions,
         projects::Projects,
@@ -51,6 +56,8 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         documents::Documents,
         documents::revisions::DocumentRevisions,
         persisted_operations::PersistedOperations,
+        roles::Roles,
+        api_keys::ApiKeys,
     ]
 }
 

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use async_graphql::{ComplexObject, Context, Enum, Result, SimpleObject};
 use oriel_domain::members::MemberEvent;
-use oriel_domain::roles::RoleName;
+use oriel_domain::roles::Role;
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ReadModel, Tags};
-use oriel_kernel::{MemberId, OrganizationId, Permission, Recorded, Timestamp, UserId};
+use oriel_kernel::{Actor as Author, MemberId, OrganizationId, Permission, Recorded, Timestamp, UserId};
+use sea_orm::FromJsonQueryResult;
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use crate::roles::{Role, named};
-use crate::{reader, told, users};
+use crate::events::Actor;
+use crate::{reader, roles, told, users};
 
 pub mod leaving;
 pub mod mine;
@@ -58,6 +60,10 @@ pub struct Model {
     #[read_model(filter)]
     #[sea_orm(column_type = "JsonBinary")]
     pub roles: Tags,
+    /// What they were granted besides.
+    #[graphql(skip)]
+    #[sea_orm(column_type = "JsonBinary")]
+    pub grants: Grants,
     /// Where the member stands.
     #[read_model(filter)]
     pub status: MemberStatus,
@@ -102,21 +108,64 @@ impl Model {
 
     /// What the member may do: everything that one of these roles allows.
     #[graphql(name = "roles")]
-    async fn shown_roles(&self) -> Vec<Role> {
-        self.role_names().into_iter().map(Role::from).collect()
+    async fn shown_roles(&self, cx: &Context<'_>) -> Result<Vec<Arc<roles::Model>>> {
+        Ok(roles::held(reader(cx)?, &self.roles).await?)
+    }
+
+    /// What they may do besides what their roles allow.
+    #[graphql(name = "grants")]
+    async fn shown_grants(&self) -> &[MemberGrant] {
+        &self.grants.0
     }
 }
 
-impl Model {
-    /// Their roles.
-    pub fn role_names(&self) -> Vec<RoleName> {
-        named(&self.roles.0)
+// --- direct grants -------------------------------------------------------------------------------------------------
+
+/// What a member was granted besides their roles; few, and in the member's own row, because every request that they
+/// make depends on it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, FromJsonQueryResult)]
+#[serde(transparent)]
+pub struct Grants(pub Vec<MemberGrant>);
+
+/// A permission that a member was granted directly.
+#[derive(Clone, PartialEq, Eq, Debug, SimpleObject, Serialize, Deserialize)]
+#[graphql(complex)]
+pub struct MemberGrant {
+    /// What they may do: `module:action`, with `:own` for what is their own, and `*` for all.
+    pub permission: String,
+    /// When it was granted.
+    #[graphql(name = "grantedAt")]
+    pub at: Timestamp,
+    #[graphql(skip)]
+    by_kind: i16,
+    #[graphql(skip)]
+    by_id: Uuid,
+}
+
+#[ComplexObject]
+impl MemberGrant {
+    /// Who granted it; null when they are not there any more.
+    async fn granted_by(&self, cx: &Context<'_>) -> Option<Result<Actor>> {
+        let author = async {
+            match self.by() {
+                Some(author) => Ok(Actor::of(reader(cx)?, author).await?),
+                None => Ok(None),
+            }
+        };
+        author.await.transpose()
+    }
+}
+
+impl MemberGrant {
+    /// Who granted it.
+    pub fn by(&self) -> Option<Author> {
+        Author::from_columns(self.by_kind, self.by_id)
     }
 }
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Members for Model, version 1, on MemberEvent
+    pub Members for Model, version 2, on MemberEvent
 }
 
 impl On<MemberEvent> for Members {
@@ -129,6 +178,15 @@ impl On<MemberEvent> for Members {
         };
         match event {
             MemberEvent::RolesChanged { roles } => change(&|member| member.roles = names(roles)),
+            MemberEvent::PermissionGranted { permission } => change(&|member| {
+                let (by_kind, by_id) = at.actor.to_columns();
+                let grant = MemberGrant { permission: permission.to_string(), at: at.at, by_kind, by_id };
+                member.grants.0.retain(|granted| granted.permission != grant.permission);
+                member.grants.0.push(grant);
+            }),
+            MemberEvent::PermissionRevoked { permission } => change(&|member| {
+                member.grants.0.retain(|granted| granted.permission != permission.as_str());
+            }),
             MemberEvent::Suspended => change(&|member| member.status = MemberStatus::Suspended),
             MemberEvent::Reactivated => change(&|member| member.status = MemberStatus::Active),
             MemberEvent::Removed { active: _ } => rows.delete(at.subject),
@@ -138,6 +196,7 @@ impl On<MemberEvent> for Members {
                     organization_id: *organization,
                     user_id: *user,
                     roles: names(roles),
+                    grants: Grants::default(),
                     status: MemberStatus::Invited,
                     joined_at: None,
                     invited_email: told(email),
@@ -149,6 +208,7 @@ impl On<MemberEvent> for Members {
                 organization_id: *organization,
                 user_id: *user,
                 roles: names(roles),
+                grants: Grants::default(),
                 status: MemberStatus::Active,
                 joined_at: Some(at.at),
                 invited_email: None,
@@ -158,6 +218,6 @@ impl On<MemberEvent> for Members {
     }
 }
 
-fn names(roles: &[RoleName]) -> Tags {
-    Tags(roles.iter().map(|role| role.as_str().to_owned()).collect())
+fn names(roles: &[Role]) -> Tags {
+    Tags(roles.iter().map(ToString::to_string).collect())
 }

@@ -9,7 +9,9 @@ use async_graphql::{ID, Interface};
 use oriel_engine::read::{ReadError, Reader};
 use oriel_kernel::{Id, IdKind, Permission, RawId, kinds};
 
-use crate::{documents, events, members, organizations, persisted_operations, projects, sessions, users};
+use crate::{
+    api_keys, documents, events, members, organizations, persisted_operations, projects, roles, sessions, users,
+};
 
 /// Something with a global id.
 #[derive(Clone, Debug, Interface)]
@@ -31,6 +33,10 @@ pub enum Node {
     Document(Arc<documents::Model>),
     /// An operation that clients may send by its hash.
     PersistedOperation(Arc<persisted_operations::Model>),
+    /// A key of a program.
+    ApiKey(Arc<api_keys::Model>),
+    /// What members may do, by name.
+    Role(Arc<roles::Model>),
     /// Something that happened.
     Event(Arc<events::Model>),
 }
@@ -42,9 +48,11 @@ impl Node {
     /// The database cannot be read.
     pub async fn load(reader: &Reader, id: RawId<'_>) -> Result<Option<Self>, ReadError> {
         use crate::projects::members::kinds::ProjectMemberId;
+        use oriel_domain::api_keys::kinds::ApiKeyId;
         use oriel_domain::documents::kinds::DocumentId;
         use oriel_domain::persisted_operations::kinds::PersistedOperationId;
         use oriel_domain::projects::kinds::ProjectId;
+        use oriel_domain::roles::kinds::RoleId;
         let may = |wanted: Permission| reader.grant(wanted).is_some();
         Ok(match id.prefix {
             kinds::UserId::PREFIX if may(members::VIEW) => {
@@ -60,6 +68,10 @@ impl Node {
             DocumentId::PREFIX if may(documents::VIEW) => reader.get(id.uuid).await?.map(Self::Document),
             PersistedOperationId::PREFIX if may(persisted_operations::VIEW) => {
                 reader.get(id.uuid).await?.map(Self::PersistedOperation)
+            }
+            ApiKeyId::PREFIX => reader.get(id.uuid).await?.map(Self::ApiKey),
+            RoleId::PREFIX if may(roles::VIEW) || may(members::VIEW) => {
+                roles::find(reader, Id::from_uuid(id.uuid)).await?.map(Self::Role)
             }
             kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
             _ => None,

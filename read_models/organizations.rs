@@ -7,13 +7,14 @@
 
 use std::sync::Arc;
 
-use async_graphql::SimpleObject;
+use async_graphql::{ComplexObject, Context, Enum, Result, SimpleObject};
 use oriel_domain::documents::DocumentEvent;
 use oriel_domain::members::MemberEvent;
 use oriel_domain::organizations::OrganizationEvent;
 use oriel_domain::projects::ProjectEvent;
 use oriel_engine::projection::{On, Rows};
-use oriel_engine::read::{ByteSize, ReadError, ReadModel, Reader};
+use oriel_engine::read::{ByteSize, Connection, PageArgs, ReadError, ReadModel, Reader};
+use oriel_kernel::time::to_micros;
 use oriel_kernel::{OrganizationId, Recorded, Timestamp, Viewer};
 use sea_orm::DbBackend;
 use sea_orm::entity::prelude::*;
@@ -22,12 +23,26 @@ use sea_orm::{Condition, sea_query::Expr};
 
 use crate::documents::counted;
 use crate::members::{self, MemberStatus, mine};
-use crate::{plain, same};
+use crate::{events, must, plain, reader, same};
+
+pub mod standings;
+
+/// Whether an organization goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EnumIter, DeriveActiveEnum, Enum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub enum OrganizationStatus {
+    /// Its people act in it.
+    #[sea_orm(string_value = "active")]
+    Active,
+    /// Nobody can act or read in it until the operator of the installation reinstates it.
+    #[sea_orm(string_value = "suspended")]
+    Suspended,
+}
 
 /// An organization: its people, projects and documents are seen by nobody else.
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "organizations")]
-#[graphql(name = "Organization")]
+#[graphql(name = "Organization", complex)]
 #[read_model(kind = "organization", scope = seen, shared)]
 pub struct Model {
     /// The organization's id.
@@ -37,6 +52,15 @@ pub struct Model {
     pub name: String,
     /// Its name in addresses: unique in the installation, and never another.
     pub slug: String,
+    /// The language that it is written to in, as a BCP 47 tag; null until it is set.
+    pub language: Option<String>,
+    /// The time zone that it lives in, such as `Europe/Vienna`; null until it is set.
+    pub time_zone: Option<String>,
+    /// Whether it goes on.
+    pub status: OrganizationStatus,
+    /// When it ends for good, after `organizationDelete`; null when that is not planned. Until then an owner can call
+    /// it off with `organizationDeleteCancel`.
+    pub ends_at: Option<Timestamp>,
     /// When it was founded.
     pub created_at: Timestamp,
     /// How many active members it has: without those who are suspended or have yet to accept their invitation.
@@ -62,6 +86,27 @@ pub struct Model {
 pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
+
+#[ComplexObject]
+impl Model {
+    /// How it became what it is: its founding, its names and settings, and when it was to end; who changed what, and
+    /// when. The newest first. Of the organization in which you act; requires `events:view`.
+    async fn history(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "How many from the beginning.")] first: Option<i32>,
+        #[graphql(desc = "Only what stands behind this cursor.")] after: Option<String>,
+    ) -> Option<Result<Connection<events::Model>>> {
+        let history = || {
+            let reader = reader(cx)?;
+            must(reader, events::VIEW)?;
+            let own = events::Model::in_org(self.id).and(events::Column::SubjectId.eq(self.id.uuid()));
+            let page = PageArgs { first, after, ..PageArgs::default() };
+            Ok(reader.page(own, page, None, Some(events::newest_first()))?)
+        };
+        Some(history())
+    }
+}
 
 /// The organisation in which the viewer acts, and the others that the same person is an active member of. Only
 /// [`find`] and [`of_viewer`] look for the others, and say themselves that the answer is personal.
@@ -103,16 +148,43 @@ pub async fn of_viewer(reader: &Reader) -> Result<Vec<Arc<Model>>, ReadError> {
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Organizations for Model, version 2, on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent
+    pub Organizations for Model, version 3, on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent
 }
 
 impl On<OrganizationEvent> for Organizations {
     fn on(rows: &mut Rows<Model>, at: &Recorded, event: &OrganizationEvent) {
+        let mut change = |change: &dyn Fn(&mut Model)| {
+            rows.update(at.subject, |organization| {
+                change(organization);
+                organization.version = at.version;
+            });
+        };
         match event {
+            OrganizationEvent::Renamed { name } => change(&|organization| organization.name = plain(name.as_str())),
+            OrganizationEvent::Configured { language, time_zone } => change(&|organization| {
+                organization.language = language.as_ref().map(|language| language.as_str().to_owned());
+                organization.time_zone = time_zone.as_ref().map(|time_zone| time_zone.as_str().to_owned());
+            }),
+            OrganizationEvent::Suspended { reason: _ } => {
+                change(&|organization| organization.status = OrganizationStatus::Suspended);
+            }
+            OrganizationEvent::Reinstated => {
+                change(&|organization| organization.status = OrganizationStatus::Active);
+            }
+            OrganizationEvent::DeletionScheduled { ends_at } => {
+                change(&|organization| organization.ends_at = Some(to_micros(*ends_at)));
+            }
+            OrganizationEvent::DeletionCancelled => change(&|organization| organization.ends_at = None),
+            OrganizationEvent::Ended => rows.delete(at.subject),
+            OrganizationEvent::RowsRemoved { .. } | OrganizationEvent::Erased { .. } => {}
             OrganizationEvent::Created { organization, name, slug, owner: _ } => rows.insert(Model {
                 id: *organization,
                 name: plain(name.as_str()),
                 slug: slug.to_string(),
+                language: None,
+                time_zone: None,
+                status: OrganizationStatus::Active,
+                ends_at: None,
                 created_at: at.at,
                 member_count: 0,
                 project_count: 0,
@@ -121,10 +193,6 @@ impl On<OrganizationEvent> for Organizations {
                 version: at.version,
                 created_position: at.position.number(),
                 counted_position: at.position.number(),
-            }),
-            OrganizationEvent::Renamed { name } => rows.update(at.subject, |organization| {
-                organization.name = plain(name.as_str());
-                organization.version = at.version;
             }),
         }
     }
@@ -146,7 +214,10 @@ impl On<MemberEvent> for Organizations {
             MemberEvent::Joined { .. } | MemberEvent::Reactivated => 1,
             MemberEvent::Suspended => -1,
             MemberEvent::Removed { active } => -i32::from(*active),
-            MemberEvent::Invited { .. } | MemberEvent::RolesChanged { .. } => 0,
+            MemberEvent::Invited { .. }
+            | MemberEvent::RolesChanged { .. }
+            | MemberEvent::PermissionGranted { .. }
+            | MemberEvent::PermissionRevoked { .. } => 0,
         };
         if change != 0 {
             count(rows, at, |organization| organization.member_count += change);

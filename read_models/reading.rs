@@ -148,6 +148,8 @@ async fn database() -> DatabaseConnection {
     put(&db, everything.documents).await;
     put(&db, everything.revisions).await;
     put(&db, everything.persisted_operations).await;
+    put(&db, everything.roles).await;
+    put(&db, everything.api_keys).await;
     let event = |at: &Arc<oriel_kernel::Recorded>| {
         let (actor_kind, actor) = at.actor.to_columns();
         events::Model {

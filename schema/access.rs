@@ -9,16 +9,18 @@ use std::sync::Arc;
 use async_graphql::{Context, ErrorExtensions, InputType, Value};
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
-use oriel_domain::sessions;
+use oriel_domain::{organizations, sessions};
+use oriel_engine::live::Tick;
 use oriel_engine::read::{ReadError, Reader};
 use oriel_engine::{Authority, CommandContext, CommandError, Engine, Scope};
 use oriel_kernel::{
     Actor, CommandId, Credential, ErrorCode, Grant, Id, Observed, OrganizationId, Permission, Rejection, SessionId,
     UserError, Viewer,
 };
-use oriel_read_models::viewer;
+use oriel_read_models::viewer::{self, ViewerRow};
 use uuid::Uuid;
 
+use crate::endpoint::SUSPENDED;
 use crate::services::{Meta, Services};
 
 /// Who may call an operation.
@@ -258,16 +260,17 @@ impl Granted {
     }
 }
 
-/// What a viewer may do, and what that rests on: their session goes on, and they (their roles, their key) are what
-/// they were.
+/// What a viewer may do, and what that rests on: their organisation is open, their session goes on, and they (their
+/// roles, their key) are what they were.
 fn scope(viewer: &Viewer, grant: Grant) -> Scope {
     let session = viewer.session().map(|session| sessions::active(viewer.organization, session));
+    let facts = session.into_iter().chain([organizations::open(viewer.organization)]);
     Scope {
         grant,
         visible: viewer.visible.clone(),
         member: Some(viewer.member),
         permissions: Arc::clone(&viewer.permissions),
-        observed: Observed { versions: viewer.versions.to_vec(), facts: session.into_iter().collect() },
+        observed: Observed { versions: viewer.versions.to_vec(), facts: facts.collect() },
     }
 }
 
@@ -293,12 +296,39 @@ impl Authority for Asked {
         let row = viewer::resolve(self.engine.database().reader(), self.credential, self.engine.now())
             .await
             .map_err(|e| CommandError::Unavailable(e.to_string()))?;
-        let viewer = row.ok_or(CommandError::SignedOut)?.viewer;
+        let Some(row) = row else {
+            let suspended = viewer::is_suspended(self.engine.database().reader(), self.credential).await;
+            return Err(match suspended {
+                Ok(true) => Rejection::new(ErrorCode::Forbidden, SUSPENDED).into(),
+                Ok(false) => CommandError::SignedOut,
+                Err(error) => CommandError::Unavailable(error.to_string()),
+            });
+        };
+        let viewer = row.viewer;
         match self.access.grant(Some(&viewer)) {
             Ok(grant) => Ok(scope(&viewer, grant)),
             Err(Refusal::Unauthenticated) => Err(CommandError::SignedOut),
             Err(refusal) => Err(refusal.rejection().into()),
         }
+    }
+}
+
+/// Who asks, and since when that is known.
+pub(crate) struct Asker {
+    /// What they were resolved to.
+    pub row: Arc<ViewerRow>,
+    /// When that was so.
+    pub since: Tick,
+}
+
+impl Asker {
+    /// Who they are now, if nothing of it was touched since: neither by themselves nor by anybody else.
+    fn still(&self, engine: &Engine) -> Option<Arc<Viewer>> {
+        let Self { row, since } = self;
+        let is_same = engine.feed().is_current()
+            && row.expires_at > engine.now()
+            && engine.tracker().valid(*since, row.dependencies.iter());
+        is_same.then(|| Arc::clone(&row.viewer))
     }
 }
 
@@ -405,6 +435,21 @@ impl Problems {
         parsed.map_err(|rejection| self.0.push(rejection.at(field).into())).ok()
     }
 
+    /// The value, or `None` with its problems kept.
+    ///
+    /// # Errors
+    /// What nobody can mend.
+    pub fn take_all<T>(&mut self, parsed: Result<T>) -> Result<Option<T>> {
+        match parsed {
+            Ok(value) => Ok(Some(value)),
+            Err(Failure::Rejected(errors)) => {
+                self.0.extend(errors);
+                Ok(None)
+            }
+            Err(error @ Failure::Error(_)) => Err(error),
+        }
+    }
+
     /// Adds a problem.
     pub fn push(&mut self, rejection: Rejection) {
         self.0.push(rejection.into());
@@ -423,11 +468,17 @@ impl Problems {
 pub async fn after_write<M: oriel_engine::read::ReadModel>(cx: &Context<'_>, id: Uuid) -> Result<Option<Arc<M>>> {
     let services = Services::of(cx)?;
     let Some(viewer) = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone()) else { return Ok(None) };
-    // What the viewer may see can have changed by the very command: it is resolved anew.
     let connection = services.engine.database().reader();
-    let row = viewer::resolve(connection, viewer.credential, services.engine.now()).await.map_err(unavailable)?;
-    let Some(row) = row else { return Ok(None) };
-    let fresh = Reader::new(connection.clone(), row.viewer, Arc::default());
+    let viewer = match cx.data_opt::<Asker>().and_then(|asker| asker.still(&services.engine)) {
+        Some(viewer) => viewer,
+        // What the viewer may see can have changed by the very command.
+        None => {
+            let row = viewer::resolve(connection, viewer.credential, services.engine.now()).await;
+            let Some(row) = row.map_err(unavailable)? else { return Ok(None) };
+            row.viewer
+        }
+    };
+    let fresh = Reader::new(connection.clone(), viewer, Arc::default());
     let found = fresh.get::<M>(id).await?;
     if let Some(readers) = cx.data_opt::<oriel_read_models::Readers>() {
         readers.become_viewer(fresh);

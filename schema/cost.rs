@@ -57,6 +57,7 @@ pub const WEIGHTS: &[Weight] = &[
 pub const LISTS: &[ListSize] = &[
     list("Facet", "values", 100),
     list("Query", "permissionCatalog", 50),
+    list("Query", "roles", 100),
     list("System", "readModels", 50),
     list("System", "consumers", 50),
 ];

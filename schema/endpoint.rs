@@ -10,18 +10,22 @@ mod execution;
 mod live;
 mod operation;
 mod patch;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_graphql::Value;
 use futures::{Stream, StreamExt};
+use oriel_domain::api_keys::ApiKeyId;
 use oriel_engine::live::{Tick, Watch};
 use oriel_engine::read::{Recorder, Source};
-use oriel_kernel::{Credential, Position, SessionId, Timestamp};
+use oriel_kernel::{Credential, Position, SessionId, Timestamp, Viewer};
+use oriel_read_models::api_keys::uses;
 use oriel_read_models::documents::Contents;
 use oriel_read_models::events::Payloads;
 use oriel_read_models::viewer::{ViewerRow, resolve};
@@ -32,10 +36,12 @@ pub use self::cache::CacheReport;
 pub use self::operation::{Document, Kind, Operation, Unclear};
 
 pub(crate) use self::cache::Cache;
+pub(crate) use self::execution::{SUSPENDED, TOKEN_ENDED, ended, signed_in_until};
 use self::execution::{Scope, Who};
-pub(crate) use self::execution::{TOKEN_ENDED, ended, signed_in_until};
 use self::live::Hub;
+use self::shared::Shared;
 use crate::OrielSchema;
+use crate::api_keys::secret;
 use crate::contents::{BlobContents, LogPayloads};
 use crate::services::Services;
 use crate::uploads::Uploads;
@@ -44,7 +50,7 @@ use crate::validation::SchemaIsHidden;
 /// What a transport knows of a request.
 #[derive(Clone, Default)]
 pub struct Caller {
-    /// The request's id.
+    /// The id of the request's trace, which is that of the request unless its client named another.
     pub request: Uuid,
     /// By what they are known: the session that the access token names, which was verified, or a key.
     pub credential: Option<Credential>,
@@ -63,6 +69,9 @@ pub struct Caller {
     pub schema_is_hidden: bool,
 }
 
+/// How often the use of a key is noted.
+const USE_IS_NOTED_EVERY: Duration = Duration::from_secs(60);
+
 /// Why a bearer token is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InvalidToken;
@@ -77,7 +86,10 @@ pub struct Endpoint {
     viewers: moka::sync::Cache<Credential, Arc<Known>>,
     /// What tokens say whose signature was checked, by their hash: only whether they have ended is asked again.
     verified: moka::sync::Cache<[u8; 32], (SessionId, Timestamp)>,
+    /// When the use of a key was last noted.
+    used: moka::sync::Cache<ApiKeyId, Timestamp>,
     cache: Arc<Cache>,
+    shared: Option<Shared>,
     hub: Hub,
 }
 
@@ -108,10 +120,13 @@ impl Endpoint {
             contents: Arc::new(BlobContents::new(Arc::clone(&services))),
             payloads: Arc::new(LogPayloads::new(Arc::clone(&services))),
             cache: Arc::new(Cache::new(bytes)),
+            // Who keeps nothing reads everything anew.
+            shared: services.redis.clone().filter(|_| bytes > 0).map(Shared::new),
             hub: Hub::default(),
             services,
             viewers: moka::sync::Cache::new(if bytes > 0 { 50_000 } else { 0 }),
             verified: moka::sync::Cache::new(50_000),
+            used: moka::sync::Cache::new(50_000),
         }
     }
 
@@ -131,6 +146,9 @@ impl Endpoint {
     /// # Errors
     /// When the token is not one of ours, or has ended.
     pub fn authenticate(&self, token: &str) -> Result<(Credential, Option<Timestamp>), InvalidToken> {
+        if token.starts_with(secret::PREFIX) {
+            return secret::read(token).map(|credential| (credential, None)).ok_or(InvalidToken);
+        }
         let now = self.services.engine.now();
         let hash = operation::sha256(token.as_bytes());
         if let Some((session, ends)) = self.verified.get(&hash) {
@@ -159,6 +177,11 @@ impl Endpoint {
         Ok(self.known(credential).await?.map(|known| Arc::clone(&known.row)))
     }
 
+    /// Why nobody acts with this credential: `ORGANIZATION_SUSPENDED`, or `UNAUTHENTICATED`.
+    pub async fn refusal(&self, credential: Credential) -> async_graphql::Error {
+        ended(&self.services.engine, credential).await
+    }
+
     async fn known(&self, credential: Credential) -> Result<Option<Arc<Known>>, async_graphql::Error> {
         let engine = &self.services.engine;
         let (tracker, now) = (engine.tracker(), engine.now());
@@ -167,6 +190,7 @@ impl Endpoint {
             && known.row.expires_at > now
             && tracker.valid(known.since, &known.row.dependencies)
         {
+            self.note_use(&known.row.viewer, now);
             return Ok(Some(known));
         }
         let since = tracker.tick();
@@ -175,7 +199,24 @@ impl Endpoint {
         let scope = Scope::of(&row.viewer);
         let known = Arc::new(Known { since, row, scope });
         self.viewers.insert(credential, Arc::clone(&known));
+        self.note_use(&known.row.viewer, now);
         Ok(Some(known))
+    }
+
+    /// Notes that a key is used, at most once a minute and without keeping anybody waiting.
+    fn note_use(&self, viewer: &Viewer, now: Timestamp) {
+        let Credential::ApiKey { key, .. } = viewer.credential else { return };
+        let (key, organization) = (ApiKeyId::from_uuid(key), viewer.organization);
+        if self.used.get(&key).is_some_and(|noted| now < noted + USE_IS_NOTED_EVERY) {
+            return;
+        }
+        self.used.insert(key, now);
+        let database = self.services.engine.database().clone();
+        tokio::spawn(async move {
+            if let Err(error) = uses::note(database.writer(), organization, key, now).await {
+                tracing::warn!(%error, %key, "the use of a key could not be noted");
+            }
+        });
     }
 
     /// Executes a query or a mutation.

@@ -4,6 +4,7 @@
 //! on the fields and checked in `access.rs`. Nothing here knows a transport.
 
 pub mod access;
+pub mod api_keys;
 mod contents;
 #[cfg(test)]
 mod contract;
@@ -20,6 +21,7 @@ mod payload;
 mod permissions;
 pub mod persisted_operations;
 pub mod projects;
+pub mod roles;
 pub mod search;
 pub mod services;
 pub mod sessions;
@@ -70,18 +72,24 @@ modules! {
         projects::ProjectQuery,
         documents::DocumentQuery,
         persisted_operations::PersistedOperationQuery,
+        roles::RoleQuery,
+        api_keys::ApiKeyQuery,
         events::EventQuery,
         system::SystemQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
         users::UserMutation,
+        users::addresses::AddressMutation,
+        users::second_factor::SecondFactorMutation,
         sessions::SessionMutation,
         organizations::OrganizationMutation,
         members::MemberMutation,
         projects::ProjectMutation,
         documents::DocumentMutation,
         persisted_operations::PersistedOperationMutation,
+        roles::RoleMutation,
+        api_keys::ApiKeyMutation,
         system::SystemMutation,
         system::cache::CacheMutation;
     subscriptions:

@@ -8,15 +8,13 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject};
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use chrono::TimeDelta;
 use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember,
     TakeOver,
 };
 use oriel_domain::projects::LeaveProject;
-use oriel_domain::roles::RoleName;
 use oriel_domain::sessions::{EndReason, EndSession};
+use oriel_domain::tickets::{INVITATION, INVITATION_LIFE, Ticket};
 use oriel_domain::users::Email;
 use oriel_engine::read::{Connection, PageArgs};
 use oriel_engine::{CommandContext, Committed, Scope, Transaction};
@@ -28,8 +26,11 @@ use oriel_read_models::sign_in;
 
 use crate::access::{Failure, Problems, Result, after_write, reader, unavailable};
 use crate::payload::payloads;
+use crate::roles::assigned;
 use crate::services::Services;
-use crate::sessions::{SessionPayload, Who, repetition, secret_command, start, start_again, wrong_credentials};
+use crate::sessions::{
+    SessionPayload, Who, password_is_right, repetition, secret_command, start, start_again, wrong_credentials,
+};
 use crate::users::NewPerson;
 
 /// What can be asked about members.
@@ -46,7 +47,7 @@ payloads! {
         /// The member as they are now; null after `memberRemove`, because they are no member any more.
         member: Arc<Member>,
         /// From `memberInvite` alone: what the invited person accepts with, in `memberAccept`. It is shown this once,
-        /// and good for 7 days. Oriel does not write to them: hand it over yourself, and to nobody else.
+        /// and good for 7 days. They are sent it by mail too; if you hand it over yourself, then to nobody else.
         invitation_token: String,
     }
 }
@@ -93,16 +94,17 @@ impl MemberMutation {
         let engine = &Services::of(cx)?.engine;
         let mut problems = Problems::default();
         let email = problems.take("email", Email::parse(&input.email));
-        let roles = problems.take("roles", roles(&input.roles));
+        let roles = problems.take_all(assigned(cx, &input.roles).await)?;
         let (Some(email), Some(roles)) = (email, roles) else { return Err(problems.failure()) };
         let hash = email.blind(engine.keyring().as_ref());
         let known = sign_in::user_by_email(engine.database().reader(), &hash).await.map_err(unavailable)?;
         let user = known.map_or_else(|| engine.new_id(), |user| user.id);
         let invite = InviteMember { user, email, roles, invited_by: granted.viewer()?.member };
         let done = engine.execute(&context, engine.new_id(), invite).await?;
-        let ticket = Ticket { member: MemberId::from_uuid(done.subject), ends_at: context.now + Ticket::LIFE };
+        let (subject, ends_at) = (MemberId::from_uuid(done.subject), context.now + INVITATION_LIFE);
+        let ticket = Ticket { subject, ends_at, about: String::new() };
         let mut payload = payload(cx, done).await?;
-        payload.invitation_token = Some(ticket.sign(engine.keyring().as_ref()));
+        payload.invitation_token = Some(ticket.sign(INVITATION, engine.keyring().as_ref()));
         Ok(payload)
     }
 
@@ -117,11 +119,8 @@ impl MemberMutation {
         if let Some(done) = repetition(cx, &context).await? {
             return start_again(cx, &context, &done, &input.password).await;
         }
-        let ticket = Ticket::read(&input.token, engine.keyring().as_ref()).ok_or_else(no_invitation)?;
-        if ticket.ends_at <= context.now {
-            return Err(no_invitation().into());
-        }
-        let member = ticket.member;
+        let ticket = Ticket::read(&input.token, INVITATION, context.now, engine.keyring().as_ref());
+        let member: MemberId = ticket.ok_or_else(no_invitation)?.subject;
         let invitation = Invitation::of(cx, member).await?.ok_or_else(no_invitation)?;
         let organization = invitation.organization;
         let known =
@@ -129,7 +128,7 @@ impl MemberMutation {
         let mut transaction = Transaction::new();
         let user = match known {
             Some(user) => {
-                if !services.passwords.verify(&input.password, user.password_hash.as_deref()).await? {
+                if !password_is_right(cx, &invitation.email_hash, Some(&user), &input.password).await? {
                     let message = "There is an account with the invited address already, and this is not its password.";
                     return Err(wrong_credentials(message).at("password").into());
                 }
@@ -158,7 +157,7 @@ impl MemberMutation {
     #[permission("members:edit")]
     async fn member_update(&self, cx: &Context<'_>, input: MemberUpdateInput) -> Result<MemberPayload> {
         let context = granted.command(cx, &input)?;
-        let roles = roles(&input.roles).map_err(|r| r.at("roles"))?;
+        let roles = assigned(cx, &input.roles).await?;
         execute(cx, &context, input.id, ChangeRoles { roles }).await
     }
 
@@ -199,7 +198,7 @@ impl MemberMutation {
     }
 }
 
-async fn execute<C: Command<Aggregate = oriel_domain::members::Member>>(
+pub(crate) async fn execute<C: Command<Aggregate = oriel_domain::members::Member>>(
     cx: &Context<'_>,
     context: &CommandContext,
     id: MemberId,
@@ -262,10 +261,6 @@ async fn payload(cx: &Context<'_>, done: Committed) -> Result<MemberPayload> {
     Ok(MemberPayload { member, invitation_token: None, user_errors: Vec::new(), position: Some(done.position) })
 }
 
-fn roles(names: &[String]) -> Result<Vec<RoleName>, Rejection> {
-    names.iter().map(|name| RoleName::parse(name)).collect()
-}
-
 // --- invitations ------------------------------------------------------------------------------------------------
 
 fn no_invitation() -> Rejection {
@@ -299,35 +294,13 @@ impl Invitation {
                 MemberEvent::Removed { .. } => invitation = None,
                 MemberEvent::Joined { .. }
                 | MemberEvent::RolesChanged { .. }
+                | MemberEvent::PermissionGranted { .. }
+                | MemberEvent::PermissionRevoked { .. }
                 | MemberEvent::Suspended
                 | MemberEvent::Reactivated => {}
             }
         }
         Ok(invitation)
-    }
-}
-
-/// Says that its holder was invited to become this member: `mbr_….seconds.signature`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Ticket {
-    member: MemberId,
-    ends_at: Timestamp,
-}
-
-impl Ticket {
-    const LIFE: TimeDelta = TimeDelta::days(7);
-
-    fn sign(&self, blinder: &dyn Blinder) -> String {
-        let said = format!("{}.{}", self.member, self.ends_at.timestamp());
-        format!("{said}.{}", blinder.blind("invitation", &said))
-    }
-
-    /// The ticket, if the installation signed it. Whether it has ended is another question.
-    fn read(token: &str, blinder: &dyn Blinder) -> Option<Self> {
-        let (said, signature) = token.trim().rsplit_once('.')?;
-        verify_slices_are_equal(blinder.blind("invitation", said).as_bytes(), signature.as_bytes()).ok()?;
-        let (member, ends_at) = said.split_once('.')?;
-        Some(Self { member: member.parse().ok()?, ends_at: Timestamp::from_timestamp(ends_at.parse().ok()?, 0)? })
     }
 }
 

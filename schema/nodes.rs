@@ -76,6 +76,7 @@ fn described(permission: Permission) -> String {
         "search" => "what search finds",
         "events" => "what happened",
         "operations" => "persisted operations",
+        "keys" => "API keys",
         module => module,
     };
     match permission.action {

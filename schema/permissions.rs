@@ -17,19 +17,34 @@ use oriel_kernel::{Grant, Permissions, UserId};
 use serde_json::{Value, json};
 
 use crate::access::{Access, Operation, Root};
+use crate::api_keys::secret::PREFIX;
 use crate::documents::tests::received;
 use crate::testing::direct::{prepared, schema};
 use crate::testing::{Bed, PASSWORD, Person, SIGNED_IN};
 use crate::uploads::Uploads;
 
-/// Who calls. The operator is an owner of the first organisation.
-const CALLERS: [&str; 6] = ["operator", "owner", "admin", "member", "viewer", "anonymous"];
+/// Who calls: each role; the superadmin is an owner of the first organisation, and the key one of an admin, with all
+/// that they have.
+const CALLERS: [&str; 11] = [
+    "superadmin",
+    "owner",
+    "admin",
+    "moderator",
+    "operator",
+    "report_manager",
+    "report_viewer",
+    "member",
+    "viewer",
+    "key",
+    "anonymous",
+];
 
 /// What somebody may who is called so; nothing for who is not signed in.
 fn permissions_of(caller: &str) -> Option<Permissions> {
     match caller {
         "anonymous" => None,
-        "operator" => Some(first_organization_permissions(&[RoleName::Owner])),
+        "superadmin" => Some(first_organization_permissions(&[RoleName::Owner])),
+        "key" => Some(permissions(&[RoleName::Admin])),
         role => Some(permissions(&[RoleName::parse(role).unwrap()])),
     }
 }
@@ -48,8 +63,9 @@ enum Answer {
 }
 
 impl Answer {
-    fn declared(access: Access, permissions: Option<&Permissions>) -> Self {
-        match (access, permissions) {
+    fn declared(access: Access, caller: &str) -> Self {
+        match (access, permissions_of(caller)) {
+            (Access::SignedIn, Some(_)) if caller == "key" => Self::Forbidden,
             (Access::Public, _) | (Access::SignedIn | Access::Authenticated, Some(_)) => Self::All,
             (Access::SignedIn | Access::Authenticated | Access::Permission(_), None) => Self::Unauthenticated,
             (Access::Permission(wanted), Some(permissions)) => match permissions.grant(wanted) {
@@ -97,7 +113,7 @@ fn sorted() -> Vec<&'static Operation> {
 fn table() -> String {
     let mut text = String::from(
         "# Who may call what. all: in the whole organization; own: only what is one's own; -: FORBIDDEN;\n\
-         # sign in: UNAUTHENTICATED. The operator is an owner of the first organization.\n",
+         # sign in: UNAUTHENTICATED. The superadmin is an owner of the first organization; the key is an admin's, with all that they have.\n",
     );
     let mut row = |operation: &str, declared: &str, cells: Vec<&str>| {
         let cells: String = cells.iter().map(|cell| format!("{cell:<10}")).collect();
@@ -105,7 +121,7 @@ fn table() -> String {
     };
     row("operation", "declared", CALLERS.to_vec());
     for operation in sorted() {
-        let cell = |caller| Answer::declared(operation.access, permissions_of(caller).as_ref()).word();
+        let cell = |caller| Answer::declared(operation.access, caller).word();
         row(&operation.to_string(), &declaration(operation.access), CALLERS.map(cell).to_vec());
     }
     text
@@ -164,9 +180,10 @@ async fn every_operation_does_for_each_role_what_the_table_says() {
     let mut wrong = Vec::new();
     for operation in sorted() {
         for (caller, email) in &callers {
-            let expected = Answer::declared(operation.access, permissions_of(caller).as_ref()).refusal();
+            let expected = Answer::declared(operation.access, caller).refusal();
             // Each time anew: some operations end the session that calls them.
             let token = match email {
+                Some(key) if key.starts_with(PREFIX) => Some(key.clone()),
                 Some(email) => Some(login(&bed, email).await),
                 None => None,
             };
@@ -181,20 +198,28 @@ async fn every_operation_does_for_each_role_what_the_table_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// An installation with a caller of each kind, and their addresses.
-async fn installation() -> (Bed, Vec<(&'static str, Option<&'static str>)>) {
+/// An installation with a caller of each kind, and their addresses; of the key its secret.
+async fn installation() -> (Bed, Vec<(&'static str, Option<String>)>) {
     let bed = Bed::new().await;
-    bed.register("First", "operator@example.org").await;
+    bed.register("First", "superadmin@example.org").await;
     let owner = bed.register("Second", "owner@example.org").await;
-    let mut callers = vec![("operator", Some("operator@example.org")), ("owner", Some("owner@example.org"))];
-    for (role, email) in
-        [("admin", "admin@example.org"), ("member", "member@example.org"), ("viewer", "viewer@example.org")]
-    {
-        bed.join(&owner, email, &[role]).await;
-        callers.push((role, Some(email)));
+    let mut callers = Vec::new();
+    for caller in CALLERS {
+        let email = format!("{caller}@example.org");
+        let known_by = match caller {
+            "superadmin" | "owner" => Some(email),
+            "anonymous" => None,
+            "key" => {
+                let admin = bed.join(&owner, &email, &["admin"]).await;
+                Some(bed.key(&admin, RoleName::Admin.patterns()).await.1)
+            }
+            role => {
+                bed.join(&owner, &email, &[role]).await;
+                Some(email)
+            }
+        };
+        callers.push((caller, known_by));
     }
-    callers.push(("anonymous", None));
-    assert!(callers.iter().map(|(caller, _)| *caller).eq(CALLERS));
     (bed, callers)
 }
 
@@ -245,7 +270,7 @@ async fn call(bed: &Bed, contract: &Contract, operation: &Operation, caller: &st
 
 /// Something for a subscription to tell, in the organization of the caller.
 async fn something_happens(bed: &Bed, caller: &str) {
-    let owner = if caller == "operator" { "operator@example.org" } else { "owner@example.org" };
+    let owner = if caller == "superadmin" { "superadmin@example.org" } else { "owner@example.org" };
     let key = format!("P{}", bed.endpoint.services().engine.feed().head());
     let input = json!({ "key": key, "name": "A project" });
     let made = bed.mutate(Some(&login(bed, owner).await), "projectCreate", input, "userErrors { code }").await;

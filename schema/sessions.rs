@@ -4,6 +4,9 @@
 //! given out once; one that was replaced and comes back ends its session. What is kept of a command's input does not
 //! help to guess a password in it.
 //!
+//! Whoever has a second factor is signed in by nothing else than both: what checks a password ends in [`start`], which
+//! then answers with a challenge. Attempts are counted (`attempts.rs`).
+//!
 //! **Retries.** Tokens are not kept and cannot be read back. A command with an idempotency key therefore derives its
 //! refresh token from the key, the whole input (the password included) and a secret of the installation, so that the
 //! repetition gives the same one, as long as that is still good; its access token is a new one of the same session.
@@ -11,19 +14,23 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, InputObject, InputType, Object};
+use async_graphql::{Context, InputObject, InputType, Object, SimpleObject};
 use aws_lc_rs::digest::{SHA256, digest};
+use chrono::TimeDelta;
 use data_encoding::HEXLOWER;
 use oriel_domain::sessions::{
     EndReason, EndSession, RefreshSession, Session as SessionState, SessionEvent, StartSession,
 };
-use oriel_domain::users::{Email, Username};
+use oriel_domain::tickets::Ticket;
+use oriel_domain::users::second_factor::UseSecondFactor;
+use oriel_domain::users::{Email, RehashPassword, Username};
 use oriel_engine::read::{ReadModel, Reader};
 use oriel_engine::{CommandContext, Committed, Transaction};
 use oriel_kernel::{
     Actor, Aggregate, Blinder, Credential, ErrorCode, Id, MemberId, OrganizationId, Position, Rejection, SessionId,
     Timestamp, UserId, operations,
 };
+use oriel_read_models::api_keys::Model as ApiKey;
 use oriel_read_models::members::Model as Member;
 use oriel_read_models::organizations::{self, Model as Organization};
 use oriel_read_models::sessions::{self, Model as Session};
@@ -35,6 +42,16 @@ use crate::access::{Granted, Refusal, Result, error, internal, unavailable};
 use crate::payload::payloads;
 use crate::services::{Meta, Services};
 use crate::tokens::read_refresh_token;
+use crate::users::end_sessions;
+
+pub mod attempts;
+
+use attempts::{Attempt, Place, Secret, Wait};
+
+/// What the tickets that stand for a checked password are signed for.
+const SECOND_FACTOR: &str = "second_factor";
+/// How long a checked password waits for the second factor.
+const CHALLENGE_LIFE: TimeDelta = TimeDelta::minutes(5);
 
 /// What can be asked about who one is.
 #[derive(Default)]
@@ -54,7 +71,8 @@ payloads! {
         refresh_token: String,
         /// When the access token ends. Refresh the session before.
         expires_at: Timestamp,
-        /// With `MFA_REQUIRED`: what to finish with by a second factor. Else null.
+        /// With `MFA_REQUIRED`, and only then: give it to `loginVerify`, with a code of your second factor, within five
+        /// minutes.
         mfa_token: String,
         /// Who you are now, and what you see. Null too when an earlier mutation of the same request has signed you in
         /// or changed something: ask for it in the next request.
@@ -67,11 +85,26 @@ payloads! {
         session: Arc<Session>,
     }
 
+    /// What became of ending all other sessions.
+    SessionRevokeAllPayload {
+        /// The session that goes on.
+        session: Arc<Session>,
+    }
+
     /// What became of signing out.
     LogoutPayload {
         /// The session, which is over. Neither of its tokens is good any more.
         session: Arc<Session>,
     }
+}
+
+/// A second factor: besides your password you are asked for a code of your authenticator when you sign in.
+#[derive(SimpleObject)]
+pub struct SecondFactor {
+    /// Since when you are asked for it.
+    since: Timestamp,
+    /// How many recovery codes are left: each signs you in once without the authenticator.
+    recovery_codes_left: i32,
 }
 
 /// Who is signed in; everything about them is asked of the reader.
@@ -109,12 +142,29 @@ impl Viewer {
         Ok(reading(cx)?.permissions().patterns().to_vec())
     }
 
+    /// Your second factor; null when you have none. `totpBegin` sets one up.
+    async fn second_factor(&self, cx: &Context<'_>) -> async_graphql::Result<Option<SecondFactor>> {
+        let reader = reading(cx)?;
+        let user = own::<User>(&reader, reader.viewer().user.uuid()).await?;
+        let recovery_codes_left = user.recovery_codes_left;
+        Ok(user.second_factor_since.map(|since| SecondFactor { since, recovery_codes_left }))
+    }
+
     /// The session in which you ask.
     async fn session(&self, cx: &Context<'_>) -> async_graphql::Result<Arc<Session>> {
         let reader = reading(cx)?;
         let no_session = "A key is not signed in: ask for `viewer { apiKey { id } }`.";
         let session = reader.viewer().session().ok_or_else(|| error("FORBIDDEN", no_session))?;
         own(&reader, session.uuid()).await
+    }
+
+    /// The key with which you ask; null when you are signed in.
+    async fn api_key(&self, cx: &Context<'_>) -> async_graphql::Result<Option<Arc<ApiKey>>> {
+        let reader = reading(cx)?;
+        match reader.viewer().credential {
+            Credential::ApiKey { key, .. } => own(&reader, key).await.map(Some),
+            Credential::Session(_) => Ok(None),
+        }
     }
 
     /// All devices on which you are signed in, in any organization, the newest first.
@@ -146,20 +196,30 @@ impl SessionQuery {
 #[operations(mutation)]
 impl SessionMutation {
     /// Signs you in with your password, and exactly one of e-mail address and user name. You act in the organization
-    /// that you name, else in the one that you joined first.
+    /// that you name, else in the one that you joined first. If you have a second factor, the answer is `MFA_REQUIRED`
+    /// with an `mfaToken`: go on with `loginVerify`. After some wrong passwords each next attempt has to wait, as
+    /// `RATE_LIMITED` with `retryAfter`; where you have signed in before, no stranger's attempts make you wait.
     #[public]
     async fn login(&self, cx: &Context<'_>, input: LoginInput) -> Result<SessionPayload> {
         let services = Services::of(cx)?;
-        let (connection, blinder) = (services.engine.database().reader(), services.engine.keyring());
+        let (connection, blinder) = (services.engine.database().reader(), services.engine.keyring().as_ref());
         let mut context = secret_command(&granted, cx, &input)?;
-        let found = match (&input.email, &input.username) {
-            (Some(email), None) => match Email::parse(email) {
-                Ok(email) => sign_in::user_by_email(connection, &email.blind(blinder.as_ref())).await,
-                Err(_) => Ok(None),
+        let (name, found) = match (&input.email, &input.username) {
+            (Some(text), None) => match Email::parse(text) {
+                Ok(email) => {
+                    let hash = email.blind(blinder);
+                    let found = sign_in::user_by_email(connection, &hash).await;
+                    (hash, found)
+                }
+                Err(_) => (blinder.blind("email", text), Ok(None)),
             },
-            (None, Some(username)) => match Username::parse(username) {
-                Ok(username) => sign_in::user_by_username(connection, &username.blind(blinder.as_ref())).await,
-                Err(_) => Ok(None),
+            (None, Some(text)) => match Username::parse(text) {
+                Ok(username) => {
+                    let hash = username.blind(blinder);
+                    let found = sign_in::user_by_username(connection, &hash).await;
+                    (hash, found)
+                }
+                Err(_) => (blinder.blind("username", text), Ok(None)),
             },
             _ => {
                 let message = "Sign in with exactly one of `email` and `username`.";
@@ -167,8 +227,7 @@ impl SessionMutation {
             }
         };
         let found = found.map_err(unavailable)?;
-        let hash = found.as_ref().and_then(|user| user.password_hash.as_deref());
-        let right = services.passwords.verify(&input.password, hash).await?;
+        let right = password_is_right(cx, &name, found.as_ref(), &input.password).await?;
         let Some(user) = found.filter(|_| right) else {
             return Err(wrong_credentials("The e-mail address, the user name or the password is wrong.").into());
         };
@@ -182,6 +241,39 @@ impl SessionMutation {
         };
         (context.actor, context.organization) = (Actor::User(user.id), organization);
         start(cx, &context, Transaction::new(), Who { user: user.id, member, organization }).await
+    }
+
+    /// Finishes signing in, with a code of your second factor: the six digits that your authenticator shows, or one of
+    /// your recovery codes. Each code is good once.
+    #[public]
+    async fn login_verify(&self, cx: &Context<'_>, input: LoginVerifyInput) -> Result<SessionPayload> {
+        let services = Services::of(cx)?;
+        let (connection, blinder) = (services.engine.database().reader(), services.engine.keyring().as_ref());
+        let mut context = secret_command(&granted, cx, &input)?;
+        if let Some(done) = repetition(cx, &context).await? {
+            let (session, _) = started_at(cx, done.position).await?;
+            return continued(cx, &context, session, done.position).await;
+        }
+        let over = || {
+            let message = "This token is not good any more. Begin again with `login`.";
+            Rejection::new(ErrorCode::Expired, message).at("mfaToken")
+        };
+        let ticket: Ticket<UserId> =
+            Ticket::read(&input.mfa_token, SECOND_FACTOR, context.now, blinder).ok_or_else(over)?;
+        let user = sign_in::user(connection, ticket.subject).await.map_err(unavailable)?.ok_or_else(over)?;
+        let (organization, password) = ticket.about.split_once('.').ok_or_else(over)?;
+        if password != password_mark(&user, blinder) {
+            return Err(over().into());
+        }
+        let organization = OrganizationId::parse_or_absent(organization);
+        let member = sign_in::active_member(connection, user.id, Some(organization)).await.map_err(unavailable)?;
+        let (member, organization) = member.ok_or_else(over)?;
+        let attempt = begin_attempt(cx, Secret::Code, &user.id.to_string(), Some(user.id)).await?;
+        (context.actor, context.organization) = (Actor::User(user.id), organization);
+        let code = Transaction::new().and(user.id, UseSecondFactor { code: input.code });
+        let signed_in = start_session(cx, &context, code, Who { user: user.id, member, organization }).await?;
+        services.attempts.succeeded(attempt, context.now);
+        Ok(signed_in)
     }
 
     /// Exchanges a refresh token for the next one and a new access token. Each refresh token is good once: one that
@@ -230,7 +322,7 @@ impl SessionMutation {
                 .into());
         };
         let ended = Transaction::new().and(session, EndSession { reason: EndReason::Switched });
-        start(cx, &context, ended, Who { user: viewer.user, member, organization }).await
+        start_session(cx, &context, ended, Who { user: viewer.user, member, organization }).await
     }
 
     /// Ends one of your sessions, on whatever device and in whatever organization. Its tokens are good no longer.
@@ -245,6 +337,23 @@ impl SessionMutation {
         context.organization = found.organization_id;
         let (session, position) = end(cx, &context, found.id, EndReason::Revoked).await?;
         Ok(SessionRevokePayload { session, user_errors: Vec::new(), position: Some(position) })
+    }
+
+    /// Ends all your sessions but the one in which you ask, on every device and in every organization. Their tokens are
+    /// good no longer.
+    #[signed_in]
+    async fn session_revoke_all(
+        &self,
+        cx: &Context<'_>,
+        input: Option<SessionRevokeAllInput>,
+    ) -> Result<SessionRevokeAllPayload> {
+        let (viewer, session) = (granted.viewer()?, granted.session()?);
+        let context = granted.command(cx, &input)?;
+        end_sessions(cx, &context, viewer.user, Some(session), |_| true).await?;
+        let engine = &Services::of(cx)?.engine;
+        let reader = Reader::new(engine.database().reader().clone(), Arc::clone(viewer), Arc::default());
+        let (session, position) = (reader.get(session).await?, Some(engine.feed().head()));
+        Ok(SessionRevokeAllPayload { session, user_errors: Vec::new(), position })
     }
 
     /// Signs you out: the session in which you ask ends, and its tokens are good no longer.
@@ -304,8 +413,103 @@ pub(crate) async fn repetition(cx: &Context<'_>, context: &CommandContext) -> Re
     Ok(done.repeated.then_some(done))
 }
 
-/// Carries out the transaction and, as its last part, signs this person in.
+/// Begins an attempt at a secret of this account, from where the request comes. `user`: whose account it is, if anybody's.
+pub(crate) async fn begin_attempt(
+    cx: &Context<'_>,
+    secret: Secret,
+    account: &str,
+    user: Option<UserId>,
+) -> Result<Attempt> {
+    let services = Services::of(cx)?;
+    let (place, now) = (Place::of(Meta::of(cx)?.ip.as_deref()), services.engine.now());
+    match services.attempts.begin(secret, Some(account), &place, false, now) {
+        Err(Wait { strangers_only: true, .. }) => {
+            // For nobody too, so that it takes as long.
+            let (connection, user) = (services.engine.database().reader(), user.unwrap_or(UserId::ABSENT));
+            let known = sign_in::addresses(connection, user).await.map_err(unavailable)?;
+            let at_home = known.iter().any(|address| Place::of(Some(address)) == place);
+            Ok(services.attempts.begin(secret, Some(account), &place, at_home, now)?)
+        }
+        begun => Ok(begun?),
+    }
+}
+
+/// Whether this is the password of the user who signs in under this name; `name`: its keyed hash. The attempt is
+/// counted, and takes as long when there is no such user. A right one whose hash is not as it would be made today is
+/// hashed anew.
+pub(crate) async fn password_is_right(
+    cx: &Context<'_>,
+    name: &str,
+    user: Option<&User>,
+    typed: &str,
+) -> Result<bool> {
+    let services = Services::of(cx)?;
+    let attempt = begin_attempt(cx, Secret::Password, name, user.map(|user| user.id)).await?;
+    let hash = user.and_then(|user| user.password_hash.as_deref());
+    match services.passwords.verify(typed, hash).await {
+        Ok(true) => services.attempts.succeeded(attempt, services.engine.now()),
+        Ok(false) => return Ok(false),
+        Err(failure) => {
+            services.attempts.withdrawn(attempt, services.engine.now());
+            return Err(failure);
+        }
+    }
+    if let Some((user, hash)) = user.zip(hash)
+        && services.passwords.is_outdated(hash)
+    {
+        let command = RehashPassword { password_hash: services.passwords.rehash(typed).await? };
+        let mut context = CommandContext::system(services.engine.new_id(), OrganizationId::ABSENT, services.engine.now());
+        (context.actor, context.expected_version) = (Actor::User(user.id), Some(user.version));
+        // If something else has changed meanwhile, the next time will do.
+        if let Err(error) = services.engine.execute(&context, user.id, command).await {
+            tracing::warn!(user = %user.id, %error, "a password could not be hashed anew");
+        }
+    }
+    Ok(true)
+}
+
+/// Changes with the password, and tells nothing about it.
+fn password_mark(user: &User, blinder: &dyn Blinder) -> String {
+    blinder.blind("password_mark", user.password_hash.as_deref().unwrap_or_default())
+}
+
+/// Carries out the transaction and signs this person in, whose password was checked: as its last part; or, if they have
+/// a second factor, not before they have shown it.
 pub(crate) async fn start(
+    cx: &Context<'_>,
+    context: &CommandContext,
+    transaction: Transaction,
+    who: Who,
+) -> Result<SessionPayload> {
+    let services = Services::of(cx)?;
+    let user = sign_in::user(services.engine.database().reader(), who.user).await.map_err(unavailable)?;
+    let Some(user) = user.filter(|user| user.second_factor_since.is_some()) else {
+        return start_session(cx, context, transaction, who).await;
+    };
+    let done = services.engine.transact(context, transaction).await?;
+    Ok(challenge(services, &user, who.organization, done.position))
+}
+
+/// The answer to a right password that is not enough.
+fn challenge(services: &Services, user: &User, organization: OrganizationId, position: Position) -> SessionPayload {
+    let blinder = services.engine.keyring().as_ref();
+    let about = format!("{organization}.{}", password_mark(user, blinder));
+    let ends_at = services.engine.now() + CHALLENGE_LIFE;
+    let ticket = Ticket { subject: user.id, ends_at, about };
+    let message = "A second factor is needed: give `mfaToken` and a code to `loginVerify`.";
+    SessionPayload {
+        access_token: None,
+        refresh_token: None,
+        expires_at: None,
+        mfa_token: Some(ticket.sign(SECOND_FACTOR, blinder)),
+        viewer: None,
+        user_errors: vec![Rejection::new(ErrorCode::MfaRequired, message).into()],
+        position: Some(position),
+    }
+}
+
+/// Carries out the transaction and, as its last part, begins a session.
+async fn start_session(
     cx: &Context<'_>,
     context: &CommandContext,
     transaction: Transaction,
@@ -341,11 +545,15 @@ pub(crate) async fn start_again(
     let services = Services::of(cx)?;
     let (session, user) = started_at(cx, done.position).await?;
     let user = sign_in::user(services.engine.database().reader(), user).await.map_err(unavailable)?;
-    let hash = user.as_ref().and_then(|user| user.password_hash.as_deref());
-    if !services.passwords.verify(password, hash).await? {
+    let name = user.as_ref().and_then(|user| user.email_hash.clone()).unwrap_or_default();
+    if !password_is_right(cx, &name, user.as_ref(), password).await? {
         return Err(wrong_credentials("The password has been changed since. Sign in with the new one.")
             .at("password")
             .into());
+    }
+    if user.is_some_and(|user| user.second_factor_since.is_some()) {
+        let message = "You have a second factor since. Sign in with `login`.";
+        return Err(Rejection::new(ErrorCode::MfaRequired, message).into());
     }
     continued(cx, context, session, done.position).await
 }
@@ -437,6 +645,19 @@ struct LoginInput {
     idempotency_key: Option<String>,
 }
 
+/// The second half of signing in.
+#[derive(InputObject)]
+struct LoginVerifyInput {
+    /// The `mfaToken` that signing in with the password gave.
+    #[graphql(secret)]
+    mfa_token: String,
+    /// The six digits that your authenticator shows, or a recovery code.
+    #[graphql(secret)]
+    code: String,
+    /// Makes a retry safe: the same key, token and code give the same session. Kept for 7 days.
+    idempotency_key: Option<String>,
+}
+
 /// The token to be exchanged.
 #[derive(InputObject)]
 struct SessionRefreshInput {
@@ -463,6 +684,13 @@ struct SessionRevokeInput {
     /// Which one: `viewer { sessions { id } }`.
     id: SessionId,
     /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
+    idempotency_key: Option<String>,
+}
+
+/// Ending all other sessions needs nothing.
+#[derive(InputObject)]
+struct SessionRevokeAllInput {
+    /// Names this command. A repetition ends what was begun since.
     idempotency_key: Option<String>,
 }
 

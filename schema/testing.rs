@@ -19,7 +19,9 @@ use oriel_engine::queue::QueueLimits;
 use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_engine::{Database, Engine, Parts, Sources};
 use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
-use oriel_read_models::{documents, members, organizations, persisted_operations, projects, sessions, users};
+use oriel_read_models::{
+    api_keys, documents, erasures, members, organizations, persisted_operations, projects, roles, sessions, users,
+};
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -29,6 +31,7 @@ use crate::passwords::Passwords;
 use crate::services::{
     BackendState, ConsumerState, DocumentReader, IndexFailure, Operations, Policy, QueueState, Services,
 };
+use crate::sessions::attempts::Attempts;
 use crate::system::read_models::Rebuilds;
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
@@ -161,6 +164,8 @@ impl Bed {
         tables::create(database.writer()).await.unwrap();
         table(&database, users::Entity).await;
         table(&database, organizations::Entity).await;
+        table(&database, organizations::standings::Entity).await;
+        table(&database, erasures::Entity).await;
         table(&database, members::Entity).await;
         table(&database, sessions::Entity).await;
         table(&database, projects::Entity).await;
@@ -168,6 +173,9 @@ impl Bed {
         table(&database, documents::Entity).await;
         table(&database, documents::revisions::Entity).await;
         table(&database, persisted_operations::Entity).await;
+        table(&database, roles::Entity).await;
+        table(&database, api_keys::Entity).await;
+        table(&database, api_keys::uses::Entity).await;
         let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
         let parts = Parts {
             database,
@@ -183,6 +191,7 @@ impl Bed {
             open_registration: true,
             access_token_ttl: Duration::from_secs(15 * 60),
             refresh_token_ttl: Duration::from_secs(30 * 24 * 3600),
+            organization_grace: Duration::from_secs(30 * 24 * 3600),
             password_memory_kib: 8,
             url_ttl: Duration::from_secs(300),
             max_file_size: 1 << 20,
@@ -197,11 +206,13 @@ impl Bed {
         change(&mut policy);
         let idle = Idle::default();
         let services = Services {
+            redis: None,
             engine: Engine::start(parts).await.unwrap(),
             blobs: Blobs::open_folder(&folder.join("blobs"), UrlKeys::new("1", &[9; 32])).await.unwrap(),
             search: Search::Tantivy(Tantivy::open(folder.join("index")).await.unwrap()),
             tokens: Tokens::new(&[5; 32]).unwrap(),
             passwords: Passwords::new(policy.password_memory_kib),
+            attempts: Attempts::default(),
             operations: Arc::new(idle.clone()),
             rebuilds: Rebuilds::default(),
             documents: Arc::new(Short),
@@ -239,6 +250,13 @@ impl Bed {
         }
     }
 
+    /// The whole answer to a request of somebody unknown at this address.
+    pub async fn ask_from(&self, ip: &str, query: &str, variables: Value) -> Value {
+        let caller = Caller { ip: Some(ip.to_owned()), ..self.caller(None).unwrap() };
+        let operation = operation(Request::new(query).variables(Variables::from_json(variables))).unwrap();
+        serde_json::to_value(self.endpoint.execute(operation, caller).await).unwrap()
+    }
+
     /// What the mutation `field(input: …)` answers, which asks for `selection`. Errors that nobody can mend panic.
     pub async fn mutate(&self, token: Option<&str>, field: &str, input: Value, selection: &str) -> Value {
         let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
@@ -270,6 +288,16 @@ impl Bed {
         let input =
             json!({ "organizationName": organization, "email": email, "name": "Somebody", "password": PASSWORD });
         Person::of(&self.mutate(None, "register", input, SIGNED_IN).await)
+    }
+
+    /// Makes a key of this person with these scopes; its id and its secret.
+    pub async fn key(&self, of: &Person, scopes: &[&str]) -> (String, String) {
+        let input = json!({ "name": "A program", "scopes": scopes });
+        let fields = "apiKey { id } secret userErrors { code message path }";
+        let made = self.mutate(Some(&of.access), "apiKeyCreate", input, fields).await;
+        assert_eq!(made["userErrors"], json!([]), "{made}");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        (text(&made["apiKey"]["id"]), text(&made["secret"]))
     }
 
     /// Invites somebody with these roles, who accepts.

@@ -23,7 +23,7 @@ use sea_orm_migration::MigratorTrait;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{documents, events, members, persisted_operations, projects};
+use crate::{api_keys, documents, events, members, persisted_operations, projects};
 
 /// The engine's own tests use the same server.
 #[path = "../../src/engine/testing.rs"]
@@ -32,7 +32,7 @@ mod testing;
 
 /// The tables whose lists are explained here.
 pub const EXPLAINED: &[&str] =
-    &["members", "projects", "project_members", "documents", "persisted_operations", "events"];
+    &["members", "projects", "project_members", "documents", "persisted_operations", "api_keys", "events"];
 
 /// Orders by a column that may be without a value: such rows come last in either direction, which no index of one
 /// direction gives, so the rows of the tenant are sorted. Only where they are few: people and operations, not documents.
@@ -61,6 +61,7 @@ impl Place {
         fill::<projects::members::Model>(&db).await;
         fill::<documents::Model>(&db).await;
         fill::<persisted_operations::Model>(&db).await;
+        fill::<api_keys::Model>(&db).await;
         fill::<events::Model>(&db).await;
         if db.get_database_backend() == DbBackend::Postgres {
             db.execute_unprepared("ANALYZE; SET enable_seqscan = off; SET enable_sort = off").await.unwrap();
@@ -235,12 +236,15 @@ fn value(table: &str, column: impl ColumnTrait, number: u32) -> Value {
         ("events", "stream") => "project".into(),
         ("persisted_operations", "kind") => of(&["query", "mutation", "subscription"]),
         ("documents", "pipeline") => json!([]).into(),
+        ("members", "grants") => json!([]).into(),
+        ("api_keys", "operations") => of(&["open", "warn", "registered"]),
         ("members", "roles") => json!([format!("role {}", number / TENANTS % 3)]).into(),
         (_, name) => match column.def().get_column_type() {
             // Who does things: few among many.
             ColumnType::Uuid if name != "id" && name != "subject_id" => uuid(number % (TENANTS * 4)).into(),
             ColumnType::Uuid => uuid(number).into(),
             ColumnType::String(_) | ColumnType::Text => format!("{name} {number}").into(),
+            ColumnType::Boolean => (number / TENANTS % 2 == 0).into(),
             ColumnType::SmallInteger => 1i16.into(),
             ColumnType::Integer => i32::try_from(number).unwrap().into(),
             ColumnType::BigInteger => i64::from(number).into(),
@@ -495,6 +499,21 @@ async fn persisted_operations_are_listed_by_an_index() {
             asked("created_at", By::Range, json!({ "createdAt": { "gte": moment(100), "lt": moment(200) } })),
         ];
         let all = persisted_operations::Model::in_org(organization(1));
+        none(problems(&place, all, "organization_id", filters).await);
+    }
+}
+
+#[tokio::test]
+async fn api_keys_are_listed_by_an_index() {
+    for place in Place::both().await {
+        let owner: MemberId = Id::from_uuid(uuid(21));
+        let filters = vec![
+            asked("owner_id", By::Value, json!({ "ownerId": { "eq": owner.to_string() } })),
+            asked("name", By::Value, json!({ "name": { "eq": "name 21" } })),
+            asked("revoked", By::Value, json!({ "revoked": { "eq": true } })),
+            asked("created_at", By::Range, json!({ "createdAt": { "gte": moment(100), "lt": moment(200) } })),
+        ];
+        let all = api_keys::Model::in_org(organization(1));
         none(problems(&place, all, "organization_id", filters).await);
     }
 }

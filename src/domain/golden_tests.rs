@@ -7,17 +7,18 @@
 
 use std::path::Path;
 
-use oriel_kernel::{Id, IdKind, OrganizationId, Personal};
+use oriel_kernel::{Id, IdKind, OrganizationId, Pattern, Personal, Position};
 
 use crate::DECODERS;
+use crate::api_keys::{ApiKeyEvent, ApiKeyName};
 use crate::documents::{Awaited, DocumentEvent, ExtractedText, Stage, Tags, Title};
 use crate::members::MemberEvent;
-use crate::organizations::{OrganizationEvent, OrganizationName, Slug};
+use crate::organizations::{Cleaned, Language, OrganizationEvent, OrganizationName, Slug, SuspensionReason, TimeZone};
 use crate::persisted_operations::{
-    OperationBody, OperationHash, OperationKind, OperationName, PersistedOperationEvent,
+    OperationBody, OperationHash, OperationKind, OperationName, OperationsMode, PersistedOperationEvent,
 };
 use crate::projects::{Description, ProjectEvent, ProjectKey, ProjectName};
-use crate::roles::RoleName;
+use crate::roles::{Role, RoleDescription, RoleEvent, RoleName, RoleTitle};
 use crate::sessions::{EndReason, SessionEvent};
 use crate::testing::{at, member, user, uuid};
 use crate::users::UserEvent;
@@ -35,7 +36,17 @@ fn every_event_that_was_ever_written_decodes_to_what_it_meant() {
 }
 
 fn samples() -> Vec<Sample> {
-    let all = [users(), organizations(), members(), sessions(), projects(), documents(), persisted_operations()];
+    let all = [
+        users(),
+        organizations(),
+        members(),
+        sessions(),
+        projects(),
+        documents(),
+        persisted_operations(),
+        roles(),
+        api_keys(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -66,7 +77,27 @@ fn users() -> Vec<Sample> {
         Sample::today(registered(Some("countess"))),
         Sample::today(registered(None)).case("least"),
         Sample::today(E::Renamed { name: said("Ada King, “Gräfin”") }),
+        Sample::today(E::PasswordRehashed { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$YmV0dGVy") }),
         Sample::today(E::PasswordChanged { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$bmV3") }),
+        Sample::today(E::PasswordResetRequested { request: "0a1b2c".to_owned(), ends_at: at(3_600) }),
+        Sample::today(E::PasswordReset { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$cmVzZXQ") }),
+        Sample::today(E::EmailVerified),
+        Sample::today(E::EmailChangeRequested {
+            from: said("Ada@example.org"),
+            email: said("countess@example.org"),
+            email_hash: "hash-of-countess@example.org".to_owned(),
+            ends_at: at(7_200),
+        }),
+        Sample::today(E::EmailChanged {
+            email: said("countess@example.org"),
+            email_hash: "hash-of-countess@example.org".to_owned(),
+        }),
+        Sample::today(E::TotpBegun { secret: said("GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ") }),
+        Sample::today(E::TotpConfirmed { step: 60_000_000, recovery_hashes: vec!["hash-1".to_owned()] }),
+        Sample::today(E::TotpUsed { step: 60_000_001 }),
+        Sample::today(E::RecoveryCodeUsed { hash: "hash-1".to_owned() }),
+        Sample::today(E::RecoveryCodesReplaced { hashes: vec!["hash-2".to_owned(), "hash-3".to_owned()] }),
+        Sample::today(E::TotpDisabled),
     ]
 }
 
@@ -77,24 +108,45 @@ fn organizations() -> Vec<Sample> {
     vec![
         Sample::today(E::Created { organization: organization(), name: name("Analytical"), slug, owner: user(11) }),
         Sample::today(E::Renamed { name: name("Analytical Engines") }),
+        Sample::today(E::Configured {
+            language: Language::parse("en-GB").ok(),
+            time_zone: TimeZone::parse("Europe/London").ok(),
+        }),
+        Sample::today(E::Configured { language: None, time_zone: None }).case("least"),
+        Sample::today(E::Suspended { reason: SuspensionReason::parse("The bill was not paid.").unwrap() }),
+        Sample::today(E::Reinstated),
+        Sample::today(E::DeletionScheduled { ends_at: at(30) }),
+        Sample::today(E::DeletionCancelled),
+        Sample::today(E::Ended),
+        Sample::today(E::RowsRemoved { read_model: "documents".to_owned(), ids: vec![uuid(31), uuid(32)] }),
+        Sample::today(E::Erased {
+            stores: vec![Cleaned { store: "documents".to_owned(), position: Position::new(77) }],
+        }),
     ]
 }
 
 fn members() -> Vec<Sample> {
     use MemberEvent as E;
+    let of = |roles: &[RoleName]| roles.iter().copied().map(Role::from).collect();
     let joined = |roles| E::Joined { organization: organization(), user: user(11), roles };
     let invited = E::Invited {
         organization: organization(),
         user: user(11),
         email: said("ada@example.org"),
         email_hash: "hash-of-ada@example.org".to_owned(),
-        roles: vec![RoleName::Member],
+        roles: vec![RoleName::Member.into()],
         invited_by: member(21),
     };
     vec![
         Sample::today(invited),
-        Sample::today(joined(vec![RoleName::Owner])),
-        Sample::today(E::RolesChanged { roles: RoleName::ALL.to_vec() }),
+        Sample::today(joined(vec![RoleName::Owner.into()])),
+        Sample::today(E::RolesChanged {
+            roles: of(&[RoleName::Owner, RoleName::Admin, RoleName::Member, RoleName::Viewer]),
+        }),
+        Sample::today(E::RolesChanged { roles: of(RoleName::ALL) }).case("every"),
+        Sample::today(E::RolesChanged { roles: vec![RoleName::Viewer.into(), Role::Custom(id(0x41))] }).case("made"),
+        Sample::today(E::PermissionGranted { permission: pattern("documents:view:own") }),
+        Sample::today(E::PermissionRevoked { permission: pattern("*:view") }),
         Sample::today(E::Suspended),
         Sample::today(E::Reactivated),
         Sample::once(1, E::Removed { active: true }),
@@ -243,5 +295,50 @@ fn persisted_operations() -> Vec<Sample> {
         Sample::today(published("live", "subscription{live{__typename}}", None, OperationKind::Subscription))
             .case("subscription"),
         Sample::today(E::Retired),
+    ]
+}
+
+fn pattern(text: &str) -> Pattern {
+    Pattern::parse(text).unwrap()
+}
+
+fn roles() -> Vec<Sample> {
+    use RoleEvent as E;
+    let (name, description) = (RoleTitle::parse("Auditors").unwrap(), RoleDescription::parse("They “read”.").unwrap());
+    let permissions = vec![pattern("documents:view"), pattern("members:*:own")];
+    let (changed, nothing) = (RoleTitle::parse("Readers").unwrap(), RoleDescription::default());
+    let created = E::Created {
+        organization: organization(),
+        name,
+        description,
+        permissions,
+        operations: Some(OperationsMode::Registered),
+    };
+    vec![
+        Sample::today(created),
+        Sample::today(E::Changed { name: changed, description: nothing, permissions: vec![], operations: None }),
+        Sample::today(E::Deleted),
+    ]
+}
+
+fn api_keys() -> Vec<Sample> {
+    use ApiKeyEvent as E;
+    let created = |expires_at, operations, rate_limit| E::Created {
+        organization: organization(),
+        owner: member(21),
+        name: ApiKeyName::parse("Nightly “build”").unwrap(),
+        scopes: vec![pattern("documents:view"), pattern("operations:*")],
+        secret_hash: "0d".repeat(32),
+        hint: "w4kq".to_owned(),
+        expires_at,
+        operations,
+        rate_limit,
+    };
+    vec![
+        Sample::today(created(Some(at(3_600)), Some(OperationsMode::Warn), Some(600))),
+        Sample::today(created(None, None, None)).case("least"),
+        Sample::today(created(None, Some(OperationsMode::Open), None)).case("open"),
+        Sample::today(E::Rotated { secret_hash: "0e".repeat(32), hint: "7mzd".to_owned(), previous_until: at(7_200) }),
+        Sample::today(E::Revoked),
     ]
 }

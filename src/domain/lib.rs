@@ -9,6 +9,7 @@
 
 use oriel_kernel::{Aggregate, ErrorCode, EventDecoder, Rejection};
 
+pub mod api_keys;
 pub mod documents;
 pub mod members;
 pub mod organizations;
@@ -16,6 +17,7 @@ pub mod persisted_operations;
 pub mod projects;
 pub mod roles;
 pub mod sessions;
+pub mod tickets;
 pub mod users;
 
 #[cfg(test)]
@@ -38,6 +40,8 @@ aggregates! {
     projects::Project,
     documents::Document,
     persisted_operations::PersistedOperation,
+    roles::CustomRole,
+    api_keys::ApiKey,
 }
 
 /// Refuses to make what exists.

@@ -6,14 +6,17 @@
 //! the new owner comes first and leaves a mark that only `StepDown` on the old one can use up, so that no order and
 //! no half of the two leaves an organisation without an owner.
 //!
-//! Nothing here knows what a role allows.
+//! **Nobody gives away more than they have**, neither by a role nor by a permission that they grant directly; what a
+//! member has already, they keep.
+//!
+//! Nothing here knows what a member is let do by all this.
 
 use oriel_kernel::{
     Actor, Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
-    Personal, Rejection, UserId, kinds,
+    Pattern, Personal, Rejection, UserId, kinds,
 };
 
-use crate::roles::{self, RoleName};
+use crate::roles::{self, AssignedRole, Role, RoleName};
 use crate::users::Email;
 
 // --- events ----------------------------------------------------------------------------------------------------
@@ -34,7 +37,7 @@ pub enum MemberEvent {
         /// See [`Email::blind`].
         email_hash: String,
         /// What they will be.
-        roles: Vec<RoleName>,
+        roles: Vec<Role>,
         /// Who invited them.
         invited_by: MemberId,
     },
@@ -46,13 +49,25 @@ pub enum MemberEvent {
         /// Who; after an invitation perhaps not the user that it named, but who holds it.
         user: UserId,
         /// What they are.
-        roles: Vec<RoleName>,
+        roles: Vec<Role>,
     },
     /// Has other roles.
     #[event("member_roles_changed")]
     RolesChanged {
         /// All of them, sorted.
-        roles: Vec<RoleName>,
+        roles: Vec<Role>,
+    },
+    /// May do something besides what their roles allow.
+    #[event("member_permission_granted")]
+    PermissionGranted {
+        /// What.
+        permission: Pattern,
+    },
+    /// May do that no more, unless a role allows it.
+    #[event("member_permission_revoked")]
+    PermissionRevoked {
+        /// What.
+        permission: Pattern,
     },
     /// May do nothing for now.
     #[event("member_suspended")]
@@ -96,7 +111,9 @@ pub struct Member(Option<Present>);
 struct Present {
     organization: OrganizationId,
     user: UserId,
-    roles: Vec<RoleName>,
+    roles: Vec<Role>,
+    /// What they were granted directly.
+    grants: Vec<Pattern>,
     status: MemberStatus,
     /// While invited.
     email_hash: Option<String>,
@@ -114,6 +131,7 @@ impl Aggregate for Member {
                     organization: *organization,
                     user: *user,
                     roles: roles.clone(),
+                    grants: Vec::new(),
                     status: MemberStatus::Invited,
                     email_hash: Some(email_hash.clone()),
                 });
@@ -123,11 +141,19 @@ impl Aggregate for Member {
                     organization: *organization,
                     user: *user,
                     roles: roles.clone(),
+                    grants: Vec::new(),
                     status: MemberStatus::Active,
                     email_hash: None,
                 });
             }
             MemberEvent::RolesChanged { roles } => self.change(|member| member.roles.clone_from(roles)),
+            MemberEvent::PermissionGranted { permission } => self.change(|member| {
+                member.grants.retain(|granted| granted != permission);
+                member.grants.push(permission.clone());
+            }),
+            MemberEvent::PermissionRevoked { permission } => {
+                self.change(|member| member.grants.retain(|granted| granted != permission));
+            }
             MemberEvent::Suspended => self.change(|member| member.status = MemberStatus::Suspended),
             MemberEvent::Reactivated => self.change(|member| member.status = MemberStatus::Active),
             MemberEvent::Removed { active: _ } => self.change(|member| member.status = MemberStatus::Removed),
@@ -140,6 +166,9 @@ impl Aggregate for Member {
 }
 
 impl Member {
+    /// The most permissions that are granted directly.
+    pub const MAX_GRANTS: usize = 50;
+
     fn change(&mut self, change: impl FnOnce(&mut Present)) {
         if let Some(member) = &mut self.0 {
             change(member);
@@ -168,7 +197,7 @@ impl Member {
 
 impl Present {
     fn is_owner(&self) -> bool {
-        self.roles.contains(&RoleName::Owner)
+        self.roles.contains(&RoleName::Owner.into())
     }
 
     fn membership(&self) -> Fact {
@@ -234,11 +263,15 @@ impl Command for FoundMember {
         crate::must_be_new(member)?;
         let (organization, id) = (self.organization, MemberId::from_uuid(given.id));
         let exists = Rejection::conflict("This organization has been founded already.");
-        Ok(Outcome::events([MemberEvent::Joined { organization, user: self.user, roles: vec![RoleName::Owner] }])
-            .claim(founded(organization), exists.clone())
-            .claim(owner(organization, id), exists)
-            .claim(membership(organization, self.user), member_already())
-            .claim(active(organization, id), already_active()))
+        Ok(Outcome::events([MemberEvent::Joined {
+            organization,
+            user: self.user,
+            roles: vec![RoleName::Owner.into()],
+        }])
+        .claim(founded(organization), exists.clone())
+        .claim(owner(organization, id), exists)
+        .claim(membership(organization, self.user), member_already())
+        .claim(active(organization, id), already_active()))
     }
 }
 
@@ -249,7 +282,7 @@ pub struct InviteMember {
     /// Where the invitation is sent.
     pub email: Email,
     /// What they will be. Not the owner.
-    pub roles: Vec<RoleName>,
+    pub roles: Vec<AssignedRole>,
     /// Who invites them.
     pub invited_by: MemberId,
 }
@@ -262,16 +295,18 @@ impl Command for InviteMember {
         crate::must_be_new(member)?;
         let organization = given.organization;
         let email_hash = self.email.blind(given.blinder);
-        Ok(Outcome::events([MemberEvent::Invited {
+        let roles = assignable(&self.roles, &[], given)?;
+        let outcome = Outcome::events([MemberEvent::Invited {
             organization,
             user: self.user,
             email: Personal::new(self.user, self.email.as_str().to_owned()),
             email_hash: email_hash.clone(),
-            roles: assignable(&self.roles)?,
+            roles,
             invited_by: self.invited_by,
         }])
         .claim(membership(organization, self.user), member_already())
-        .claim(invitation(organization, &email_hash), member_already()))
+        .claim(invitation(organization, &email_hash), member_already());
+        Ok(as_defined(outcome, organization, &self.roles))
     }
 }
 
@@ -311,7 +346,7 @@ impl Command for AcceptInvitation {
 /// Gives a member other roles.
 pub struct ChangeRoles {
     /// All of them. Not the owner.
-    pub roles: Vec<RoleName>,
+    pub roles: Vec<AssignedRole>,
 }
 
 impl Command for ChangeRoles {
@@ -322,11 +357,59 @@ impl Command for ChangeRoles {
         if given.grant == Grant::Own {
             return Err(Rejection::new(ErrorCode::Forbidden, "You may not change your own roles."));
         }
-        let roles = assignable(&self.roles)?;
+        let roles = assignable(&self.roles, &member.roles, given)?;
         if member.roles == roles {
             return Ok(Outcome::nothing());
         }
-        Ok(Outcome::events([MemberEvent::RolesChanged { roles }]))
+        let outcome = Outcome::events([MemberEvent::RolesChanged { roles }]);
+        Ok(as_defined(outcome, member.organization, &self.roles))
+    }
+}
+
+/// Lets a member do something besides what their roles allow.
+pub struct GrantPermission {
+    /// What.
+    pub permission: Pattern,
+}
+
+impl Command for GrantPermission {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.changeable(given)?;
+        if given.grant == Grant::Own {
+            return Err(Rejection::new(ErrorCode::Forbidden, "You may not grant yourself anything."));
+        }
+        if member.status == MemberStatus::Invited {
+            return Err(Rejection::conflict("This person has not accepted the invitation yet."));
+        }
+        roles::must_be_grantable([&self.permission], given, "permission")?;
+        if member.grants.contains(&self.permission) {
+            return Ok(Outcome::nothing());
+        }
+        if member.grants.len() >= Member::MAX_GRANTS {
+            let message = format!("At most {} permissions of their own; make a role of them.", Member::MAX_GRANTS);
+            return Err(Rejection::new(ErrorCode::LimitExceeded, message).at("permission"));
+        }
+        Ok(Outcome::events([MemberEvent::PermissionGranted { permission: self.permission.clone() }]))
+    }
+}
+
+/// Takes a permission back that was granted directly.
+pub struct RevokePermission {
+    /// Which one.
+    pub permission: Pattern,
+}
+
+impl Command for RevokePermission {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.changeable(given)?;
+        if !member.grants.contains(&self.permission) {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([MemberEvent::PermissionRevoked { permission: self.permission.clone() }]))
     }
 }
 
@@ -410,7 +493,7 @@ impl Command for TakeOver {
         }
         let (organization, id) = (member.organization, MemberId::from_uuid(given.id));
         let already = Rejection::conflict("The ownership has been transferred already.");
-        Ok(Outcome::events([MemberEvent::RolesChanged { roles: vec![RoleName::Owner] }])
+        Ok(Outcome::events([MemberEvent::RolesChanged { roles: vec![RoleName::Owner.into()] }])
             .require(owner(organization, self.from), only_the_owner())
             .claim(owner(organization, id), already.clone())
             .claim(succeeded(organization, self.from), already))
@@ -431,7 +514,7 @@ impl Command for StepDown {
             return Err(only_the_owner());
         }
         let alone = Rejection::conflict("Somebody has to take over first.");
-        Ok(Outcome::events([MemberEvent::RolesChanged { roles: vec![RoleName::Admin] }])
+        Ok(Outcome::events([MemberEvent::RolesChanged { roles: vec![RoleName::Admin.into()] }])
             .require(succeeded(member.organization, id), alone)
             .release(succeeded(member.organization, id))
             .release(owner(member.organization, id)))
@@ -446,13 +529,26 @@ fn must_be(owner: MemberId, given: &Given<'_>) -> Result<(), Rejection> {
     if given.actor == Actor::Member(owner) || given.actor == Actor::System { Ok(()) } else { Err(only_the_owner()) }
 }
 
-/// The roles, if they can be given away.
-fn assignable(roles: &[RoleName]) -> Result<Vec<RoleName>, Rejection> {
-    if roles.contains(&RoleName::Owner) {
+/// The roles, if they can be given away by whoever asks; what is `held` already, is not given.
+fn assignable(roles: &[AssignedRole], held: &[Role], given: &Given<'_>) -> Result<Vec<Role>, Rejection> {
+    if roles.contains(&RoleName::Owner.into()) {
         let message = "Nobody is made an owner like this: the owner transfers the ownership.";
         return Err(Rejection::new(ErrorCode::Invalid, message).at("roles"));
     }
+    for role in roles.iter().filter(|role| !held.contains(&role.role())) {
+        role.must_be_covered(given)?;
+    }
     roles::normal(roles)
+}
+
+/// The outcome, if the organisation's own roles among these still allow what was read.
+fn as_defined(
+    outcome: Outcome<MemberEvent>,
+    organization: OrganizationId,
+    roles: &[AssignedRole],
+) -> Outcome<MemberEvent> {
+    let definitions = roles.iter().filter_map(|role| role.definition(organization));
+    definitions.fold(outcome, |outcome, (defined, otherwise)| outcome.require(defined, otherwise))
 }
 
 #[cfg(test)]

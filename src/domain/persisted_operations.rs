@@ -59,6 +59,18 @@ bounded_text! {
     OperationName: 1..=200,
 }
 
+/// Which documents are executed, the mildest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationsMode {
+    /// All.
+    Open,
+    /// All; those that are not published are counted, and answered with a warning.
+    Warn,
+    /// Only those that are published.
+    Registered,
+}
+
 /// What kind of operation it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use oriel_domain::persisted_operations::OperationsMode;
 use oriel_domain::roles::RoleName;
 
 use crate::tls::Files;
@@ -22,7 +23,7 @@ pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
 pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, choice, duration, folder, log_filter, networks, origins, path, rate_limit, roles, secret_key,
+    address, backend_url, choice, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles, secret_key,
     secret_text, size, web_url, whole,
 };
 
@@ -35,17 +36,6 @@ pub enum Registration {
     Open,
     /// Only who was invited.
     Invite,
-}
-
-/// Which operations are executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OperationsMode {
-    /// All.
-    Open,
-    /// All; those that are not published are counted, and answered with a warning.
-    Warn,
-    /// Only those that are published.
-    Registered,
 }
 
 /// Who may see the schema.
@@ -92,6 +82,10 @@ impl Setting {
         variable(self.key)
     }
 }
+
+/// What the URL of a Redis begins with.
+const REDIS: &[&str] =
+    &["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 
 fn variable(key: &str) -> String {
     format!("ORIEL_{}", key.to_ascii_uppercase())
@@ -160,10 +154,15 @@ settings! {
         search_key: Option<Secret<String>> = "", secret_text();
         /// Files. Empty: a folder in the data folder. Else S3 or compatible: s3://bucket?endpoint=...
         blobs_url: Option<BackendUrl> = "", backend_url(&["s3", "file"]);
-        /// The feed between nodes, shared cache and rate limits. Empty: inside the process, for one node.
-        redis_url: Option<BackendUrl> = "", backend_url(&["redis"]);
-        /// Mail. Empty: files in the data folder's outbox.
+        /// The feed between nodes, shared cache and rate limits: redis://[user:password@]host:port/[number],
+        /// redis+sentinel://[user:password@]host:port,host:port/name of the primary, or
+        /// redis+cluster://[user:password@]host:port,host:port; rediss for TLS. Empty: inside the process, for one node.
+        redis_url: Option<BackendUrl> = "", backend_url(REDIS);
+        /// Mail. Empty: files in the data folder's outbox. Else smtp://user:password@host, which encrypts before anything
+        /// is said (unless the host is this machine, or the URL ends with ?tls=none), or smtps:// for TLS at once.
         mail_url: Option<BackendUrl> = "", backend_url(&["smtp", "smtps"]);
+        /// Whom mails are from.
+        mail_from: String = "Oriel <oriel@localhost>", mailbox();
         /// The virus scanner (clamd). Empty: files are not scanned, and each document says so.
         scanner_url: Option<BackendUrl> = "", backend_url(&["tcp"]);
     }
@@ -185,6 +184,8 @@ settings! {
         access_token_ttl: Duration = "15m", duration("1m", "1d");
         /// How long a session lives without being used.
         refresh_token_ttl: Duration = "30d", duration("1h", "400d");
+        /// How long an organisation goes on whose end was scheduled. Until then that can be called off.
+        organization_grace: Duration = "30d", duration("0s", "400d");
         /// How long a signed download link is valid.
         download_url_ttl: Duration = "15m", duration("10s", "7d");
         /// Which operations are executed. open: all. warn: all, but those that are not published are counted, logged

@@ -1,9 +1,11 @@
 //! What the head of `members.rs` promises.
 #![allow(clippy::unwrap_used)]
 
+use oriel_kernel::Permissions;
 use proptest::prelude::*;
 
 use super::*;
+use crate::roles::RoleId;
 use crate::testing::{Desk, member, user, uuid};
 
 fn found(desk: &mut Desk) -> Member {
@@ -13,8 +15,9 @@ fn found(desk: &mut Desk) -> Member {
 }
 
 fn invite(who: UserId, roles: &[RoleName]) -> InviteMember {
+    let roles = roles.iter().copied().map(AssignedRole::from).collect();
     let email = Email::parse(&format!("{who}@example.org")).unwrap();
-    InviteMember { user: who, email, roles: roles.to_vec(), invited_by: member(10) }
+    InviteMember { user: who, email, roles, invited_by: member(10) }
 }
 
 fn join(desk: &mut Desk, id: u128, who: UserId) -> Member {
@@ -28,7 +31,7 @@ fn join(desk: &mut Desk, id: u128, who: UserId) -> Member {
 fn an_organization_is_founded_once() {
     let mut desk = Desk::new();
     let founder = found(&mut desk);
-    assert_eq!(founder.0.as_ref().unwrap().roles, [RoleName::Owner]);
+    assert_eq!(founder.0.as_ref().unwrap().roles, [RoleName::Owner.into()]);
     assert!(desk.facts.contains(&active(desk.organization, member(10))));
     let again = FoundMember { organization: desk.organization, user: user(2) };
     assert_eq!(desk.refused(uuid(11), &Member::default(), &again), (ErrorCode::Conflict, ""));
@@ -46,7 +49,7 @@ fn an_invitation_is_accepted_once() {
         (ErrorCode::Taken, "email")
     );
     let joined = desk.done(uuid(11), &mut guest, &AcceptInvitation { user: user(2) });
-    let roles = vec![RoleName::Member, RoleName::Viewer];
+    let roles = vec![RoleName::Member.into(), RoleName::Viewer.into()];
     assert_eq!(joined, [MemberEvent::Joined { organization: desk.organization, user: user(2), roles }]);
     assert!(desk.facts.contains(&active(desk.organization, member(11))));
     assert_eq!(desk.done(uuid(11), &mut guest, &AcceptInvitation { user: user(2) }), []);
@@ -81,7 +84,7 @@ fn the_owner_stays() {
     let conflict = (ErrorCode::Conflict, "");
     assert_eq!(desk.refused(uuid(10), &founder, &SuspendMember), conflict);
     assert_eq!(desk.refused(uuid(10), &founder, &RemoveMember), conflict);
-    assert_eq!(desk.refused(uuid(10), &founder, &ChangeRoles { roles: vec![RoleName::Admin] }), conflict);
+    assert_eq!(desk.refused(uuid(10), &founder, &ChangeRoles { roles: vec![RoleName::Admin.into()] }), conflict);
     assert_eq!(desk.refused(uuid(10), &founder, &StepDown), conflict);
 }
 
@@ -90,8 +93,9 @@ fn nobody_is_made_an_owner_by_roles() {
     let mut desk = Desk::new();
     found(&mut desk);
     let second = join(&mut desk, 11, user(2));
-    let roles = vec![RoleName::Admin, RoleName::Owner];
+    let roles = [RoleName::Admin, RoleName::Owner];
     assert_eq!(desk.refused(uuid(12), &Member::default(), &invite(user(3), &roles)), (ErrorCode::Invalid, "roles"));
+    let roles = roles.map(AssignedRole::from).to_vec();
     assert_eq!(desk.refused(uuid(11), &second, &ChangeRoles { roles }), (ErrorCode::Invalid, "roles"));
     assert_eq!(desk.refused(uuid(11), &second, &ChangeRoles { roles: vec![] }), (ErrorCode::Required, "roles"));
 }
@@ -107,8 +111,8 @@ fn ownership_is_transferred_by_its_owner() {
     desk.actor = Actor::Member(member(10));
     desk.done(uuid(11), &mut second, &TakeOver { from: member(10) });
     desk.done(uuid(10), &mut first, &StepDown);
-    assert_eq!(second.0.as_ref().unwrap().roles, [RoleName::Owner]);
-    assert_eq!(first.0.as_ref().unwrap().roles, [RoleName::Admin]);
+    assert_eq!(second.0.as_ref().unwrap().roles, [RoleName::Owner.into()]);
+    assert_eq!(first.0.as_ref().unwrap().roles, [RoleName::Admin.into()]);
     desk.done(uuid(10), &mut first, &RemoveMember);
 }
 
@@ -142,9 +146,75 @@ fn with_a_grant_for_their_own_a_member_may_only_leave() {
     desk.actor = Actor::Member(member(11));
     let forbidden = (ErrorCode::Forbidden, "");
     assert_eq!(desk.refused(uuid(12), &third, &RemoveMember), forbidden);
-    assert_eq!(desk.refused(uuid(11), &second, &ChangeRoles { roles: vec![RoleName::Admin] }), forbidden);
+    assert_eq!(desk.refused(uuid(11), &second, &ChangeRoles { roles: vec![RoleName::Admin.into()] }), forbidden);
     assert_eq!(desk.refused(uuid(11), &second, &ReactivateMember), forbidden);
     desk.done(uuid(11), &mut second, &RemoveMember);
+}
+
+#[test]
+fn nobody_gives_more_than_they_have_by_a_role() {
+    let mut desk = Desk::new();
+    let mut owner = found(&mut desk);
+    let mut second = join(&mut desk, 11, user(2));
+    let custom = |texts: &[&str]| {
+        AssignedRole::Custom(
+            RoleId::from_uuid(uuid(40)),
+            texts.iter().map(|text| Pattern::parse(text).unwrap()).collect(),
+        )
+    };
+    let forbidden = (ErrorCode::Forbidden, "roles");
+    desk.permissions = Permissions::new(["members:*", "documents:view"]);
+    for role in [RoleName::Admin, RoleName::Moderator, RoleName::Viewer] {
+        let both = ChangeRoles { roles: vec![role.into(), RoleName::Member.into()] };
+        assert_eq!(desk.refused(uuid(11), &second, &both), forbidden);
+        assert_eq!(desk.refused(uuid(12), &Member::default(), &invite(user(3), &[role])), forbidden);
+    }
+    let more = custom(&["documents:*"]);
+    assert_eq!(desk.refused(uuid(11), &second, &ChangeRoles { roles: vec![more] }), forbidden);
+    // What is known of a role that the organization made has to be so still.
+    let known = custom(&["documents:view:own"]);
+    let give = ChangeRoles { roles: vec![known.clone(), RoleName::Member.into()] };
+    assert_eq!(desk.refused(uuid(11), &second, &give), (ErrorCode::Conflict, "roles"));
+    desk.facts.insert(known.definition(desk.organization).unwrap().0);
+    desk.done(uuid(11), &mut second, &give);
+    // What a member has they keep, whoever takes something else away.
+    desk.done(uuid(11), &mut second, &ChangeRoles { roles: vec![RoleName::Member.into()] });
+    assert_eq!(desk.refused(uuid(10), &owner, &give).0, ErrorCode::Conflict);
+    desk.grant = Grant::Own;
+    desk.actor = Actor::Member(member(10));
+    assert!(desk.execute(uuid(10), &mut owner, &give).is_err());
+}
+
+#[test]
+fn nobody_grants_more_than_they_have() {
+    let mut desk = Desk::new();
+    let founder = found(&mut desk);
+    let mut second = join(&mut desk, 11, user(2));
+    let grant = |text: &str| GrantPermission { permission: Pattern::parse(text).unwrap() };
+    let revoke = |text: &str| RevokePermission { permission: Pattern::parse(text).unwrap() };
+    desk.permissions = Permissions::new(["members:*", "documents:*"]);
+    for more in ["*", "projects:view", "*:view", "organization:manage"] {
+        assert_eq!(desk.refused(uuid(11), &second, &grant(more)), (ErrorCode::Forbidden, "permission"), "{more}");
+    }
+    let permission = Pattern::parse("documents:view").unwrap();
+    let granted = MemberEvent::PermissionGranted { permission: permission.clone() };
+    assert_eq!(desk.done(uuid(11), &mut second, &grant("documents:view")), [granted]);
+    assert_eq!(desk.done(uuid(11), &mut second, &grant("documents:view")), []);
+    assert_eq!(desk.refused(uuid(10), &founder, &grant("documents:view")).0, ErrorCode::Conflict);
+    desk.permissions = Permissions::new(["members:*"]);
+    assert_eq!(desk.done(uuid(11), &mut second, &revoke("documents:edit")), []);
+    let revoked = MemberEvent::PermissionRevoked { permission };
+    assert_eq!(desk.done(uuid(11), &mut second, &revoke("documents:view")), [revoked]);
+    desk.permissions = Permissions::new(["*"]);
+    assert_eq!(desk.refused(uuid(11), &second, &grant("system:view")), (ErrorCode::Forbidden, "permission"));
+    for n in 0..Member::MAX_GRANTS {
+        let module: String = format!("{n:02}").bytes().map(|digit| char::from(digit - b'0' + b'a')).collect();
+        desk.done(uuid(11), &mut second, &grant(&format!("{module}:view")));
+    }
+    assert_eq!(desk.refused(uuid(11), &second, &grant("search:view")), (ErrorCode::LimitExceeded, "permission"));
+    let mut invited = Member::default();
+    desk.done(uuid(12), &mut invited, &invite(user(3), &[RoleName::Viewer]));
+    assert_eq!(desk.refused(uuid(12), &invited, &grant("search:view")), (ErrorCode::Conflict, ""));
 }
 
 proptest! {
@@ -163,12 +233,12 @@ proptest! {
         for (who, what, by, role) in steps {
             desk.actor = Actor::Member(member(by));
             let (id, state) = (uuid(who as u128), &mut members[who]);
-            let roles = vec![RoleName::ALL[role]];
+            let roles = [[RoleName::Owner, RoleName::Admin, RoleName::Member, RoleName::Viewer][role]];
             let before = state.clone();
             let written = match what {
                 0 => desk.execute(id, state, &invite(user(by), &roles)),
                 1 => desk.execute(id, state, &AcceptInvitation { user: user(by) }),
-                2 => desk.execute(id, state, &ChangeRoles { roles }),
+                2 => desk.execute(id, state, &ChangeRoles { roles: roles.map(AssignedRole::from).to_vec() }),
                 3 => desk.execute(id, state, &SuspendMember),
                 4 => desk.execute(id, state, &ReactivateMember),
                 5 => desk.execute(id, state, &RemoveMember),

@@ -9,7 +9,6 @@ use axum::http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use oriel_kernel::{Credential, Position, Timestamp};
 use oriel_schema::endpoint::Caller;
-use uuid::Uuid;
 
 use super::HttpState;
 use super::access::Exchange;
@@ -70,7 +69,7 @@ impl HttpState {
         let mut who = Who {
             exchange: exchange.clone(),
             caller: Caller {
-                request: exchange.id(),
+                request: exchange.correlation(),
                 credential: None,
                 ip: address.map(|address| address.to_canonical().to_string()),
                 user_agent: user_agent(headers),
@@ -81,9 +80,9 @@ impl HttpState {
         };
         if let Some(token) = token {
             match self.authenticated(exchange, token).await {
-                Ok((credential, ends, person)) => {
+                Ok((credential, ends, payer)) => {
                     (who.caller.credential, who.caller.token_ends) = (Some(credential), ends);
-                    who.payer = Payer::Person(person);
+                    who.payer = payer;
                 }
                 Err(refusal) => {
                     // Guessing costs as much as asking.
@@ -99,13 +98,8 @@ impl HttpState {
 
     /// For how long they stay signed in if nothing happens; `None`: nobody is signed in.
     pub async fn signed_in_until(&self, who: &Who) -> Result<Option<Duration>, Refusal> {
-        let until = self.endpoint.signed_in_until(&who.caller).await.map_err(|error| {
-            let mut refusal = refuse_with(StatusCode::SERVICE_UNAVAILABLE, error);
-            if refusal.code == "UNAUTHENTICATED" {
-                refusal.status = StatusCode::UNAUTHORIZED;
-            }
-            refusal
-        })?;
+        let until = self.endpoint.signed_in_until(&who.caller).await;
+        let until = until.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let now = self.endpoint.services().engine.now();
         Ok(until.map(|until| (until - now).to_std().unwrap_or_default()))
     }
@@ -114,47 +108,54 @@ impl HttpState {
         &self,
         exchange: &Exchange,
         token: &str,
-    ) -> Result<(Credential, Option<Timestamp>, Uuid), Refusal> {
+    ) -> Result<(Credential, Option<Timestamp>, Payer), Refusal> {
         let ended =
             || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
         let (credential, ends) = self.endpoint.authenticate(token).map_err(|_| ended())?;
         let row = self.endpoint.viewer(credential).await;
-        let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?.ok_or_else(ended)?;
+        let Some(row) = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))? else {
+            let refusal = refuse_with(StatusCode::UNAUTHORIZED, self.endpoint.refusal(credential).await);
+            return Err(if refusal.code == "UNAUTHENTICATED" { ended() } else { refusal });
+        };
         exchange.note_viewer(&row.viewer);
-        Ok((credential, ends, row.viewer.user.uuid()))
+        let payer = match credential {
+            Credential::Session(_) => Payer::Person(row.viewer.user.uuid()),
+            Credential::ApiKey { key, .. } => Payer::Key(key, row.rate_limit),
+        };
+        Ok((credential, ends, payer))
     }
 
     /// Takes what an operation costs from the caller's rate limit; 1 of it was taken when the operation came in.
-    pub fn pay(&self, who: &Who, cost: u64) -> Result<Paid, Refusal> {
+    pub async fn pay(&self, who: &Who, cost: u64) -> Result<Paid, Refusal> {
         // What costs more than a whole budget takes a whole one: else it would never be served.
-        let rest = cost.min(self.rates.whole()).saturating_sub(1);
-        let left = self.take(who, rest, cost)?;
+        let whole = cost.min(self.rates.whole(who.payer));
+        let taken = self.rates.take(who.payer, whole, 1, Instant::now()).await;
+        let left = taken_from(who, taken, cost)?;
         Ok(Paid { cost, most: self.prices.most(), left })
     }
 
-    /// Takes a cost from the caller's rate limit.
+    /// Takes a cost from the caller's rate limit, as far as this node knows it.
     pub fn charge(&self, who: &Who, cost: u64) -> Result<Option<Left>, Refusal> {
-        self.take(who, cost, cost)
+        taken_from(who, self.rates.charge(who.payer, cost, Instant::now()), cost)
     }
+}
 
-    /// Takes the rest of a cost.
-    fn take(&self, who: &Who, rest: u64, cost: u64) -> Result<Option<Left>, Refusal> {
-        let taken = self.rates.take(who.payer, rest, Instant::now());
-        let left = taken.as_ref().map_or_else(|spent| Some(spent.left), |left| *left);
-        if let Some(left) = left {
-            who.exchange.note_left(left);
-        }
-        taken.map_err(|Spent { left: Left { limit, remaining, .. }, wait }| {
-            let message = format!(
-                "This costs {cost}, and of rate_limit = {limit} a minute {remaining} is left. Try again after {} s, or \
-                 ask for less: shorter pages, fewer fields of each item.",
-                wait.as_secs() + 1
-            );
-            let mut refusal = Refusal::limit(StatusCode::TOO_MANY_REQUESTS, "rate_limit", limit.into(), message);
-            refusal.code = "RATE_LIMITED";
-            refusal.found(cost).after(wait)
-        })
+/// What is left of the rate limit is told in any case.
+fn taken_from(who: &Who, taken: Result<Option<Left>, Spent>, cost: u64) -> Result<Option<Left>, Refusal> {
+    let left = taken.as_ref().map_or_else(|spent| Some(spent.left), |left| *left);
+    if let Some(left) = left {
+        who.exchange.note_left(left);
     }
+    taken.map_err(|Spent { left: Left { limit, remaining, .. }, wait }| {
+        let message = format!(
+            "This costs {cost}, and of rate_limit = {limit} a minute {remaining} is left. Try again after {} s, or \
+                 ask for less: shorter pages, fewer fields of each item.",
+            wait.as_secs() + 1
+        );
+        let mut refusal = Refusal::limit(StatusCode::TOO_MANY_REQUESTS, "rate_limit", limit.into(), message);
+        refusal.code = "RATE_LIMITED";
+        refusal.found(cost).after(wait)
+    })
 }
 
 impl Who {

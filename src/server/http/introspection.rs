@@ -42,7 +42,7 @@ impl HttpState {
             (IntrospectionMode::Off, Some(credential)) => {
                 let row = self.endpoint.viewer(credential).await;
                 let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
-                let is_exempt = row.is_some_and(|row| row.roles.iter().any(|role| exempt.contains(role)));
+                let is_exempt = row.is_some_and(|row| row.has_one_of(exempt));
                 if is_exempt { Ok(()) } else { Err(closed()) }
             }
         }

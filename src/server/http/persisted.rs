@@ -17,7 +17,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::StatusCode;
 use data_encoding::HEXLOWER;
 use metrics::counter;
-use oriel_domain::persisted_operations::OperationHash;
+use oriel_domain::persisted_operations::{OperationHash, OperationsMode};
 use oriel_domain::roles::RoleName;
 use oriel_engine::live::Tick;
 use oriel_kernel::{ErrorCode, Grant, OrganizationId, Permission, Rejection};
@@ -31,7 +31,7 @@ use super::HttpState;
 use super::answer::{Refusal, refuse_with};
 use super::caller::Who;
 use super::limits::{DocumentLimits, check_document, check_text};
-use crate::settings::{OperationsMode, Settings};
+use crate::settings::Settings;
 
 /// Where `documentId` is kept until it is resolved.
 const DOCUMENT_ID: &str = "documentId";
@@ -157,8 +157,8 @@ impl Persisted {
 struct Scope {
     /// Absent for who is not signed in.
     organization: OrganizationId,
-    /// Their roles let them send any document.
-    exempt: bool,
+    /// Which documents are executed for them.
+    mode: OperationsMode,
     /// They may publish what they send.
     publishes: bool,
 }
@@ -178,10 +178,13 @@ impl HttpState {
     pub async fn resolve(&self, who: &Who, request: &mut GraphqlRequest) -> Result<(), Refusal> {
         let asked = asked(&request.extensions)?;
         let is_sent = !request.query.trim().is_empty();
-        if asked.is_none() && (self.persisted.mode == OperationsMode::Open || !is_sent) {
+        if asked.is_none() && !is_sent {
             return Ok(());
         }
         let scope = self.scope(who).await?;
+        if asked.is_none() && scope.mode == OperationsMode::Open {
+            return Ok(());
+        }
         let Some(asked) = asked else {
             return match self.published(&scope, &sha256(&request.query)).await? {
                 Some(_) => Ok(()),
@@ -218,14 +221,20 @@ impl HttpState {
 
     async fn scope(&self, who: &Who) -> Result<Scope, Refusal> {
         let Some(credential) = who.credential() else {
-            return Ok(Scope { organization: OrganizationId::ABSENT, exempt: false, publishes: false });
+            return Ok(Scope { organization: OrganizationId::ABSENT, mode: self.persisted.mode, publishes: false });
         };
         let row = self.endpoint.viewer(credential).await;
         let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let row = row.ok_or_else(|| Refusal::unauthenticated("This session has ended. Sign in again."))?;
+        // What an organisation says of its roles and keys can be stricter than what holds for all, and not milder.
+        let (all, own) = (self.persisted.mode, row.operations);
         Ok(Scope {
             organization: row.viewer.organization,
-            exempt: row.roles.iter().any(|role| self.persisted.exempt.contains(role)),
+            mode: if row.has_one_of(&self.persisted.exempt) {
+                own.unwrap_or(OperationsMode::Open)
+            } else {
+                all.max(own.unwrap_or(all))
+            },
             publishes: row.viewer.grant(Permission::new("operations", "edit")) == Some(Grant::All),
         })
     }
@@ -269,8 +278,8 @@ impl HttpState {
 
     /// What is to become of a document that is not published.
     fn unpublished(&self, scope: &Scope, request: &mut GraphqlRequest) -> Result<(), Refusal> {
-        let mode = self.persisted.mode;
-        if mode == OperationsMode::Open || scope.exempt || self.is_always_executed(scope, &request.query) {
+        let mode = scope.mode;
+        if mode == OperationsMode::Open || self.is_always_executed(scope, &request.query) {
             return Ok(());
         }
         if mode == OperationsMode::Registered {
@@ -324,7 +333,7 @@ impl HttpState {
     }
 
     fn unknown(&self, scope: &Scope, asked: &Asked) -> Refusal {
-        if self.persisted.mode == OperationsMode::Registered && !scope.exempt {
+        if scope.mode == OperationsMode::Registered {
             return not_registered(scope);
         }
         match (asked.automatic, &self.persisted.automatic) {

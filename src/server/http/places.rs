@@ -77,7 +77,7 @@ impl Places {
 
     fn hold(&self, held: &mut Held, holder: Payer) -> Result<(), Refusal> {
         let (name, most, whose) = match holder {
-            Payer::Person(_) => ("max_sockets_per_viewer", self.room.viewer, "You hold"),
+            Payer::Person(_) | Payer::Key(..) => ("max_sockets_per_viewer", self.room.viewer, "You hold"),
             Payer::Address(_) | Payer::Unknown => ("max_sockets_per_address", self.room.address, "Your address holds"),
         };
         let count = held.by.get(&holder).copied().unwrap_or_default();
@@ -112,7 +112,7 @@ impl Socket {
     /// From now on it is theirs, too, if somebody is signed in and may have one more.
     pub fn belong_to(&mut self, who: &Who) -> Result<(), Refusal> {
         match who.payer() {
-            person @ Payer::Person(_) => self.hold(person),
+            person @ (Payer::Person(_) | Payer::Key(..)) => self.hold(person),
             Payer::Address(_) | Payer::Unknown => Ok(()),
         }
     }
