@@ -16,6 +16,7 @@ use super::answer::{Answer, Outcome};
 use super::cache::{Found, Key};
 use super::operation::Operation;
 use super::{Caller, Endpoint};
+use crate::access::Asker;
 use crate::services::Meta;
 
 /// How often a query whose data changes while it is read is read again, before all of it is read in one transaction.
@@ -232,6 +233,10 @@ impl Endpoint {
             .data(Arc::clone(&self.contents))
             .data(Arc::clone(&self.payloads))
             .data(self.cache.clone());
+        let request = match &who.row {
+            Some(row) => request.data(Asker { row: Arc::clone(row), since: who.since }),
+            None => request,
+        };
         match caller.at_least {
             // The index follows the log at its own pace: a search waits for it by itself.
             Some(position) => request.data(crate::search::AtLeast(position)),
