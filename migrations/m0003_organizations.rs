@@ -1,6 +1,8 @@
-//! Organisations: tenants.
+//! Organisations: tenants, whether they are open, and what was erased.
 
-use sea_orm_migration::schema::{big_integer, integer, string, text, timestamp_with_time_zone};
+use sea_orm_migration::schema::{
+    big_integer, integer, json_binary, string, text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null,
+};
 
 use crate::read_model::{ReadModel, migration};
 
@@ -10,6 +12,10 @@ migration! {
         [
             text("name"),
             string("slug"),
+            text_null("language"),
+            text_null("time_zone"),
+            string("status"),
+            timestamp_with_time_zone_null("ends_at"),
             timestamp_with_time_zone("created_at"),
             integer("member_count"),
             integer("project_count"),
@@ -22,4 +28,15 @@ migration! {
     )
     .index(&["slug"])
     .index(&["created_position"]),
+    ReadModel::new("organization_standings", [string("standing"), timestamp_with_time_zone_null("ends_at")])
+        .index(&["ends_at"]),
+    ReadModel::new(
+        "erasures",
+        [
+            string("kind"),
+            timestamp_with_time_zone("began_at"),
+            timestamp_with_time_zone_null("completed_at"),
+            json_binary("stores"),
+        ],
+    ),
 }

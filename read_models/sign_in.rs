@@ -7,6 +7,7 @@ use oriel_kernel::{MemberId, OrganizationId, UserId};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::members::MemberStatus;
+use crate::organizations::standings;
 use crate::{members, users};
 
 /// The user with this address: its hash is `Email::blind`.
@@ -33,7 +34,8 @@ pub async fn user(connection: &impl ConnectionTrait, id: UserId) -> Result<Optio
     users::Entity::find().filter(users::Column::Id.eq(id.uuid())).one(connection).await
 }
 
-/// As whom a user may act: in this organisation, or (when none is named) in the one that they joined first.
+/// As whom a user may act: in this organisation, or (when none is named) in the one that they joined first. Not in one
+/// that is suspended or has ended.
 ///
 /// # Errors
 /// The database cannot be read.
@@ -48,6 +50,7 @@ pub async fn active_member(
         .columns([Column::Id, Column::OrganizationId])
         .filter(Column::UserId.eq(user.uuid()))
         .filter(Column::Status.eq(MemberStatus::Active))
+        .filter(standings::open((Entity, Column::OrganizationId)))
         .order_by_asc(Column::JoinedAt)
         .order_by_asc(Column::Id);
     if let Some(organization) = organization {

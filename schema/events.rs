@@ -14,10 +14,10 @@ use async_graphql::{Context, ContextSelectionSet, Data, OutputType, Positioned, 
 use futures::Stream;
 use oriel_engine::feed::Applied;
 use oriel_engine::live::Tick;
-use oriel_engine::read::{Connection, OrderDirection, PageArgs, Reader};
+use oriel_engine::read::{Connection, PageArgs, Reader};
 use oriel_kernel::{Credential, OrganizationId, Position, Timestamp, operations};
 use oriel_read_models::Readers;
-use oriel_read_models::events::{Column, EventFilter, EventOrder, EventOrderField, Model as Event, VIEW, by_position};
+use oriel_read_models::events::{Column, EventFilter, EventOrder, Model as Event, VIEW, by_position, newest_first};
 use oriel_read_models::viewer::{ViewerRow, resolve};
 use sea_orm::ColumnTrait;
 use tokio::sync::broadcast::Receiver;
@@ -63,10 +63,6 @@ impl EventQuery {
         let order = order_by.unwrap_or_else(newest_first);
         Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, Some(order))?)
     }
-}
-
-fn newest_first() -> Vec<EventOrder> {
-    vec![EventOrder { field: EventOrderField::Position, direction: OrderDirection::Desc }]
 }
 
 impl LiveSubscription {
@@ -283,7 +279,7 @@ impl Follower {
         }
         let since = engine.tracker().tick();
         let row = resolve(engine.database().reader(), self.credential, now).await.map_err(unavailable)?;
-        let row = row.map(Arc::new).ok_or_else(|| ended(self.credential))?;
+        let Some(row) = row.map(Arc::new) else { return Err(ended(engine, self.credential).await) };
         if self.until(&row) <= now {
             return Err(error("UNAUTHENTICATED", TOKEN_ENDED));
         }

@@ -50,6 +50,8 @@ pub struct Policy {
     pub access_token_ttl: Duration,
     /// How long a session lives without a refresh.
     pub refresh_token_ttl: Duration,
+    /// How long an organisation goes on whose end was scheduled.
+    pub organization_grace: Duration,
     /// How much memory hashing a password takes, in KiB; [`Passwords::MEMORY_KIB`] unless there is a reason.
     pub password_memory_kib: u32,
     /// How long a download or upload URL is valid.

@@ -6,11 +6,12 @@ use std::time::Duration;
 use async_graphql::{Request, Response};
 use aws_lc_rs::digest::{Context, SHA256};
 use chrono::TimeDelta;
+use oriel_engine::Engine;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Reader, Recorder, Source};
 use oriel_kernel::{Credential, Position, Timestamp, Viewer, Visible};
 use oriel_read_models::Readers;
-use oriel_read_models::viewer::ViewerRow;
+use oriel_read_models::viewer::{ViewerRow, is_suspended};
 
 use super::answer::{Answer, Outcome};
 use super::cache::{Found, Key};
@@ -71,7 +72,9 @@ impl Endpoint {
         let Some(credential) = caller.credential else {
             return Ok(Who { row: None, since, until: None, scope: Scope::default() });
         };
-        let known = self.known(credential).await?.ok_or_else(|| ended(credential))?;
+        let Some(known) = self.known(credential).await? else {
+            return Err(ended(&self.services.engine, credential).await);
+        };
         let until = signed_in_until(&known.row, caller.token_ends, self.services.policy.access_token_ttl);
         if until <= self.services.engine.now() {
             return Err(crate::access::error("UNAUTHENTICATED", TOKEN_ENDED));
@@ -246,7 +249,12 @@ impl Endpoint {
 }
 
 /// `UNAUTHENTICATED`, for somebody who was known by this.
-pub(crate) fn ended(credential: Credential) -> async_graphql::Error {
+pub(crate) async fn ended(engine: &Engine, credential: Credential) -> async_graphql::Error {
+    match is_suspended(engine.database().reader(), credential).await {
+        Ok(true) => return crate::access::error("ORGANIZATION_SUSPENDED", SUSPENDED),
+        Ok(false) => {}
+        Err(error) => return crate::access::unavailable(error),
+    }
     let message = match credential {
         Credential::Session(_) => "This session has ended. Sign in again.",
         Credential::ApiKey { .. } => {
@@ -255,6 +263,10 @@ pub(crate) fn ended(credential: Credential) -> async_graphql::Error {
     };
     crate::access::error("UNAUTHENTICATED", message)
 }
+
+/// What somebody is told whose organisation is suspended.
+pub(crate) const SUSPENDED: &str = "This organization is suspended: nobody can act or read in it until the operator \
+                                    of the installation reinstates it. Sign in to another one, or ask the operator.";
 
 /// What somebody is told whose access token ended while something went on.
 pub(crate) const TOKEN_ENDED: &str = "The access token has expired. Refresh the session with `sessionRefresh`: what is \

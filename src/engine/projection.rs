@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use oriel_kernel::{AnyEvent, Effect, Event, Recorded};
+use oriel_kernel::{Effect, Event, Recorded};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, FromQueryResult, IdenStatic,
     Iterable, ModelTrait, QueryResult, Statement, Value,
@@ -125,8 +125,10 @@ pub trait Inline: Send + Sync {
     fn table(&self) -> &'static str;
     /// See [`Projection::VERSION`].
     fn version(&self) -> i32;
-    /// Whether this event means anything to it.
-    fn takes(&self, event: &dyn AnyEvent) -> bool;
+    /// Whether events of this stream mean anything to it.
+    fn takes(&self, stream: &str) -> bool;
+    /// Whether what an event does by itself changes its rows.
+    fn is_affected(&self, effect: Effect<'_>) -> bool;
     /// Whether its rows belong to organisations: they have a column `organization_id`.
     fn has_tenant(&self) -> bool;
     /// Whether its rows can be made anew one by one, because a row follows from the events of one aggregate. What is
@@ -195,7 +197,7 @@ pub(crate) async fn project<'a>(
     let backend = transaction.get_database_backend();
     let mut folds = Vec::new();
     for (read_model, table) in read_models {
-        let taken: Vec<_> = events.iter().filter(|event| read_model.takes(event.event.as_ref())).cloned().collect();
+        let taken: Vec<_> = events.iter().filter(|event| concerns(read_model, event)).cloned().collect();
         if !taken.is_empty() {
             folds.push(read_model.begin(table, taken, histories));
         }
@@ -224,6 +226,11 @@ pub(crate) async fn project<'a>(
         projected.touched.extend(one.touched);
     }
     Ok(projected)
+}
+
+fn concerns(read_model: &dyn Inline, event: &Recorded) -> bool {
+    let event = event.event.as_ref();
+    read_model.takes(event.stream()) || event.effect().is_some_and(|effect| read_model.is_affected(effect))
 }
 
 /// Loads rows of several tables by one statement: side by side, none joined to any.
@@ -274,14 +281,16 @@ impl<P: Projection> Inline for InlineOf<P> {
         P::VERSION
     }
 
-    fn takes(&self, event: &dyn AnyEvent) -> bool {
-        let stream = event.stream();
+    fn takes(&self, stream: &str) -> bool {
         self.dispatch.iter().any(|(name, _)| *name == stream)
-            || match event.effect() {
-                Some(Effect::RemovesRows { read_model, .. }) => read_model == self.table(),
-                Some(Effect::MakesAnew { .. }) => self.is_made_of_one_stream(),
-                Some(Effect::DestroysKey) | None => false,
-            }
+    }
+
+    fn is_affected(&self, effect: Effect<'_>) -> bool {
+        match effect {
+            Effect::RemovesRows { read_model, .. } => read_model == self.table(),
+            Effect::MakesAnew { .. } => self.is_made_of_one_stream(),
+            Effect::DestroysKey => false,
+        }
     }
 
     fn has_tenant(&self) -> bool {

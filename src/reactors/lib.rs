@@ -13,6 +13,7 @@ use std::time::Duration;
 use oriel_backends::blobs::Blobs;
 pub use oriel_backends::blobs::{FILES, STAGING, TEXTS};
 use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
+use oriel_backends::mail::Mail;
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
 use oriel_engine::consumers::{Behind, ConsumerLimits, ConsumerState, Consumers, Follower, Reactor};
@@ -22,8 +23,10 @@ use oriel_kernel::Position;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+mod endings;
 mod extraction;
 mod index_stage;
+mod mail;
 mod purge;
 mod search_index;
 #[cfg(test)]
@@ -31,6 +34,7 @@ mod search_index;
 mod suite;
 mod sweep;
 
+pub use endings::EndingError;
 pub use search_index::{INDEX, IndexError, open_index};
 pub use sweep::{SweepError, Swept};
 
@@ -43,6 +47,10 @@ pub struct Parts {
     pub blobs: Blobs,
     /// The index; see [`open_index`].
     pub search: Search,
+    /// Where letters go.
+    pub mail: Mail,
+    /// What the links in them begin with.
+    pub base_url: String,
     /// Which program reads documents as a child.
     pub program: Program,
     /// How far everything may go.
@@ -62,6 +70,8 @@ pub struct Limits {
     pub workers: WorkerLimits,
     /// How often files that nobody needs are looked for.
     pub sweep_every: Duration,
+    /// How often organisations are looked for whose end is due.
+    pub end_every: Duration,
 }
 
 impl Default for Limits {
@@ -72,18 +82,25 @@ impl Default for Limits {
             consumers: ConsumerLimits::default(),
             workers: WorkerLimits::default(),
             sweep_every: Duration::from_secs(3600),
+            end_every: Duration::from_secs(60),
         }
     }
 }
 
 /// Every reactor: the one list of what events lead to.
 fn reactors() -> Vec<Arc<dyn Reactor>> {
-    vec![Arc::new(extraction::Extract), Arc::new(purge::Purge)]
+    vec![Arc::new(extraction::Extract), Arc::new(purge::Purge), Arc::new(endings::Endings), Arc::new(mail::Letters)]
 }
 
 /// Every worker: the one list of who does the jobs.
-fn workers(parts: &Parts) -> Vec<Arc<dyn Worker>> {
-    vec![Arc::new(extraction::Extraction::new(parts)), Arc::new(purge::Purging { blobs: parts.blobs.clone() })]
+fn workers(parts: &Parts, index: &Arc<search_index::SearchIndex>) -> Vec<Arc<dyn Worker>> {
+    let (engine, blobs, index) = (Arc::clone(&parts.engine), parts.blobs.clone(), Arc::clone(index));
+    vec![
+        Arc::new(extraction::Extraction::new(parts)),
+        Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
+        Arc::new(endings::Ending { engine, blobs, index }),
+        Arc::new(mail::Post::new(parts)),
+    ]
 }
 
 /// The side effects of this process. Dropped, they end at once; see [`Reactors::stop`].
@@ -116,10 +133,11 @@ impl Reactors {
         let followers = [search_index::follower(&index), Follower::Shared(Arc::new(stage))];
         let followers = followers.into_iter().chain(reactors().into_iter().map(Follower::Reactor)).collect();
         let consumers = Consumers::start(&engine, followers, parts.limits.consumers);
-        let workers = Workers::start(&engine, workers(&parts), parts.limits.workers);
+        let workers = Workers::start(&engine, workers(&parts, &index), parts.limits.workers);
         let sweep = Arc::new(sweep::Sweep::new(Arc::clone(&engine), parts.blobs));
         let mut tasks = JoinSet::new();
-        tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped));
+        tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped.clone()));
+        tasks.spawn(endings::every(parts.limits.end_every, Arc::clone(&engine), stopped));
         Self { engine, index, consumers, workers, sweep, stopping, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
@@ -130,7 +148,7 @@ impl Reactors {
         let mut tasks = self.tasks.lock().await;
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
-                tracing::error!(%error, "the sweep ended badly");
+                tracing::error!(%error, "what is done now and then ended badly");
             }
         }
     }
@@ -182,6 +200,14 @@ impl Reactors {
     /// See [`Reactors::rebuild_index`].
     pub async fn verify_index(&self) -> Result<Verified, IndexError> {
         self.index.verify().await
+    }
+
+    /// Ends the organisations whose end is due; how many. Also happens by itself now and then.
+    ///
+    /// # Errors
+    /// When the read models cannot be read, or nothing can be written.
+    pub async fn end_due(&self) -> Result<usize, EndingError> {
+        endings::end_due(&self.engine).await
     }
 
     /// Removes files that nobody needs, a bounded number of them. Also happens by itself now and then.

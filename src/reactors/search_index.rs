@@ -23,6 +23,7 @@ use futures::{StreamExt, TryStreamExt};
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
 use oriel_backends::search::{self as index, Change, Entry, MAX_BODY_BYTES, Search, SearchError, Tantivy};
 use oriel_domain::documents::{DocumentEvent, DocumentId};
+use oriel_domain::organizations::OrganizationEvent;
 use oriel_domain::projects::{ProjectEvent, ProjectId};
 use oriel_engine::Engine;
 use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError, Follower, Lease, SharedConsumer};
@@ -259,6 +260,7 @@ impl SearchIndex {
             match one.what {
                 Findable::Document(id) => document_ids.push(id),
                 Findable::Project(id) => project_ids.push(id),
+                Findable::Organization(_) => {}
             }
         }
         let reader = self.engine.database().reader();
@@ -300,6 +302,7 @@ impl SearchIndex {
                 }
                 None => Change::Remove { id: id.to_string() },
             },
+            Findable::Organization(id) => Change::RemoveOrganization(id.uuid()),
         };
         Ok((change, one.at))
     }
@@ -462,6 +465,8 @@ impl SharedConsumer for SharedIndex {
 enum Findable {
     Document(DocumentId),
     Project(ProjectId),
+    /// Everything of an organisation that has ended.
+    Organization(OrganizationId),
 }
 
 /// Something whose entry has to be made again, and the last event that says so.
@@ -520,6 +525,9 @@ fn findable(event: &Recorded) -> Option<Findable> {
             | E::StageFailed { .. }
             | E::Retried { .. } => None,
         };
+    }
+    if let Some(OrganizationEvent::Ended) = event.event_as() {
+        return Some(Findable::Organization(event.organization));
     }
     match event.event_as::<ProjectEvent>()? {
         ProjectEvent::Created { .. } | ProjectEvent::Renamed { .. } | ProjectEvent::Described { .. } => {

@@ -2,6 +2,7 @@
 //! itself as the reader of documents. Nothing sleeps: tests wait on the feed and on positions.
 
 mod documents;
+mod endings;
 mod index;
 mod leftovers;
 
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use oriel_backends::blobs::{BlobKey, Blobs, UrlKeys};
 use oriel_backends::extraction::{Program, child_main};
+use oriel_backends::mail::Mail;
 use oriel_backends::search::{Scope, Search, SearchAnswer, SearchRequest};
 use oriel_domain::documents::{DocumentEvent, DocumentId, FileName, StoredFile, Tags, Title, UploadDocument};
 use oriel_domain::members::FoundMember;
@@ -81,25 +83,29 @@ struct House {
     project: ProjectId,
 }
 
+async fn engine(folder: &Path, clock: &Arc<Ahead>) -> Arc<Engine> {
+    let database = oriel_engine::db::Location::Sqlite(folder.join("oriel.db"));
+    let database = Database::open(&database, 4).await.unwrap();
+    Migrator::up(database.writer(), None).await.unwrap();
+    let engine = Engine::start(EngineParts {
+        database,
+        master: oriel_engine::keyring::MasterKey::new([7; 32]),
+        decoders: oriel_domain::DECODERS,
+        read_models: oriel_read_models::read_models(),
+        sources: Arc::clone(clock) as _,
+        limits: QueueLimits::default(),
+        cached_aggregates: 1_000,
+        remembered_changes: 1_000,
+    });
+    engine.await.unwrap()
+}
+
 impl House {
     /// An organisation with its owner and the project ATLAS; nothing follows the log yet.
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let database = oriel_engine::db::Location::Sqlite(folder.path().join("oriel.db"));
-        let database = Database::open(&database, 4).await.unwrap();
-        Migrator::up(database.writer(), None).await.unwrap();
         let clock = Arc::new(Ahead::default());
-        let engine = Engine::start(EngineParts {
-            database,
-            master: oriel_engine::keyring::MasterKey::new([7; 32]),
-            decoders: oriel_domain::DECODERS,
-            read_models: oriel_read_models::read_models(),
-            sources: Arc::clone(&clock) as _,
-            limits: QueueLimits::default(),
-            cached_aggregates: 1_000,
-            remembered_changes: 1_000,
-        });
-        let engine = engine.await.unwrap();
+        let engine = engine(folder.path(), &clock).await;
         let blobs = Blobs::open_folder(&folder.path().join("blobs"), UrlKeys::new("k", &[1; 32])).await.unwrap();
         let search = open_index(&folder.path().join("index")).await.unwrap();
         let (organization, user) = (engine.new_id(), engine.new_id());
@@ -107,6 +113,11 @@ impl House {
         let house = Self { folder, clock, engine, blobs, search, organization, user, member, project };
         house.settle().await;
         house
+    }
+
+    /// As if the process had begun anew.
+    async fn another_engine(&self) -> Arc<Engine> {
+        engine(self.folder.path(), &self.clock).await
     }
 
     async fn settle(&self) {
@@ -176,6 +187,8 @@ impl House {
             engine: Arc::clone(&self.engine),
             blobs: self.blobs.clone(),
             search: self.search.clone(),
+            mail: Mail::open(None, &self.folder.path().join("outbox"), "oriel@example.org").unwrap(),
+            base_url: "http://oriel.test".to_owned(),
             program: reader(),
             limits: Limits::default(),
         }

@@ -159,6 +159,7 @@ fn policy(settings: &Settings) -> Policy {
         open_registration: settings.registration_is_open(),
         access_token_ttl: settings.access_token_ttl,
         refresh_token_ttl: settings.refresh_token_ttl,
+        organization_grace: settings.organization_grace,
         password_memory_kib: Passwords::MEMORY_KIB,
         url_ttl: settings.download_url_ttl,
         max_file_size: settings.upload_max_size,

@@ -131,13 +131,16 @@ impl From<Excess> for Refusal {
     }
 }
 
-/// What the schema says, as an error of the transport: its code and its text.
+/// What the schema says, as an error of the transport: its code and its text. The status is that of the code, where it
+/// is known.
 pub fn refuse_with(status: StatusCode, error: async_graphql::Error) -> Refusal {
-    let known = ["UNAUTHENTICATED", "UNAVAILABLE", "BEHIND", "POSITION_UNKNOWN", "OVERLOADED"];
+    let known =
+        ["UNAUTHENTICATED", "ORGANIZATION_SUSPENDED", "UNAVAILABLE", "BEHIND", "POSITION_UNKNOWN", "OVERLOADED"];
     let code = error.extensions.as_ref().and_then(|extensions| match extensions.get("code") {
         Some(Value::String(code)) => known.into_iter().find(|known| known == code),
         _ => None,
     });
+    let status = code.and_then(status_of).unwrap_or(status);
     Refusal::new(status, code.unwrap_or("INTERNAL"), error.message)
 }
 

@@ -166,6 +166,7 @@ impl Bed {
                 open_registration: true,
                 access_token_ttl: beds.tokens,
                 refresh_token_ttl: settings.refresh_token_ttl,
+                organization_grace: settings.organization_grace,
                 password_memory_kib: 8,
                 url_ttl: settings.download_url_ttl,
                 max_file_size: settings.upload_max_size,
