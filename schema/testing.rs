@@ -234,6 +234,7 @@ impl Bed {
             ip: Some("192.0.2.7".to_owned()),
             user_agent: Some("tests".to_owned()),
             at_least: None,
+            schema_is_hidden: false,
             uploads: Uploads::default(),
         })
     }
