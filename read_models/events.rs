@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use async_graphql::{ComplexObject, Context, ID, Result, SimpleObject, Union};
 use async_trait::async_trait;
+use data_encoding::{BASE64, HEXLOWER};
+use oriel_engine::chain::Envelope;
 use oriel_engine::keyring::ANY_KEY;
 use oriel_engine::read::{Dependency, Filterable, On, OrderDirection, ReadError, ReadModel, Reader, StringFilter, Within};
 use oriel_kernel::{
@@ -266,6 +268,36 @@ impl Model {
             }
         };
         actor.await.transpose()
+    }
+
+    /// Its link of the organization's hash chain, in hexadecimal digits: the SHA-256 over the link of the event before
+    /// it (`sequence` - 1) and `record`. The link before it is preceded by its length in 8 bytes, which are all zero
+    /// for the first event, where nothing is before it.
+    #[graphql(name = "hash")]
+    async fn shown_hash(&self) -> String {
+        HEXLOWER.encode(&self.hash)
+    }
+
+    /// What the link covers, in base64, so that anybody can check it: each field as its length in 8 bytes and its bytes
+    /// (integers big-endian): id, organization, sequence, kind of subject, subject, version, type, version of the
+    /// payload's form, kind of actor, actor, microseconds since 1970, correlation, causation, payload. Ids are the 16
+    /// bytes of their UUID. What is said about people in the payload is sealed.
+    async fn record(&self) -> String {
+        let envelope = Envelope {
+            id: self.id.uuid(),
+            organization: self.organization_id.uuid(),
+            sequence: self.sequence,
+            stream: &self.stream,
+            subject: self.subject_id.0,
+            version: self.version,
+            event_type: &self.event_type.0,
+            type_version: self.type_version,
+            actor: (self.actor_kind, self.actor_id.0),
+            at: self.at,
+            correlation: self.correlation_id.uuid(),
+            causation: self.causation_id.map(|event| event.uuid()),
+        };
+        BASE64.encode(&envelope.record(&self.data))
     }
 
     /// What happened in detail. What is said about a person who was forgotten is null.

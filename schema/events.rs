@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use async_graphql::parser::types::Field;
 use async_graphql::registry::Registry;
-use async_graphql::{Context, ContextSelectionSet, Data, OutputType, Positioned, ServerResult, Subscription, Value};
+use async_graphql::{
+    Context, ContextSelectionSet, Data, OutputType, Positioned, ServerResult, SimpleObject, Subscription, Value,
+};
+use data_encoding::HEXLOWER;
 use futures::Stream;
 use oriel_engine::feed::Applied;
 use oriel_engine::live::Tick;
@@ -63,6 +66,36 @@ impl EventQuery {
         let order = order_by.unwrap_or_else(newest_first);
         Ok(reader.page(all, PageArgs::new(first, after, last, before), filter, Some(order))?)
     }
+
+    /// Checks the hash chain of the organization's log, from its first event to its last: that none is missing, and
+    /// that each says what it said when it was written. Reads all of it each time.
+    #[permission("events:view")]
+    async fn audit_verify(&self, cx: &Context<'_>) -> Result<AuditVerification> {
+        let reader = reader(cx)?;
+        // What the database holds is asked for, not what was true.
+        reader.recorder().volatile();
+        let log = Services::of(cx)?.engine.log();
+        let chain = log.verify_organization(reader.organization()).await.map_err(unavailable)?;
+        Ok(AuditVerification {
+            whole: chain.broken_at.is_none(),
+            events: chain.events,
+            hash: HEXLOWER.encode(&chain.link),
+            broken_at: chain.broken_at,
+        })
+    }
+}
+
+/// What checking the hash chain of an organization has found.
+#[derive(SimpleObject)]
+pub struct AuditVerification {
+    /// Whether all of it is as it was written.
+    pub whole: bool,
+    /// How many events follow on each other, from the first one on.
+    pub events: i64,
+    /// The `hash` of the last of these. Kept somewhere else, it shows later that nothing before it was changed.
+    pub hash: String,
+    /// Where the first event is that does not follow on the one before it; null when all do.
+    pub broken_at: Option<Position>,
 }
 
 impl LiveSubscription {

@@ -4,6 +4,7 @@
 mod support;
 
 mod architecture;
+mod audit;
 mod documents;
 mod first_light;
 mod freshness;

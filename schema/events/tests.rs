@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_graphql::{Request, Variables};
 use futures::StreamExt;
+use oriel_engine::chain::Record;
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::documents::tests::project;
@@ -122,4 +124,43 @@ async fn the_stream_ends_with_the_right_to_it() {
         last = answer;
     }
     assert_eq!(Bed::code(&last), "UNAUTHENTICATED");
+}
+
+#[tokio::test]
+async fn the_chain_can_be_checked_by_us_and_by_anybody() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Analytical", "ada@example.org").await;
+    let bob = bed.register("Difference", "bob@example.org").await;
+    for number in 0..3 {
+        project(&bed, &ada, &format!("A{number}")).await;
+        project(&bed, &bob, &format!("B{number}")).await;
+    }
+    let verify = "{ auditVerify { whole events hash brokenAt } }";
+    let whole = bed.ask(Some(&ada.access), verify, json!({})).await["data"]["auditVerify"].clone();
+    let query = "{ events(first: 100, orderBy: [{ field: POSITION, direction: ASC }]) { nodes { id type sequence position hash record } } }";
+    let events = bed.ask(Some(&ada.access), query, json!({})).await["data"]["events"]["nodes"].clone();
+    let events = events.as_array().unwrap();
+
+    let mut link = Vec::new();
+    for event in events {
+        let record = data_encoding::BASE64.decode(event["record"].as_str().unwrap().as_bytes()).unwrap();
+        link = Record::link(&link, &record);
+        assert_eq!(event["hash"], data_encoding::HEXLOWER.encode(&link));
+        let record = Record::parse(&record).unwrap();
+        assert_eq!((&json!(record.event_type), &json!(record.sequence)), (&event["type"], &event["sequence"]));
+        let personal = "ada@example.org".as_bytes();
+        assert!(!record.data.windows(personal.len()).any(|window| window == personal), "it is sealed");
+    }
+    let expected =
+        json!({ "whole": true, "events": events.len(), "hash": events.last().unwrap()["hash"], "brokenAt": null });
+    assert_eq!(whole, expected);
+
+    // Somebody with access to the database changes the past.
+    let third = events[2]["position"].as_str().unwrap();
+    let sql = format!("UPDATE events SET type = 'project_archived' WHERE position = {third}");
+    bed.endpoint.services().engine.database().writer().execute_unprepared(&sql).await.unwrap();
+    let broken = bed.ask(Some(&ada.access), verify, json!({})).await["data"]["auditVerify"].clone();
+    assert_eq!(broken, json!({ "whole": false, "events": 2, "hash": events[1]["hash"], "brokenAt": third }));
+    let other = bed.ask(Some(&bob.access), verify, json!({})).await["data"]["auditVerify"].clone();
+    assert_eq!(other["whole"], true, "that of another organization is its own");
 }

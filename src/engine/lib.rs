@@ -9,6 +9,7 @@ extern crate self as oriel_engine;
 mod bulk;
 pub mod backup;
 pub mod bus;
+pub mod chain;
 mod committer;
 pub mod consumers;
 pub mod db;

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use oriel_kernel::{
-    Actor, AnyEvent, Effect, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, Timestamp,
+    Actor, AnyEvent, Effect, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
+use crate::chain::{Envelope, chain};
 use crate::db::Database;
 use crate::keyring::{KeyError, Keyring};
 
@@ -55,6 +55,34 @@ pub struct Sealed<'a> {
     pub type_version: i16,
     /// The bytes.
     pub data: &'a [u8],
+}
+
+/// An organisation's chain, event after event.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Chain {
+    /// The events that follow on each other.
+    pub events: i64,
+    /// Where the last of them is.
+    pub position: Position,
+    /// Its link.
+    pub link: Vec<u8>,
+    /// Where the first event is that does not follow.
+    pub broken_at: Option<Position>,
+}
+
+impl Chain {
+    /// Whether this row of the log is the next event; then it is the last one.
+    fn follows(&mut self, row: &QueryResult) -> Result<bool, DbErr> {
+        let (stream, event_type): (String, String) = (row.try_get("", "stream")?, row.try_get("", "type")?);
+        let event = Envelope::stored(row, (&stream, &event_type))?;
+        let link = chain(&self.link, &event, &row.try_get::<Vec<u8>>("", "data")?);
+        let follows = event.sequence == self.events + 1 && row.try_get::<Vec<u8>>("", "hash")? == link;
+        if follows {
+            let position = Position::new(row.try_get("", "position")?);
+            (self.events, self.position, self.link) = (event.sequence, position, link);
+        }
+        Ok(follows)
+    }
 }
 
 /// By the place of an event that makes something anew: what happened before it to what it names.
@@ -205,7 +233,7 @@ impl Log {
     pub async fn verify(&self) -> Result<Option<Position>, LogError> {
         let sql = format!("SELECT {COLUMNS}, hash FROM events WHERE position > $1 ORDER BY position LIMIT 1000");
         let mut reached = Position::START;
-        let mut chains: HashMap<Uuid, (i64, Vec<u8>)> = HashMap::new();
+        let mut chains: HashMap<Uuid, Chain> = HashMap::new();
         loop {
             let rows = self.database.query(&sql, vec![reached.number().into()]).await?;
             if rows.is_empty() {
@@ -213,16 +241,32 @@ impl Log {
             }
             for row in &rows {
                 reached = reached.next();
-                let (stream, event_type): (String, String) = (row.try_get("", "stream")?, row.try_get("", "type")?);
-                let event = Envelope::stored(row, (&stream, &event_type))?;
-                let (sequence, link) = chains.entry(event.organization).or_default();
-                *sequence += 1;
-                *link = chain(link, &event, &row.try_get::<Vec<u8>>("", "data")?);
-                let whole = row.try_get::<i64>("", "position")? == reached.number()
-                    && event.sequence == *sequence
-                    && row.try_get::<Vec<u8>>("", "hash")? == *link;
-                if !whole {
+                let chain = chains.entry(row.try_get("", "organization_id")?).or_default();
+                if row.try_get::<i64>("", "position")? != reached.number() || !chain.follows(row)? {
                     return Ok(Some(reached));
+                }
+            }
+        }
+    }
+
+    /// The chain of one organisation, as far as it is without a gap or a break.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn verify_organization(&self, organization: OrganizationId) -> Result<Chain, LogError> {
+        let sql = format!(
+            "SELECT {COLUMNS}, hash FROM events WHERE organization_id = $1 AND position > $2 ORDER BY position LIMIT 1000"
+        );
+        let mut chain = Chain::default();
+        loop {
+            let values = vec![organization.uuid().into(), chain.position.number().into()];
+            let rows = self.database.query(&sql, values).await?;
+            if rows.is_empty() {
+                return Ok(chain);
+            }
+            for row in &rows {
+                if !chain.follows(row)? {
+                    return Ok(Chain { broken_at: Some(Position::new(row.try_get("", "position")?)), ..chain });
                 }
             }
         }
@@ -275,86 +319,4 @@ fn recorded(row: &QueryResult, event: Arc<dyn AnyEvent>) -> Result<Recorded, DbE
         causation: row.try_get("", "causation_id")?,
         event,
     })
-}
-
-/// What a link of the hash chain covers besides the payload, as the log's table holds it.
-#[derive(Debug)]
-pub(crate) struct Envelope<'a> {
-    id: Uuid,
-    organization: Uuid,
-    sequence: i64,
-    stream: &'a str,
-    subject: Uuid,
-    version: i32,
-    event_type: &'a str,
-    /// The version that was written, which today's form of the event may have left behind.
-    type_version: i16,
-    actor: (i16, Uuid),
-    at: Timestamp,
-    correlation: Uuid,
-    causation: Option<Uuid>,
-}
-
-impl<'a> Envelope<'a> {
-    /// Of an event that is being written.
-    pub(crate) fn of(event: &'a Recorded) -> Self {
-        Self {
-            id: event.id.uuid(),
-            organization: event.organization.uuid(),
-            sequence: event.sequence,
-            stream: event.event.stream(),
-            subject: event.subject,
-            version: event.version,
-            event_type: event.event.event_type(),
-            type_version: event.event.type_version(),
-            actor: event.actor.to_columns(),
-            at: event.at,
-            correlation: event.correlation,
-            causation: event.causation,
-        }
-    }
-
-    /// Of a row of the log; the two texts are its `stream` and its `type`.
-    pub(crate) fn stored(row: &QueryResult, (stream, event_type): (&'a str, &'a str)) -> Result<Self, DbErr> {
-        Ok(Self {
-            id: row.try_get("", "id")?,
-            organization: row.try_get("", "organization_id")?,
-            sequence: row.try_get("", "sequence")?,
-            stream,
-            subject: row.try_get("", "subject_id")?,
-            version: row.try_get("", "version")?,
-            event_type,
-            type_version: row.try_get("", "type_version")?,
-            actor: (row.try_get("", "actor_kind")?, row.try_get("", "actor_id")?),
-            at: row.try_get("", "at")?,
-            correlation: row.try_get("", "correlation_id")?,
-            causation: row.try_get("", "causation_id")?,
-        })
-    }
-}
-
-/// The link of an organisation's hash chain: SHA-256 over the link before, the event's envelope and its sealed
-/// payload, each field with its length before it.
-pub(crate) fn chain(before: &[u8], event: &Envelope<'_>, data: &[u8]) -> Vec<u8> {
-    let mut context = Context::new(&SHA256);
-    let mut field = |bytes: &[u8]| {
-        context.update(&(bytes.len() as u64).to_be_bytes());
-        context.update(bytes);
-    };
-    field(before);
-    field(event.id.as_bytes());
-    field(event.organization.as_bytes());
-    field(&event.sequence.to_be_bytes());
-    field(event.stream.as_bytes());
-    field(event.subject.as_bytes());
-    field(&event.version.to_be_bytes());
-    field(event.event_type.as_bytes());
-    field(&event.type_version.to_be_bytes());
-    field(&event.actor.0.to_be_bytes());
-    field(event.actor.1.as_bytes());
-    field(&event.at.timestamp_micros().to_be_bytes());
-    field(event.correlation.as_bytes());
-    field(event.causation.unwrap_or(Uuid::nil()).as_bytes());
-    field(data);
-    context.finish().as_ref().to_vec()
 }

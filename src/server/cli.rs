@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::settings::{Flag, Sources};
 
@@ -45,6 +45,8 @@ pub enum Command {
     ReadModels(ReadModelsArgs),
     /// Publish the operations of a client, or list those that are published
     Operations(OperationsArgs),
+    /// Write the log of an organization to a file, or check such a file
+    Audit(AuditArgs),
     /// Copy the log, the keys and the blobs of a running or stopped installation to a folder
     Backup(BackupArgs),
     /// Make an installation of a backup
@@ -260,6 +262,55 @@ pub enum OperationsAction {
     },
     /// Hash, kind, time and name of each
     List(ServerArgs),
+}
+
+/// `oriel audit`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each line of an exported file holds an event, what its link of the hash chain covers, and the\n\
+    link. `verify` needs nothing but the file: no event is missing, none was changed. Compare the hash that it prints\n\
+    with one that was kept elsewhere: it shows that nothing before it was replaced.\n\n\
+    Examples:\n  \
+    ORIEL_TOKEN=... oriel audit export audit.jsonl\n  \
+    oriel audit verify audit.jsonl\n  \
+    oriel audit export audit.csv --format csv --url https://docs.example.com"
+)]
+pub struct AuditArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: AuditAction,
+}
+
+/// What can be done with the log of an organization.
+#[derive(Debug, Subcommand)]
+pub enum AuditAction {
+    /// Write every event to a file, the first one first
+    Export {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Lines that can be checked, or a table to look at
+        #[arg(long, value_enum, default_value_t = AuditFormat::Jsonl)]
+        format: AuditFormat,
+        /// Which server.
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Check an exported file of lines, without a server
+    Verify {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AuditFormat {
+    /// A JSON object on each line
+    Jsonl,
+    /// A table with a line of headings
+    Csv,
 }
 
 /// `oriel backup`.

@@ -7,7 +7,7 @@ use oriel_server::cli::{Cli, Command, ConfigArgs, DoctorArgs, SettingArgs};
 use oriel_server::client::{Client, Patience};
 use oriel_server::settings::Settings;
 use oriel_server::traces::Recording;
-use oriel_server::{backup, doctor, import, installation, operations, read_models, serve, settings, telemetry};
+use oriel_server::{audit, backup, doctor, import, installation, operations, read_models, serve, settings, telemetry};
 
 fn main() -> ExitCode {
     // The child that reads a document takes its limits before any thread exists.
@@ -36,6 +36,7 @@ async fn run(command: Command) -> ExitCode {
         Command::Migrate(args) => with_settings(&args, |settings| async move { migrate(&settings).await }).await,
         Command::ReadModels(args) => read_models::run(&args).await,
         Command::Operations(args) => operations::run(&args).await,
+        Command::Audit(args) => audit::run(&args).await,
         Command::Backup(args) => {
             let (folder, keep) = (&args.folder, usize::from(args.keep));
             with_settings(&args.settings, |settings| async move { backup::back_up(&settings, folder, keep).await })

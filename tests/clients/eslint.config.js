@@ -22,6 +22,7 @@ const values = {
     'Consumer', // by its name
     'DocumentRevision', // by its number, in its document
     'DocumentStage', // by its stage, in its document
+    'AuditVerification', // what was found at one moment
     'Facet', // by its field, in an answer
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer

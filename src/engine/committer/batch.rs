@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::ground::Ground;
 use super::{Proposal, Verdict};
 use crate::bulk::{Bulk, OnConflict, Writes};
+use crate::chain::{Envelope, chain};
 use crate::feed::touched_json;
-use crate::log::{Envelope, chain};
 use crate::read::Dependency;
 
 /// A batch while it is judged: what is known, with the survivors so far on top.

@@ -10,7 +10,8 @@ use oriel_kernel::{ErrorCode, Position};
 use super::things::{Count, Label, Make, Poison, Remove, Thing, ThingEvent, ThingId};
 use super::*;
 use crate::bus::Transaction;
-use crate::log::{Envelope, LogError, chain};
+use crate::chain::{Envelope, chain};
+use crate::log::LogError;
 
 fn code(result: Result<Committed, CommandError>) -> Option<ErrorCode> {
     match result {
