@@ -7,6 +7,8 @@ use async_graphql::Context;
 use async_graphql::parser::types::ExecutableDocument;
 use async_trait::async_trait;
 use oriel_backends::blobs::Blobs;
+use oriel_backends::redis::Redis;
+use oriel_backends::resilience::Health;
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
 use oriel_engine::read::Limits;
@@ -15,6 +17,7 @@ use oriel_kernel::{Credential, Position, Rejection, Timestamp, Viewer};
 use uuid::Uuid;
 
 use crate::passwords::Passwords;
+use crate::sessions::attempts::Attempts;
 use crate::system::read_models::Rebuilds;
 use crate::tokens::Tokens;
 use crate::uploads::Uploads;
@@ -27,10 +30,14 @@ pub struct Services {
     pub blobs: Blobs,
     /// The search index.
     pub search: Search,
+    /// What the nodes share for a moment; `None` where there is one.
+    pub redis: Option<Arc<Redis>>,
     /// Access tokens and refresh tokens.
     pub tokens: Tokens,
     /// Hashes and checks passwords: `Passwords::new(policy.password_memory_kib)`.
     pub passwords: Passwords,
+    /// Counts attempts to sign in.
+    pub attempts: Attempts,
     /// What operators see of the parts that the schema does not know.
     pub operations: Arc<dyn Operations>,
     /// What this node rebuilds or verifies.
@@ -161,6 +168,8 @@ pub struct BackendState {
     pub healthy: bool,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// What stands between Oriel and a server of its own; `None` for what is inside the process.
+    pub health: Option<Health>,
 }
 
 /// One request: who calls, from where, with which files.

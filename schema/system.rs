@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{ComplexObject, Context, ID, SimpleObject};
+use async_graphql::{ComplexObject, Context, Enum, ID, SimpleObject};
+use oriel_backends::resilience::{Health, State};
 use oriel_engine::read::Dependency;
 use oriel_kernel::{Position, operations};
 
@@ -115,10 +116,41 @@ struct BackendStatus {
     name: String,
     /// Which one it is, such as `tantivy` or `s3`.
     kind: String,
-    /// Whether it answers.
+    /// Whether it answered when it was asked last. Without it Oriel goes on with less: nothing is lost, and what waits
+    /// is done when it is back.
     healthy: bool,
     /// What went wrong last; null when nothing did.
     last_error: Option<String>,
+    /// What stands between Oriel and a server that it does not run itself; null for what is inside the process.
+    breaker: Option<BreakerStatus>,
+}
+
+/// A circuit breaker: after five requests in a row without an answer the server is not asked for a minute, so that
+/// nobody waits for it; then one request alone decides.
+#[derive(SimpleObject)]
+struct BreakerStatus {
+    /// Whether requests are let through.
+    state: BreakerState,
+    /// Requests in a row that were not answered.
+    outages: i32,
+    /// In how long the server is asked again, in milliseconds; null unless requests are refused.
+    asked_again_in_ms: Option<f64>,
+    /// Requests that go on.
+    running: i32,
+    /// Requests that wait for their turn.
+    waiting: i32,
+}
+
+/// What a circuit breaker does with a request.
+#[derive(Enum, Clone, Copy, PartialEq, Eq)]
+#[graphql(remote = "State")]
+enum BreakerState {
+    /// It lets it through.
+    Closed,
+    /// It refuses it at once.
+    Open,
+    /// It refuses it at once while one other is waited for.
+    HalfOpen,
 }
 
 /// Work of one kind.
@@ -152,8 +184,21 @@ impl Consumer {
 
 impl From<services::BackendState> for BackendStatus {
     fn from(backend: services::BackendState) -> Self {
-        let services::BackendState { name, kind, healthy, last_error } = backend;
-        Self { name, kind, healthy, last_error }
+        let services::BackendState { name, kind, healthy, last_error, health } = backend;
+        Self { name, kind, healthy, last_error, breaker: health.map(BreakerStatus::from) }
+    }
+}
+
+impl From<Health> for BreakerStatus {
+    fn from(health: Health) -> Self {
+        let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        Self {
+            state: health.state.into(),
+            outages: i32::try_from(health.outages).unwrap_or(i32::MAX),
+            asked_again_in_ms: health.asked_again_in.map(milliseconds),
+            running: count(health.running),
+            waiting: count(health.waiting),
+        }
     }
 }
 

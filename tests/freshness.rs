@@ -65,10 +65,10 @@ const QUERIES: &[&str] = &[
 const WORDS: &[&str] = &["whale", "harbour", "Atlas", "lamp", "otter", "a", "report"];
 
 /// Numbers that look random and are the same each time. <https://prng.di.unimi.it/splitmix64.c>
-struct Numbers(u64);
+pub struct Numbers(pub u64);
 
 impl Numbers {
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

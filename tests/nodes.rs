@@ -23,7 +23,7 @@ use crate::freshness::{ask, operation};
 use crate::support::{Environment, RedisServer, Server, Session, databases};
 
 /// Only a defect waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// All nodes of an installation have the same.
 const MASTER_KEY: &str = "b3JpZWwtbm9kZXMtc2hhcmUtdGhpcy1tYXN0ZXIta2U=";
 
@@ -36,14 +36,14 @@ const KEYS: &str = "query($after: String) { projects(first: 100, after: $after) 
 const CONSUMERS: &str = "{ system { position consumers { name state position setAside } } }";
 
 /// An installation that several nodes may work on.
-struct Shared {
-    environment: Environment,
+pub struct Shared {
+    pub environment: Environment,
     _files: TempDir,
 }
 
 impl Shared {
     /// `None` where PostgreSQL is not installed.
-    fn new(redis: Option<&RedisServer>) -> Option<Self> {
+    pub fn new(redis: Option<&RedisServer>) -> Option<Self> {
         let url = databases().into_iter().flatten().next()?;
         let files = tempfile::tempdir().unwrap();
         let mut environment = vec![
@@ -55,7 +55,7 @@ impl Shared {
         Some(Self { environment, _files: files })
     }
 
-    async fn node(&self) -> Server {
+    pub async fn node(&self) -> Server {
         Server::start_among(self.environment.clone()).await
     }
 }
@@ -68,7 +68,7 @@ fn with_redis_and_without() -> Vec<(Shared, Option<RedisServer>)> {
 }
 
 /// The same person, on this node.
-fn on(node: &Server, session: &Session) -> Session {
+pub fn on(node: &Server, session: &Session) -> Session {
     Session { url: node.url.clone(), ..session.clone() }
 }
 
@@ -82,7 +82,7 @@ async fn at_least(session: &Session, position: &Value, query: &str) -> Value {
 }
 
 /// The position of a new project; `None` when the node did not answer that it is there.
-async fn create(session: &Session, key: &str) -> Option<Value> {
+pub async fn create(session: &Session, key: &str) -> Option<Value> {
     let body = json!({"query": CREATE, "variables": {"input": {"key": key, "name": key, "idempotencyKey": key}}});
     let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token).json(&body);
     let answer: Value = request.send().await.ok()?.json().await.ok()?;
@@ -333,14 +333,14 @@ async fn a_stopped_redis_changes_nothing_but_latency() {
 }
 
 /// A node without a transport.
-struct Node {
-    house: House,
+pub struct Node {
+    pub house: House,
     stop: CancellationToken,
     _folder: TempDir,
 }
 
 impl Node {
-    async fn open(shared: &Shared) -> Self {
+    pub async fn open(shared: &Shared) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let environment = shared.environment.iter().map(|(key, value)| ((*key).into(), value.into())).collect();
         let mut settings = load(&Sources { environment, ..Sources::default() }).unwrap().settings;
@@ -352,14 +352,14 @@ impl Node {
         Self { house, stop, _folder: folder }
     }
 
-    async fn ask(&self, caller: &Caller, query: &str, variables: Value) -> Value {
+    pub async fn ask(&self, caller: &Caller, query: &str, variables: Value) -> Value {
         let answer = ask(&self.house.endpoint, caller, query, &variables).await;
         assert!(answer.get("errors").is_none(), "{answer}");
         answer["data"].clone()
     }
 
     /// Somebody who may do everything.
-    async fn register(&self) -> Caller {
+    pub async fn register(&self) -> Caller {
         let input = json!({ "organizationName": "Ada", "name": "Ada", "email": "ada@example.org",
             "password": "violet-otter-93-lamp" });
         let query = "mutation($input: RegisterInput!) { register(input: $input) { accessToken } }";
@@ -369,7 +369,7 @@ impl Node {
     }
 
     /// Where it is written.
-    async fn rename(&self, caller: &Caller, name: &str) -> Position {
+    pub async fn rename(&self, caller: &Caller, name: &str) -> Position {
         let query = "mutation($input: OrganizationUpdateInput!) { organizationUpdate(input: $input) { position } }";
         let answer = self.ask(caller, query, json!({"input": {"name": name}})).await;
         Position::new(answer["organizationUpdate"]["position"].as_str().unwrap().parse().unwrap())
@@ -388,7 +388,7 @@ impl Node {
         self.house.endpoint.execute_stream(live, caller.clone())
     }
 
-    async fn close(self) {
+    pub async fn close(self) {
         self.stop.cancel();
         self.house.close().await;
     }

@@ -26,7 +26,7 @@ impl Data {
         Ok(Self::of(to_raw_value(value)?))
     }
 
-    fn of(json: Box<RawValue>) -> Self {
+    pub(super) fn of(json: Box<RawValue>) -> Self {
         let fingerprint = fingerprint(json.get().as_bytes());
         Self { json, fingerprint }
     }
@@ -34,6 +34,10 @@ impl Data {
     /// The text.
     pub fn json(&self) -> &str {
         self.json.get()
+    }
+
+    pub(super) fn raw(&self) -> &RawValue {
+        &self.json
     }
 }
 
@@ -141,6 +145,8 @@ pub(super) struct Outcome {
     pub slowest: Option<Position>,
     /// Of everything that a live query compares.
     pub compared: Fingerprint,
+    /// Whether another node has executed it.
+    pub is_shared: bool,
 }
 
 impl Outcome {
@@ -160,6 +166,30 @@ impl Outcome {
             is_passing: !passing.is_empty(),
             is_personal: recorder.is_personal(),
             slowest: recorder.slowest(),
+            is_shared: false,
+        }
+    }
+
+    /// What another node has executed, and what holds here: read from `t0` on, and everything up to `position` seen.
+    pub fn shared(
+        data: Data,
+        dependencies: Arc<[Dependency]>,
+        t0: Tick,
+        position: Position,
+        stability: Stability,
+    ) -> Self {
+        Self {
+            compared: data.fingerprint,
+            data: Some(Arc::new(data)),
+            errors: Vec::new(),
+            dependencies,
+            t0,
+            position,
+            stability,
+            is_passing: false,
+            is_personal: false,
+            slowest: None,
+            is_shared: true,
         }
     }
 

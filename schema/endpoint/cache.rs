@@ -40,6 +40,11 @@ impl Key {
         Self { credential: Some(credential), ..self }
     }
 
+    /// What is asked.
+    pub fn question(&self) -> &[u8] {
+        &self.question
+    }
+
     pub fn is_personal(&self) -> bool {
         self.credential.is_some()
     }
@@ -103,6 +108,7 @@ pub(crate) struct Cache {
     flights: Mutex<HashMap<Key, WeakShared<Execution>>>,
     hits: AtomicU64,
     misses: AtomicU64,
+    shared: AtomicU64,
     coalesced: AtomicU64,
     invalidated: Mutex<HashMap<String, u64>>,
 }
@@ -114,6 +120,8 @@ pub struct CacheReport {
     pub hits: u64,
     /// Answers that had to be executed.
     pub misses: u64,
+    /// Answers that another node had executed.
+    pub shared: u64,
     /// Answers that somebody else's execution gave.
     pub coalesced: u64,
     /// Answers that are kept.
@@ -136,6 +144,7 @@ impl Cache {
             flights: Mutex::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            shared: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
             invalidated: Mutex::default(),
         }
@@ -211,9 +220,18 @@ impl Cache {
         counter!("oriel_cache_requests_total", "outcome" => "hit").increment(1);
     }
 
-    pub(super) fn count_miss(&self) {
+    fn count_miss(&self) {
         self.misses.fetch_add(1, Ordering::Relaxed);
         counter!("oriel_cache_requests_total", "outcome" => "miss").increment(1);
+    }
+
+    /// By who has executed it.
+    pub(super) fn count_new(&self, outcome: &Outcome) {
+        if !outcome.is_shared {
+            return self.count_miss();
+        }
+        self.shared.fetch_add(1, Ordering::Relaxed);
+        counter!("oriel_cache_requests_total", "outcome" => "shared").increment(1);
     }
 
     pub(super) fn count_coalesced(&self) {
@@ -233,6 +251,7 @@ impl Cache {
         CacheReport {
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
+            shared: self.shared.load(Ordering::Relaxed),
             coalesced: self.coalesced.load(Ordering::Relaxed),
             entries: self.kept.entry_count(),
             bytes: self.kept.weighted_size(),

@@ -145,7 +145,7 @@ impl Endpoint {
             let is_new = flight.is_new;
             let outcome = flight.outcome().await;
             if is_new {
-                self.cache.count_miss();
+                self.cache.count_new(&outcome);
                 let position = outcome.position;
                 return (outcome, position);
             }
@@ -162,16 +162,25 @@ impl Endpoint {
                 return (outcome, position);
             }
         }
-        self.cache.count_miss();
         let outcome = self.executed(operation, key, who, caller).await;
+        self.cache.count_new(&outcome);
         let position = outcome.position;
         (outcome, position)
     }
 
-    /// Executes it, again while what it reads is changed, and keeps what it gives.
+    /// Executes it, again while what it reads is changed, and keeps what it gives; or keeps what another node has
+    /// executed.
     async fn executed(&self, operation: &Operation, key: Key, who: &Who, caller: &Caller) -> Arc<Outcome> {
         let engine = &self.services.engine;
         let tracker = engine.tracker();
+        let shared = self.shared.as_ref().and_then(|shared| Some((shared, shared.name(&key, engine)?)));
+        if let Some((shared, name)) = &shared
+            && let Some(outcome) = shared.find(name, engine).await
+        {
+            let outcome = Arc::new(outcome);
+            self.cache.keep(key, caller.credential, &outcome, tracker);
+            return outcome;
+        }
         let mut round = 0;
         loop {
             let position = engine.feed().head();
@@ -192,6 +201,9 @@ impl Endpoint {
             if is_whole || round > AGAIN || !outcome.errors.is_empty() {
                 let outcome = Arc::new(outcome);
                 self.cache.keep(key, caller.credential, &outcome, tracker);
+                if let Some((shared, name)) = shared.filter(|_| is_whole) {
+                    shared.keep(name, &outcome);
+                }
                 return outcome;
             }
         }

@@ -55,6 +55,8 @@ pub struct CacheStats {
     hits: i32,
     /// Questions that were executed.
     misses: i32,
+    /// Questions that an answer served which another node had executed.
+    shared: i32,
     /// Questions that were served by the execution of an identical one.
     coalesced: i32,
     /// Answers that are kept.
@@ -91,6 +93,7 @@ impl From<CacheReport> for CacheStats {
         Self {
             hits: count(report.hits),
             misses: count(report.misses),
+            shared: count(report.shared),
             coalesced: count(report.coalesced),
             entries: count(report.entries),
             bytes: ByteSize::new(report.bytes),

@@ -133,6 +133,9 @@ impl Engine {
             committing: std::sync::Mutex::new(None),
         });
         rebuild::bring_up_to_date(&engine).await?;
+        if engine.shared_with_other_nodes() {
+            engine.feed.begin().await?;
+        }
         engine.feed.catch_up().await?;
         *engine.committing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(tokio::spawn(committer.run()));

@@ -4,18 +4,22 @@
 //! what is known (another node committed in between) is preceded by what the table says about the gap. What has no
 //! position stands elsewhere: which generation of each read model is read from, in the table of read models.
 
+mod ticks;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use oriel_kernel::{Position, Recorded};
-use sea_orm::{DbBackend, DbErr};
+use sea_orm::{DbBackend, DbErr, QueryResult};
 use tokio::sync::{broadcast, watch};
 
+use self::ticks::Ticks;
 use crate::db::Database;
 use crate::keyring::Keyring;
-use crate::live::Tracker;
+use crate::live::{Tick, Tracker};
 use crate::read::Dependency;
 
 /// One committed batch.
@@ -44,6 +48,10 @@ pub struct Feed {
     began: Instant,
     /// Milliseconds after `began` at which the head was last known to be that of the log.
     confirmed: AtomicU64,
+    /// Up to which tick each batch was applied, the newest last.
+    ticks: Mutex<Ticks>,
+    /// A hash of the generations that are read from.
+    generations: AtomicU64,
 }
 
 /// Which generation of each read model is read from.
@@ -51,6 +59,8 @@ type Generations = BTreeMap<String, i32>;
 
 /// How long a node may not have confirmed the head and still serve what it has kept.
 const CURRENT_FOR: Duration = Duration::from_secs(1);
+/// How many batches from before its start a node looks at.
+const BEFORE: u32 = 1_000;
 
 impl Feed {
     /// A feed that begins at `head`.
@@ -64,7 +74,54 @@ impl Feed {
             order: tokio::sync::Mutex::default(),
             began: Instant::now(),
             confirmed: AtomicU64::new(0),
+            ticks: Mutex::default(),
+            generations: AtomicU64::new(0),
         }
+    }
+
+    /// Looks at what was touched shortly before this node started, so that it can tell of what other nodes have kept
+    /// whether it is current. To be called once, before anything is kept.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn begin(&self) -> Result<(), DbErr> {
+        let mut known = self.order.lock().await;
+        *known = self.generations_now().await?;
+        self.generations.store(hash(&*known), Ordering::Release);
+        let sql = format!(
+            "SELECT first_position, position, touched FROM changes WHERE position <= $1 \
+             ORDER BY position DESC LIMIT {BEFORE}"
+        );
+        let rows = self.database.query(&sql, vec![self.head().number().into()]).await?;
+        for row in rows.iter().rev() {
+            let batch = applied(row)?;
+            let before = Position::new(batch.first.number() - 1);
+            self.ticks().note(before, self.tracker.tick());
+            let tick = self.tracker.apply(&batch.touched);
+            self.ticks().note(batch.last, tick);
+        }
+        Ok(())
+    }
+
+    /// The tick from which on this node knows everything up to `position`: what somebody has read who had seen that
+    /// position is current here while nothing that it depends on was touched after this tick. `None`: this node is
+    /// behind it, or does not know any more.
+    pub fn tick_at(&self, position: Position) -> Option<Tick> {
+        if position > self.head() {
+            return None;
+        }
+        self.ticks().at(position)
+    }
+
+    /// Nothing panics while it holds this lock, so what a poisoned one guards is whole.
+    fn ticks(&self) -> MutexGuard<'_, Ticks> {
+        self.ticks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for the generations of the read models that this node reads from: nodes with different ones do not use
+    /// each other's answers.
+    pub fn generations(&self) -> u64 {
+        self.generations.load(Ordering::Acquire)
     }
 
     /// Whether this node knows what other nodes have committed, up to a second ago: else nothing that it has kept
@@ -134,10 +191,7 @@ impl Feed {
 
     /// What was read from a table in whose place another one is now is not trusted any more.
     async fn read_generations(&self, known: &mut Generations) -> Result<(), DbErr> {
-        let rows =
-            self.database.query("SELECT name, generation FROM read_models WHERE state = 'inline'", vec![]).await?;
-        let now = rows.iter().map(|row| Ok((row.try_get("", "name")?, row.try_get("", "generation")?)));
-        let now = now.collect::<Result<Generations, DbErr>>()?;
+        let now = self.generations_now().await?;
         let is_new = |(name, generation): &(&String, &i32)| known.get(*name) != Some(generation);
         let switched = now.iter().filter(is_new).map(|(name, _)| Dependency::named(format!("read_model:{name}")));
         let switched: Vec<Dependency> = switched.collect();
@@ -145,9 +199,16 @@ impl Feed {
             self.tracker.apply(&switched);
             // Every answer may have come from the old table: nothing that is cached survives.
             self.tracker.raise_floor();
+            self.generations.store(hash(&now), Ordering::Release);
         }
         *known = now;
         Ok(())
+    }
+
+    async fn generations_now(&self) -> Result<Generations, DbErr> {
+        let rows =
+            self.database.query("SELECT name, generation FROM read_models WHERE state = 'inline'", vec![]).await?;
+        rows.iter().map(|row| Ok((row.try_get("", "name")?, row.try_get("", "generation")?))).collect()
     }
 
     async fn read_changes(&self, before: Option<Position>) -> Result<(), DbErr> {
@@ -157,15 +218,11 @@ impl Feed {
             let rows = self.database.query(sql, vec![self.head().number().into()]).await?;
             let full = rows.len() == 1000;
             for row in rows {
-                let first = Position::new(row.try_get("", "first_position")?);
-                let last = Position::new(row.try_get("", "position")?);
-                if before.is_some_and(|before| first >= before) {
+                let batch = applied(&row)?;
+                if before.is_some_and(|before| batch.first >= before) {
                     return Ok(());
                 }
-                let text: String = row.try_get("", "touched")?;
-                let touched: Vec<String> = serde_json::from_str(&text).map_err(|e| DbErr::Json(e.to_string()))?;
-                let touched = touched.into_iter().map(Dependency::named).collect();
-                self.send(Applied { first, last, touched, events: Vec::new() });
+                self.send(batch);
             }
             if !full {
                 return Ok(());
@@ -180,7 +237,8 @@ impl Feed {
 
     fn send(&self, batch: Applied) {
         self.keyring.hear(&batch.touched);
-        self.tracker.apply(&batch.touched);
+        let tick = self.tracker.apply(&batch.touched);
+        self.ticks().note(batch.last, tick);
         self.head.send_if_modified(|head| {
             let moved = batch.last > *head;
             *head = batch.last.max(*head);
@@ -190,6 +248,24 @@ impl Feed {
         // Nobody listening is not an error.
         let _ = self.batches.send(Arc::new(batch));
     }
+}
+
+/// A row of the changes table.
+fn applied(row: &QueryResult) -> Result<Applied, DbErr> {
+    let text: String = row.try_get("", "touched")?;
+    let touched: Vec<String> = serde_json::from_str(&text).map_err(|e| DbErr::Json(e.to_string()))?;
+    Ok(Applied {
+        first: Position::new(row.try_get("", "first_position")?),
+        last: Position::new(row.try_get("", "position")?),
+        touched: touched.into_iter().map(Dependency::named).collect(),
+        events: Vec::new(),
+    })
+}
+
+fn hash(generations: &Generations) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    generations.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// As the changes table holds it.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oriel_backends::blobs::{Blobs, UrlKeys};
+use oriel_backends::mail::Mail;
+use oriel_backends::redis::{InvalidRedisUrl, Redis};
 use oriel_backends::search::{Meilisearch, Search, SearchError, Tantivy};
 use oriel_engine::db::{Connections, Location, OpenError};
 use oriel_engine::keyring::{KeyError, MasterKey};
@@ -32,6 +34,10 @@ pub struct Installation {
     pub blobs: Blobs,
     /// The search index.
     pub search: Search,
+    /// Where letters go.
+    pub mail: Mail,
+    /// What the nodes share for a moment.
+    pub redis: Option<Arc<Redis>>,
     /// Held as long as the process works on the folder.
     _lock: File,
 }
@@ -74,6 +80,12 @@ pub enum InstallationError {
     /// The index.
     #[error(transparent)]
     Search(#[from] SearchError),
+    /// Mail.
+    #[error(transparent)]
+    Mail(#[from] oriel_backends::mail::OpenError),
+    /// What the nodes share.
+    #[error(transparent)]
+    Redis(#[from] InvalidRedisUrl),
 }
 
 impl Installation {
@@ -82,12 +94,9 @@ impl Installation {
     /// # Errors
     /// See [`InstallationError`]; each says what to do.
     pub async fn open(settings: &Settings) -> Result<Self, InstallationError> {
-        for (key, url) in [("mail_url", &settings.mail_url), ("scanner_url", &settings.scanner_url)] {
-            if url.is_some() {
-                return Err(InstallationError::NotHere(format!(
-                    "{key} is set, but this release has no such backend yet; unset it"
-                )));
-            }
+        if settings.scanner_url.is_some() {
+            let why = "scanner_url is set, but this release has no such backend yet; unset it";
+            return Err(InstallationError::NotHere(why.to_owned()));
         }
         let lock = lock(&settings.data).await?;
         let master = master_key(settings)?;
@@ -117,8 +126,17 @@ impl Installation {
         let url = settings.blobs_url.as_ref().map(|url| url.expose());
         let blobs = Blobs::open(url, &settings.data.join("blobs"), keys).await?;
         let search = search(settings).await?;
-        Ok(Self { engine, blobs, search, _lock: lock })
+        let url = settings.mail_url.as_ref().map(|url| url.expose());
+        let mail = Mail::open(url, &settings.data.join("outbox"), &settings.mail_from)?;
+        let redis = settings.redis_url.as_ref().map(|url| Redis::open(url.expose(), &namespace(&engine)));
+        let redis = redis.transpose()?.map(Arc::new);
+        Ok(Self { engine, blobs, search, mail, redis, _lock: lock })
     }
+}
+
+/// What keeps an installation apart from others that share a Redis, and from itself before a restore.
+pub fn namespace(engine: &Engine) -> String {
+    format!("oriel:{}", engine.incarnation())
 }
 
 /// Only the migrations.

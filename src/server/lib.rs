@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod backup;
+pub mod backends;
 pub mod cli;
 pub mod client;
 mod connections;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use oriel_backends::blobs::Blobs;
 use oriel_backends::bus::Bus;
 use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
 use oriel_engine::Engine;
@@ -15,6 +14,7 @@ use oriel_reactors::{Limits as ReactorLimits, Parts as ReactorParts, Reactors};
 use oriel_schema::endpoint::Endpoint;
 use oriel_schema::passwords::Passwords;
 use oriel_schema::services::{BackendState, ConsumerState, IndexFailure, Operations, Policy, QueueState, Services};
+use oriel_schema::sessions::attempts::Attempts;
 use oriel_schema::system::read_models::Rebuilds;
 use oriel_schema::tokens::Tokens;
 use tokio::net::TcpListener;
@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::Connections;
 use crate::http::{HttpState, documents, router};
-use crate::installation::Installation;
+use crate::backends::Backends;
+use crate::installation::{Installation, namespace};
 use crate::listener::Terms;
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
@@ -118,28 +119,40 @@ impl House {
             engine: Arc::clone(&engine),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
+            mail: installation.mail.clone(),
+            base_url: settings.public_url(),
             program,
             limits,
         }));
+        let bus = bus(settings, &engine)?;
+        let backends = Backends {
+            search: installation.search.clone(),
+            blobs: installation.blobs.clone(),
+            mail: installation.mail.clone(),
+            redis: installation.redis.clone(),
+            bus: bus.clone(),
+        };
+        tokio::spawn(backends.clone().beat(stop.clone()));
         let seed = engine.keyring().secret("signing", engine.now()).await?;
         let policy = policy(settings);
         let services = Services {
             tokens: Tokens::new(&seed)?,
             passwords: Passwords::new(policy.password_memory_kib),
+            attempts: Attempts::default(),
             operations: Arc::new(Watched {
                 engine: Arc::clone(&engine),
                 reactors: Arc::clone(&reactors),
-                blobs: installation.blobs.clone(),
-                search: installation.search.name(),
+                backends,
             }),
             rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
+            redis: installation.redis.clone(),
             engine: Arc::clone(&engine),
             documents: documents(settings),
             policy,
         };
-        if let Some(bus) = bus(settings, &engine)? {
+        if let Some(bus) = bus {
             tokio::spawn(nodes::follow(Arc::clone(&engine), bus, stop.clone()));
         }
         tokio::spawn(forget_old_commands(Arc::clone(&engine), settings.idempotency_retention, stop.clone()));
@@ -179,8 +192,7 @@ fn bus(settings: &Settings, engine: &Engine) -> Result<Option<Bus>, ServeError> 
         return Ok(None);
     }
     // Another installation, or the same after a restore, must not be heard.
-    let namespace = format!("oriel:{}", engine.incarnation());
-    Ok(Some(Bus::open(settings.redis_url.as_ref().map(|url| url.expose()), &namespace)?))
+    Ok(Some(Bus::open(settings.redis_url.as_ref().map(|url| url.expose()), &namespace(engine))?))
 }
 
 async fn forget_old_commands(engine: Arc<Engine>, retention: Duration, stop: CancellationToken) {
@@ -204,8 +216,7 @@ async fn forget_old_commands(engine: Arc<Engine>, retention: Duration, stop: Can
 struct Watched {
     engine: Arc<Engine>,
     reactors: Arc<Reactors>,
-    blobs: Blobs,
-    search: &'static str,
+    backends: Backends,
 }
 
 #[async_trait]
@@ -237,21 +248,8 @@ impl Operations for Watched {
     }
 
     fn backends(&self) -> Vec<BackendState> {
-        let blobs = match &self.blobs {
-            Blobs::Local(_) => "folder",
-            Blobs::S3(_) => "s3",
-        };
         let index = self.reactors.states().consumers.into_iter().find(|consumer| consumer.name.contains("search"));
-        let error = index.and_then(|index| index.last_error);
-        vec![
-            BackendState {
-                name: "search".to_owned(),
-                kind: self.search.to_owned(),
-                healthy: error.is_none(),
-                last_error: error,
-            },
-            BackendState { name: "blobs".to_owned(), kind: blobs.to_owned(), healthy: true, last_error: None },
-        ]
+        self.backends.states(index.and_then(|index| index.last_error))
     }
 
     fn index_position(&self) -> Position {

@@ -154,7 +154,7 @@ impl HttpState {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
             return Ok(response);
         }
-        let paid = self.pay(who, cost)?;
+        let paid = self.pay(who, cost).await?;
         let is_subscription = operation.kind() == Kind::Subscription;
         if accepts.best == Format::Multipart || (is_subscription && accepts.parts) {
             return multipart_stream::stream(self, exchange, who, operation, paid);
@@ -183,7 +183,7 @@ impl HttpState {
             let refuse = |refusal: Refusal| Box::new(refusal.answer());
             self.resolve(who, &mut request).await.map_err(refuse)?;
             let (operation, cost) = self.read(exchange, request)?;
-            Ok((operation, self.pay(who, cost).map_err(refuse)?))
+            Ok((operation, self.pay(who, cost).await.map_err(refuse)?))
         };
         let mut operations: Vec<Result<(Operation, Paid), Box<Answer>>> = Vec::with_capacity(requests.len());
         for request in requests {

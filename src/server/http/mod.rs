@@ -163,12 +163,13 @@ impl HttpState {
         let usual = u64::from(oriel_engine::read::Limits::default().default_page);
         let pages = cost::Pages { default: usual, most: settings.max_page.into() };
         let prices = cost::Prices::new(&sdl, WEIGHTS, LISTS, pages, settings.max_cost)?;
+        let rates = rate::Rates::new(settings.cost_per_minute(), endpoint.services().redis.clone());
         Ok(Self(Arc::new(Shared {
             endpoint,
             documents: operation::Documents::new(limits.document, settings.cache_size / 4),
             persisted: persisted::Persisted::new(settings),
             introspection: introspection::Introspection::new(settings),
-            rates: rate::Rates::new(settings.cost_per_minute()),
+            rates,
             prices,
             places: places::Places::new(room),
             streams: sse_single::Streams::default(),

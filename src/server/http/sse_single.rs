@@ -228,7 +228,7 @@ pub async fn execute(
             return Ok(json(status(&answer, Format::GraphqlResponse), Format::Json, &answer));
         }
     };
-    let paid = state.pay(who, cost)?;
+    let paid = state.pay(who, cost).await?;
     let ended = CancellationToken::new();
     stream.take_up(&id, &ended, state.limits.operations_per_socket)?;
     let answers = state.stream(exchange.trace().to_owned(), who, operation, paid).map(Some);

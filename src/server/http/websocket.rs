@@ -204,7 +204,7 @@ impl Connection {
         let mut beat = interval_at(opened + clocks.beat, clocks.beat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = true;
-        if let Err(end) = self.stay().await {
+        if let Err(end) = Box::pin(self.stay()).await {
             return end;
         }
         loop {
@@ -224,12 +224,12 @@ impl Connection {
                 Some(FromOperation { id, number, said }) = said.recv() => self.tell(socket, id, number, said).await,
                 Some(ended) = self.tasks.join_next_with_id() => match ended {
                     Ok(_) => Ok(()),
-                    Err(error) => self.failed(socket, &error).await,
+                    Err(error) => Box::pin(self.failed(socket, &error)).await,
                 },
                 () = tokio::time::sleep_until(opened + clocks.init), if !self.ready => {
                     Err(End::Close(code::INIT_TIMEOUT, "Connection initialisation timeout"))
                 }
-                () = tokio::time::sleep_until(signed_out) => self.stay().await,
+                () = tokio::time::sleep_until(signed_out) => Box::pin(self.stay()).await,
                 _ = beat.tick() => {
                     if std::mem::take(&mut heard) {
                         self.send(socket, Message::Ping(Bytes::new())).await
@@ -298,7 +298,7 @@ impl Connection {
         self.state.charge(&self.who, 1).map_err(refuse)?;
         self.state.resolve(&self.who, &mut request).await.map_err(refuse)?;
         let (operation, cost) = self.state.read(&self.exchange, request)?;
-        Ok((self.state.pay(&self.who, cost).map_err(refuse)?, operation))
+        Ok((self.state.pay(&self.who, cost).await.map_err(refuse)?, operation))
     }
 
     /// Whether they are signed in still, and until when: a session that was refreshed in time goes on, and with it

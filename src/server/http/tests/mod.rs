@@ -56,7 +56,7 @@ impl Operations for Beside {
     }
     fn backends(&self) -> Vec<BackendState> {
         let backend =
-            BackendState { name: "search".into(), kind: "test".into(), healthy: self.healthy, last_error: None };
+            BackendState { name: "search".into(), kind: "test".into(), healthy: self.healthy, last_error: None, health: None };
         vec![backend]
     }
     fn index_position(&self) -> Position {
@@ -155,8 +155,10 @@ impl Bed {
         let engine = Arc::clone(&installation.engine);
         let seed = engine.keyring().secret("signing", engine.now()).await.unwrap();
         let services = Services {
+            redis: None,
             tokens: Tokens::new(&seed).unwrap(),
             passwords: Passwords::new(8),
+            attempts: oriel_schema::sessions::attempts::Attempts::default(),
             operations: Arc::new(Beside { healthy: beds.healthy }),
             rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
