@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject};
+use oriel_domain::api_keys::RevokeApiKey;
 use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember,
     TakeOver,
@@ -19,7 +20,7 @@ use oriel_domain::users::Email;
 use oriel_engine::read::{Connection, PageArgs};
 use oriel_engine::{CommandContext, Committed, Scope, Transaction};
 use oriel_kernel::{
-    Actor, Blinder, Command, ErrorCode, MemberId, OrganizationId, Rejection, Timestamp, UserId, operations,
+    Actor, Command, ErrorCode, MemberId, OrganizationId, Rejection, UserId, operations,
 };
 use oriel_read_models::members::{MemberFilter, MemberOrder, Model as Member, leaving};
 use oriel_read_models::sign_in;
@@ -208,12 +209,12 @@ pub(crate) async fn execute<C: Command<Aggregate = oriel_domain::members::Member
     payload(cx, done).await
 }
 
-/// How many sessions, and how many projects, end in one transaction with the member that they belong to.
+/// How many sessions, how many projects, and how many keys, end in one transaction with the member that they belong to.
 const AT_ONCE: u64 = 200;
 
 /// Carries out the command, and ends in the same transaction what belongs to the member: their sessions and, when they
-/// leave, their places in projects. What is more than that, or was begun meanwhile, ends right after: from then on
-/// nothing is begun any more.
+/// leave, their places in projects and their keys. What is more than that, or was begun meanwhile, ends right after:
+/// from then on nothing is begun any more.
 async fn deactivate<C: Command<Aggregate = oriel_domain::members::Member>>(
     cx: &Context<'_>,
     context: &CommandContext,
@@ -225,16 +226,20 @@ async fn deactivate<C: Command<Aggregate = oriel_domain::members::Member>>(
     let ending = async |mut transaction: Transaction| {
         let (connection, who) = (engine.database().reader(), (context.organization, id));
         let sessions = leaving::sessions(connection, who, AT_ONCE).await.map_err(unavailable)?;
-        let projects = match leaves {
-            true => leaving::projects(connection, who, AT_ONCE).await.map_err(unavailable)?,
-            false => Vec::new(),
-        };
-        let rest = !sessions.is_empty() || !projects.is_empty();
+        let (mut projects, mut keys) = (Vec::new(), Vec::new());
+        if leaves {
+            projects = leaving::projects(connection, who, AT_ONCE).await.map_err(unavailable)?;
+            keys = leaving::api_keys(connection, who, AT_ONCE).await.map_err(unavailable)?;
+        }
+        let rest = !sessions.is_empty() || !projects.is_empty() || !keys.is_empty();
         for session in sessions {
             transaction = transaction.and(session, EndSession { reason: EndReason::Deactivated });
         }
         for project in projects {
             transaction = transaction.and(project, LeaveProject { member: id });
+        }
+        for key in keys {
+            transaction = transaction.and(key, RevokeApiKey);
         }
         Ok::<_, Failure>((transaction, rest))
     };
