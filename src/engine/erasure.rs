@@ -76,6 +76,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Removes what a table that is not made of the log holds of an organisation.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn forget_rows(&self, table: &'static str, organization: OrganizationId) -> Result<(), DbErr> {
+        let sql = format!("DELETE FROM \"{table}\" WHERE organization_id = $1");
+        let statement = self.database.statement(&sql, &sql, vec![organization.uuid().into()]);
+        self.database.writer().execute_raw(statement).await?;
+        Ok(())
+    }
+
     /// Forgets the jobs of an organisation, but for those of one queue.
     ///
     /// # Errors
