@@ -3,12 +3,15 @@
 //! Invariants: nothing here is ever shown; it is what a command or a check of a password needs. Besides `viewer.rs`
 //! this is the only reading without a viewer.
 
-use oriel_kernel::{MemberId, OrganizationId, UserId};
+use oriel_kernel::{MemberId, OrganizationId, SessionId, Timestamp, UserId};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::members::MemberStatus;
 use crate::organizations::standings;
-use crate::{members, users};
+use crate::{members, sessions, users};
+
+/// How many of a person's last sessions say where they have signed in before.
+const REMEMBERED: u64 = 200;
 
 /// The user with this address: its hash is `Email::blind`.
 ///
@@ -57,4 +60,43 @@ pub async fn active_member(
         select = select.filter(Column::OrganizationId.eq(organization.uuid()));
     }
     select.limit(1).into_tuple().one(connection).await
+}
+
+/// The sessions of a user that go on at this moment, in the order of their organisations.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn sessions(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+    now: Timestamp,
+) -> Result<Vec<(OrganizationId, SessionId)>, DbErr> {
+    use sessions::{Column, Entity};
+    Entity::find()
+        .select_only()
+        .columns([Column::OrganizationId, Column::Id])
+        .filter(Column::UserId.eq(user.uuid()))
+        .filter(Column::EndedAt.is_null())
+        .filter(Column::ExpiresAt.gt(now))
+        .order_by_asc(Column::OrganizationId)
+        .order_by_asc(Column::Id)
+        .into_tuple()
+        .all(connection)
+        .await
+}
+
+/// The addresses from which a user has signed in lately.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn addresses(connection: &impl ConnectionTrait, user: UserId) -> Result<Vec<String>, DbErr> {
+    use sessions::{Column, Entity};
+    let select = Entity::find()
+        .select_only()
+        .column(Column::Ip)
+        .filter(Column::UserId.eq(user.uuid()))
+        .filter(Column::Ip.is_not_null())
+        .order_by_desc(Column::Id)
+        .limit(REMEMBERED);
+    select.into_tuple().all(connection).await
 }

@@ -14,7 +14,7 @@ use async_graphql::SimpleObject;
 use oriel_domain::users::UserEvent;
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ReadError, ReadModel, Reader};
-use oriel_kernel::{Recorded, UserId, Viewer};
+use oriel_kernel::{Recorded, Timestamp, UserId, Viewer};
 use sea_orm::DbBackend;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::Query;
@@ -37,6 +37,8 @@ pub struct Model {
     /// Finds the person by the address, whatever its case.
     #[graphql(skip)]
     pub email_hash: Option<String>,
+    /// Whether the person has shown that the address is theirs, by a link that was sent there.
+    pub email_verified: bool,
     /// What the person is called; empty when they were forgotten.
     pub name: String,
     /// Another way to sign in.
@@ -48,6 +50,12 @@ pub struct Model {
     /// What a password is checked against; none when they were forgotten.
     #[graphql(skip)]
     pub password_hash: Option<String>,
+    /// Since when a second factor is asked for; none when it is not.
+    #[graphql(skip)]
+    pub second_factor_since: Option<Timestamp>,
+    /// How many recovery codes are left.
+    #[graphql(skip)]
+    pub recovery_codes_left: i32,
     /// The optimistic version.
     #[graphql(skip)]
     pub version: i32,
@@ -94,9 +102,12 @@ impl Model {
             name: email.clone().unwrap_or_default(),
             email,
             email_hash: None,
+            email_verified: false,
             username: None,
             username_hash: None,
             password_hash: None,
+            second_factor_since: None,
+            recovery_codes_left: 0,
             version: 0,
         }
     }
@@ -109,27 +120,61 @@ oriel_engine::projection! {
 
 impl On<UserEvent> for Users {
     fn on(rows: &mut Rows<Model>, at: &Recorded, event: &UserEvent) {
+        let mut change = |change: &dyn Fn(&mut Model)| {
+            rows.update(at.subject, |user| {
+                change(user);
+                user.version = at.version;
+            });
+        };
         match event {
             UserEvent::Registered { email, email_hash, username, username_hash, name, password_hash } => {
                 rows.insert(Model {
                     id: UserId::from_uuid(at.subject),
                     email: told(email),
                     email_hash: email.get().map(|_| email_hash.clone()),
+                    email_verified: false,
                     name: told(name).unwrap_or_default(),
                     username: username.as_ref().and_then(told),
                     username_hash: username.as_ref().and_then(|name| name.get()).and(username_hash.clone()),
                     password_hash: told(password_hash),
+                    second_factor_since: None,
+                    recovery_codes_left: 0,
                     version: at.version,
                 });
             }
-            UserEvent::Renamed { name } => rows.update(at.subject, |user| {
-                user.name = told(name).unwrap_or_default();
-                user.version = at.version;
+            UserEvent::Renamed { name } => change(&|user| user.name = told(name).unwrap_or_default()),
+            UserEvent::PasswordChanged { password_hash }
+            | UserEvent::PasswordReset { password_hash }
+            | UserEvent::PasswordRehashed { password_hash } => {
+                change(&|user| user.password_hash = told(password_hash));
+            }
+            UserEvent::EmailVerified => change(&|user| user.email_verified = true),
+            UserEvent::EmailChanged { email, email_hash } => change(&|user| {
+                user.email = told(email);
+                user.email_hash = email.get().map(|_| email_hash.clone());
+                user.email_verified = true;
             }),
-            UserEvent::PasswordChanged { password_hash } => rows.update(at.subject, |user| {
-                user.password_hash = told(password_hash);
-                user.version = at.version;
+            UserEvent::TotpConfirmed { step: _, recovery_hashes } => change(&|user| {
+                user.second_factor_since = Some(at.at);
+                user.recovery_codes_left = count(recovery_hashes);
             }),
+            UserEvent::RecoveryCodeUsed { hash: _ } => change(&|user| user.recovery_codes_left -= 1),
+            UserEvent::RecoveryCodesReplaced { hashes } => change(&|user| user.recovery_codes_left = count(hashes)),
+            UserEvent::TotpDisabled => change(&|user| {
+                user.second_factor_since = None;
+                user.recovery_codes_left = 0;
+            }),
+            UserEvent::PasswordResetRequested { .. }
+            | UserEvent::EmailChangeRequested { .. }
+            | UserEvent::TotpBegun { .. }
+            | UserEvent::TotpUsed { .. }
+            | UserEvent::MadeAnew { .. }
+            | UserEvent::ErasureCompleted { .. } => change(&|_| {}),
+            UserEvent::Erased => change(&|user| *user = Model::known_only_by(user.id, None)),
         }
     }
+}
+
+fn count(codes: &[String]) -> i32 {
+    i32::try_from(codes.len()).unwrap_or(i32::MAX)
 }

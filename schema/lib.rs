@@ -11,6 +11,7 @@ mod contract;
 pub mod cost;
 pub mod documents;
 pub mod endpoint;
+pub mod erasures;
 pub mod events;
 pub mod members;
 pub mod nodes;
@@ -76,6 +77,7 @@ modules! {
         api_keys::ApiKeyQuery,
         events::EventQuery,
         system::SystemQuery,
+        erasures::ErasureQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
@@ -91,6 +93,7 @@ modules! {
         roles::RoleMutation,
         api_keys::ApiKeyMutation,
         system::SystemMutation,
+        erasures::ErasureMutation,
         system::cache::CacheMutation;
     subscriptions:
         events::LiveSubscription,

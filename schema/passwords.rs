@@ -1,17 +1,24 @@
 //! Passwords: hashing and checking them with Argon2id, the parameters after OWASP (19 MiB, two passes, one lane).
+//! Hashes that another system made, with PBKDF2 too, are checked as they are, until their person signs in.
 //!
 //! Invariants: a password takes memory and time, so a bounded number is worked on at once, off the threads that
 //! serve requests; who waits too long is told `OVERLOADED`. Checking costs the same whether or not there is somebody
-//! to check against. Neither a password nor its hash is ever printed.
+//! to check against (a hash that another system made costs what it says, until it is replaced). Neither a password nor
+//! its hash is ever printed.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use argon2::password_hash::phc;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
 use async_graphql::ErrorExtensions;
+use aws_lc_rs::pbkdf2;
 use oriel_domain::users::{Password, PasswordHash};
+use oriel_kernel::{ErrorCode, Rejection};
 use tokio::sync::Semaphore;
 
 use crate::access::{Failure, Result, error, internal};
@@ -31,6 +38,9 @@ pub struct Passwords {
     argon2: Argon2<'static>,
     turns: Arc<Semaphore>,
     wait: Duration,
+    /// How many passwords were worked on: what signing in costs is compared by this.
+    #[cfg(test)]
+    worked: Arc<AtomicUsize>,
 }
 
 /// Says nothing about any password.
@@ -54,7 +64,13 @@ impl Passwords {
         // The recommendation stands in for what Argon2 cannot work with.
         let params = Params::new(memory_kib.max(Params::MIN_M_COST), PASSES, LANES, None).unwrap_or_default();
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        Self { argon2, turns: Arc::new(Semaphore::new(turns)), wait }
+        Self {
+            argon2,
+            turns: Arc::new(Semaphore::new(turns)),
+            wait,
+            #[cfg(test)]
+            worked: Arc::default(),
+        }
     }
 
     /// The hash of a new password, with a salt of its own.
@@ -62,9 +78,52 @@ impl Passwords {
     /// # Errors
     /// `OVERLOADED` when too many wait; a defect when the system gives no random bytes.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash> {
+        self.hash_text(password.expose().to_owned()).await
+    }
+
+    /// The hash of a password that is somebody's already, whatever it is like.
+    ///
+    /// # Errors
+    /// See [`Passwords::hash`].
+    pub async fn rehash(&self, typed: &str) -> Result<PasswordHash> {
+        self.hash_text(typed.to_owned()).await
+    }
+
+    async fn hash_text(&self, text: String) -> Result<PasswordHash> {
         let argon2 = self.argon2.clone();
-        let hash = self.in_turn(move || argon2.hash_password(password.expose().as_bytes())).await?;
+        let hash = self.in_turn(move || argon2.hash_password(text.as_bytes())).await?;
         Ok(PasswordHash::new(hash.map_err(internal)?.to_string()))
+    }
+
+    /// Whether a password with this hash is better hashed anew.
+    pub fn is_outdated(&self, hash: &str) -> bool {
+        let (ours, theirs) = (self.argon2.params(), phc::PasswordHash::new(hash));
+        let params = theirs.ok().filter(is_argon2id).and_then(|hash| Params::try_from(&hash).ok());
+        !params.is_some_and(|params| params.m_cost() >= ours.m_cost() && params.t_cost() >= ours.t_cost())
+    }
+
+    /// A hash that another system made, as a PHC string: Argon2id, or PBKDF2 with SHA-256 or SHA-512.
+    ///
+    /// # Errors
+    /// `INVALID` when it is none, or one that is too weak to keep or takes too long to check.
+    pub fn import(text: &str) -> Result<PasswordHash, Rejection> {
+        let invalid = || {
+            let message = "Give a hash as a PHC string: `$argon2id$v=19$m=…,t=…,p=…$salt$hash`, with at most 256 MiB, \
+                           10 passes and 8 lanes, or `$pbkdf2-sha256$i=…$salt$hash` (or `-sha512`), with 10000 to \
+                           5000000 iterations.";
+            Rejection::new(ErrorCode::Invalid, message)
+        };
+        let hash = phc::PasswordHash::new(text.trim()).map_err(|_| invalid())?;
+        let whole = hash.salt.is_some() && hash.hash.is_some();
+        let fits = match Pbkdf2::of(&hash) {
+            Some(pbkdf2) => (10_000..=5_000_000).contains(&pbkdf2.iterations.get()),
+            None => {
+                let params = Some(&hash).filter(|hash| is_argon2id(hash)).and_then(|hash| Params::try_from(hash).ok());
+                let fits = |p: Params| p.m_cost() <= 256 * 1024 && p.t_cost() <= 10 && p.p_cost() <= 8;
+                params.is_some_and(fits)
+            }
+        };
+        if whole && fits { Ok(PasswordHash::new(text.trim())) } else { Err(invalid()) }
     }
 
     /// Whether this is the password that was hashed. Without a hash, because there is no such person, it is not, and
@@ -78,7 +137,10 @@ impl Passwords {
         let hash = hash.map(str::to_owned);
         let argon2 = self.argon2.clone();
         let right = self.in_turn(move || match hash.as_deref().map(phc::PasswordHash::new) {
-            Some(Ok(hash)) => argon2.verify_password(typed.as_bytes(), &hash).is_ok(),
+            Some(Ok(hash)) => match Pbkdf2::of(&hash) {
+                Some(pbkdf2) => pbkdf2.verify(typed.as_bytes(), &hash),
+                None => argon2.verify_password(typed.as_bytes(), &hash).is_ok(),
+            },
             absent => {
                 if absent.is_some() {
                     tracing::error!("a stored password hash is not a PHC string");
@@ -95,12 +157,40 @@ impl Passwords {
     async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let turn = tokio::time::timeout(self.wait, Arc::clone(&self.turns).acquire_owned());
         let Ok(Ok(turn)) = turn.await else { return Err(overloaded()) };
+        #[cfg(test)]
+        self.worked.fetch_add(1, Ordering::SeqCst);
         let worked = tokio::task::spawn_blocking(move || {
             let result = work();
             drop(turn);
             result
         });
         Ok(worked.await.map_err(internal)?)
+    }
+}
+
+fn is_argon2id(hash: &phc::PasswordHash) -> bool {
+    hash.algorithm.as_str() == "argon2id"
+}
+
+/// How another system hashed with PBKDF2.
+struct Pbkdf2 {
+    algorithm: pbkdf2::Algorithm,
+    iterations: NonZeroU32,
+}
+
+impl Pbkdf2 {
+    fn of(hash: &phc::PasswordHash) -> Option<Self> {
+        let algorithm = match hash.algorithm.as_str() {
+            "pbkdf2-sha256" => pbkdf2::PBKDF2_HMAC_SHA256,
+            "pbkdf2-sha512" => pbkdf2::PBKDF2_HMAC_SHA512,
+            _ => return None,
+        };
+        Some(Self { algorithm, iterations: NonZeroU32::new(hash.params.get_decimal("i")?)? })
+    }
+
+    fn verify(&self, typed: &[u8], hash: &phc::PasswordHash) -> bool {
+        let (Some(salt), Some(hash)) = (&hash.salt, &hash.hash) else { return false };
+        pbkdf2::verify(self.algorithm, self.iterations, salt, typed, hash.as_bytes()).is_ok()
     }
 }
 
@@ -114,8 +204,55 @@ fn overloaded() -> Failure {
 mod tests {
     use super::*;
 
+    /// `hashlib.pbkdf2_hmac('sha256', b'violet-otter-93-lamp', b'pepper and salt!', 10000)` of Python, and with sha512.
+    const FROM_PYTHON: [&str; 2] = [
+        "$pbkdf2-sha256$i=10000$cGVwcGVyIGFuZCBzYWx0IQ$Xksp/WWbdcpghrW1HJvRIgaV6L/UJWgo1SSn3Nlm/fc",
+        "$pbkdf2-sha512$i=10000$cGVwcGVyIGFuZCBzYWx0IQ$c2oJUERv0NgWEDu3Kli4JU9bM3D8Td9HLpwZFNQKbfm102y6AG5SU8j0GfkLNwDILxlT3T/wQWBMjjtyc6WJVA",
+    ];
+
     fn password(text: &str) -> Password {
         Password::parse(text, &[]).unwrap()
+    }
+
+    impl Passwords {
+        /// How many passwords were worked on.
+        pub fn worked(&self) -> usize {
+            self.worked.load(Ordering::SeqCst)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_another_system_made_is_checked_and_outdated() {
+        let passwords = Passwords::new(8);
+        for imported in FROM_PYTHON {
+            let hash = Passwords::import(imported).unwrap();
+            assert!(passwords.verify("violet-otter-93-lamp", Some(hash.as_str())).await.unwrap(), "{imported}");
+            assert!(!passwords.verify("violet-otter-93-lamq", Some(hash.as_str())).await.unwrap());
+            assert!(passwords.is_outdated(hash.as_str()));
+        }
+        let today = passwords.rehash("short").await.unwrap();
+        assert!(!passwords.is_outdated(today.as_str()) && Passwords::new(16).is_outdated(today.as_str()));
+        assert!(passwords.verify("short", Some(today.as_str())).await.unwrap());
+        Passwords::import(today.as_str()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_hash_or_a_dangerous_one_is_not_imported() {
+        let [good, _] = FROM_PYTHON;
+        for bad in [
+            "",
+            "plain text",
+            "$2b$12$abcdefghijklmnopqrstuv",
+            &good.replace("sha256", "sha1"),
+            &good.replace("i=10000", "i=1000"),
+            &good.replace("i=10000", "i=4000000000"),
+            &good.replace("i=10000", "i=0"),
+            "$pbkdf2-sha256$i=10000$cGVwcGVyIGFuZCBzYWx0IQ",
+            "$pbkdf2-sha256$i=10000",
+            "$argon2id$v=19$m=4194304,t=2,p=1$cGVwcGVyIGFuZCBzYWx0IQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        ] {
+            assert!(Passwords::import(bad).is_err(), "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -437,12 +437,7 @@ pub(crate) async fn begin_attempt(
 /// Whether this is the password of the user who signs in under this name; `name`: its keyed hash. The attempt is
 /// counted, and takes as long when there is no such user. A right one whose hash is not as it would be made today is
 /// hashed anew.
-pub(crate) async fn password_is_right(
-    cx: &Context<'_>,
-    name: &str,
-    user: Option<&User>,
-    typed: &str,
-) -> Result<bool> {
+pub(crate) async fn password_is_right(cx: &Context<'_>, name: &str, user: Option<&User>, typed: &str) -> Result<bool> {
     let services = Services::of(cx)?;
     let attempt = begin_attempt(cx, Secret::Password, name, user.map(|user| user.id)).await?;
     let hash = user.and_then(|user| user.password_hash.as_deref());
@@ -458,7 +453,8 @@ pub(crate) async fn password_is_right(
         && services.passwords.is_outdated(hash)
     {
         let command = RehashPassword { password_hash: services.passwords.rehash(typed).await? };
-        let mut context = CommandContext::system(services.engine.new_id(), OrganizationId::ABSENT, services.engine.now());
+        let mut context =
+            CommandContext::system(services.engine.new_id(), OrganizationId::ABSENT, services.engine.now());
         (context.actor, context.expected_version) = (Actor::User(user.id), Some(user.version));
         // If something else has changed meanwhile, the next time will do.
         if let Err(error) = services.engine.execute(&context, user.id, command).await {

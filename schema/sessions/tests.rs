@@ -153,3 +153,107 @@ async fn switching_goes_on_in_another_organization_of_mine() {
     let same = bed.mutate(Some(&there.access), "sessionSwitch", json!({ "organizationId": looms }), SIGNED_IN).await;
     assert_eq!(Bed::problems(&same), ["CONFLICT input.organizationId"]);
 }
+
+#[tokio::test]
+async fn all_other_sessions_end_at_once() {
+    let bed = Bed::new().await;
+    let here = bed.register("Engines", "ada@example.org").await;
+    let there = Person::of(&login(&bed, json!({ "email": "ada@example.org", "password": PASSWORD })).await);
+    let query = "mutation { sessionRevokeAll { session { id current } userErrors { code } position } }";
+    let revoked = bed.ask(Some(&here.access), query, json!({})).await;
+    assert_eq!(revoked["data"]["sessionRevokeAll"]["session"]["current"], true, "{revoked}");
+    assert_eq!(Bed::code(&bed.ask(Some(&there.access), WHO, json!({})).await), "UNAUTHENTICATED");
+    let who = bed.ask(Some(&here.access), WHO, json!({})).await;
+    assert_eq!(who["data"]["viewer"]["sessions"].as_array().unwrap().len(), 1);
+}
+
+/// What signing in answers: `wrong`, `wait` or `in`.
+async fn guess(bed: &Bed, ip: &str, input: Value) -> &'static str {
+    let query = "mutation($input: LoginInput!) { login(input: $input) { accessToken userErrors { code } } }";
+    let answer = bed.ask_from(ip, query, json!({ "input": input })).await;
+    match (Bed::code(&answer), answer["data"]["login"]["accessToken"].is_string()) {
+        ("RATE_LIMITED", _) => "wait",
+        (_, true) => "in",
+        _ => "wrong",
+    }
+}
+
+fn wrong(email: &str) -> Value {
+    json!({ "email": email, "password": "violet-otter-93-lamq" })
+}
+
+fn right(email: &str) -> Value {
+    json!({ "email": email, "password": PASSWORD })
+}
+
+#[tokio::test]
+async fn guessing_from_one_address_has_to_wait_and_does_the_same_work_for_everybody() {
+    let bed = Bed::new().await;
+    bed.register("Engines", "ada@example.org").await;
+    let passwords = &bed.endpoint.services().passwords;
+    let mut seen = Vec::new();
+    for email in ["ada@example.org", "nobody@example.org", "not an address"] {
+        let before = passwords.worked();
+        let mut answers = Vec::new();
+        for _ in 0..40 {
+            answers.push(guess(&bed, "198.51.100.1", wrong(email)).await);
+        }
+        // Not even the right password is looked at while it has to wait.
+        answers.push(guess(&bed, "198.51.100.1", right(email)).await);
+        seen.push((answers, passwords.worked() - before));
+    }
+    let (answers, worked) = &seen[0];
+    assert_eq!((answers[0], answers[40], *worked), ("wrong", "wait", 10), "{answers:?}");
+    assert!(seen.iter().all(|other| other == &seen[0]), "{seen:?}");
+    bed.clock.advance(Duration::from_secs(1));
+    assert_eq!(guess(&bed, "198.51.100.1", right("ada@example.org")).await, "in");
+}
+
+#[tokio::test]
+async fn guessing_from_many_addresses_locks_nobody_out_where_they_have_signed_in_before() {
+    let bed = Bed::new().await;
+    // They register at 192.0.2.7.
+    bed.register("Engines", "ada@example.org").await;
+    let mut looked_at = 0;
+    for n in 0..300 {
+        let ip = format!("198.51.{}.{}", 100 + n / 250, n % 250);
+        looked_at += usize::from(guess(&bed, &ip, wrong("ada@example.org")).await == "wrong");
+    }
+    assert_eq!(looked_at, 100);
+    assert_eq!(guess(&bed, "203.0.113.9", right("ada@example.org")).await, "wait");
+    assert_eq!(guess(&bed, "192.0.2.7", right("ada@example.org")).await, "in");
+    // Nobody is known to exist by this.
+    for n in 0..300 {
+        let ip = format!("198.51.{}.{}", 100 + n / 250, n % 250);
+        guess(&bed, &ip, wrong("nobody@example.org")).await;
+    }
+    assert_eq!(guess(&bed, "203.0.113.9", wrong("nobody@example.org")).await, "wait");
+}
+
+#[tokio::test]
+async fn a_stranger_at_the_same_address_locks_nobody_out_for_long() {
+    let bed = Bed::new().await;
+    bed.register("Engines", "ada@example.org").await;
+    for n in 0..300 {
+        guess(&bed, "192.0.2.7", wrong(&format!("p{n}@example.org"))).await;
+        guess(&bed, "192.0.2.7", wrong("ada@example.org")).await;
+        bed.clock.advance(Duration::from_secs(2));
+    }
+    bed.clock.advance(Duration::from_secs(30));
+    assert_eq!(guess(&bed, "192.0.2.7", right("ada@example.org")).await, "in");
+}
+
+#[tokio::test]
+async fn a_session_that_somebody_brings_along_is_never_the_one_that_begins() {
+    let bed = Bed::new().await;
+    let eve = bed.register("Elsewhere", "eve@example.org").await;
+    bed.register("Engines", "ada@example.org").await;
+    // Whoever signs in with somebody else's token gets a session of their own, and the other stays whose it was.
+    let login = bed.mutate(Some(&eve.access), "login", right("ada@example.org"), SIGNED_IN).await;
+    assert!(login["accessToken"].is_string(), "{login}");
+    assert_ne!(login["accessToken"], eve.access);
+    let who = bed.ask(Some(&eve.access), WHO, json!({})).await;
+    assert_eq!(who["data"]["viewer"]["user"]["id"], eve.user);
+    let who = bed.ask(login["accessToken"].as_str(), WHO, json!({})).await;
+    assert_ne!(who["data"]["viewer"]["user"]["id"], eve.user);
+}

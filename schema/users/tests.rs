@@ -178,3 +178,55 @@ async fn a_changed_password_leaves_one_session() {
     assert_eq!(left["data"]["viewer"]["sessions"].as_array().unwrap().len(), 1);
     assert_eq!(Bed::problems(&bed.mutate(None, "login", login, SIGNED_IN).await), ["INVALID_CREDENTIALS"]);
 }
+
+#[tokio::test]
+async fn a_person_of_another_system_keeps_their_password_and_gets_a_better_hash() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    // Made by Python: see passwords.rs.
+    let hash = "$pbkdf2-sha256$i=10000$cGVwcGVyIGFuZCBzYWx0IQ$Xksp/WWbdcpghrW1HJvRIgaV6L/UJWgo1SSn3Nlm/fc";
+    let import = json!({ "email": "bob@example.org", "name": "Bob", "username": "bob", "passwordHash": hash });
+    let asked = format!("userId {ERRORS}");
+    let imported = bed.mutate(Some(&ada.access), "userImport", import.clone(), &asked).await;
+    assert_eq!(imported["userErrors"], json!([]), "{imported}");
+    let again = bed.mutate(Some(&ada.access), "userImport", import.clone(), &asked).await;
+    assert_eq!(Bed::problems(&again), ["TAKEN input.email"]);
+    let mut plain = import;
+    plain["passwordHash"] = PASSWORD.into();
+    let refused = bed.mutate(Some(&ada.access), "userImport", plain, &asked).await;
+    assert_eq!(Bed::problems(&refused), ["INVALID input.passwordHash"]);
+
+    let invite = json!({ "email": "bob@example.org", "roles": ["member"] });
+    let invited = bed.mutate(Some(&ada.access), "memberInvite", invite, "invitationToken").await;
+    let accept = json!({ "token": invited["invitationToken"], "password": PASSWORD });
+    let bob = Person::of(&bed.mutate(None, "memberAccept", accept, SIGNED_IN).await);
+    assert_eq!(imported["userId"], bob.user);
+    let stored = stored_hash(&bed, &bob.user).await;
+    assert!(stored.starts_with("$argon2id$"), "{stored}");
+    let login = json!({ "username": "bob", "password": PASSWORD });
+    Person::of(&bed.mutate(None, "login", login, SIGNED_IN).await);
+    assert_eq!(stored_hash(&bed, &bob.user).await, stored, "it is not made anew each time");
+
+    // Only the installation's operator takes people over.
+    let import = json!({ "email": "eve@example.org", "name": "Eve", "passwordHash": hash });
+    let refused = bed.mutate(Some(&bob.access), "userImport", import, &asked).await;
+    assert_eq!(Bed::problems(&refused), ["FORBIDDEN"]);
+}
+
+async fn stored_hash(bed: &Bed, user: &str) -> String {
+    let connection = bed.endpoint.services().engine.database().reader();
+    let user = oriel_read_models::sign_in::user(connection, user.parse().unwrap()).await.unwrap().unwrap();
+    user.password_hash.unwrap()
+}
+
+#[tokio::test]
+async fn who_asks_which_addresses_are_taken_has_to_wait() {
+    let bed = Bed::new().await;
+    bed.register("Engines", "ada@example.org").await;
+    let query = "mutation($input: RegisterInput!) { register(input: $input) { userErrors { code } } }";
+    let mut last = Value::Null;
+    for _ in 0..110 {
+        last = bed.ask(None, query, json!({ "input": ada() })).await;
+    }
+    assert_eq!(Bed::code(&last), "RATE_LIMITED", "{last}");
+}

@@ -38,6 +38,7 @@ fn every_event_that_was_ever_written_decodes_to_what_it_meant() {
 fn samples() -> Vec<Sample> {
     let all = [
         users(),
+        erased_users(),
         organizations(),
         members(),
         sessions(),
@@ -98,6 +99,17 @@ fn users() -> Vec<Sample> {
         Sample::today(E::RecoveryCodeUsed { hash: "hash-1".to_owned() }),
         Sample::today(E::RecoveryCodesReplaced { hashes: vec!["hash-2".to_owned(), "hash-3".to_owned()] }),
         Sample::today(E::TotpDisabled),
+    ]
+}
+
+fn erased_users() -> Vec<Sample> {
+    use UserEvent as E;
+    vec![
+        Sample::today(E::Erased),
+        Sample::today(E::MadeAnew { subjects: vec![uuid(31), uuid(32)] }),
+        Sample::today(E::ErasureCompleted {
+            stores: vec![Cleaned { store: "users".to_owned(), position: Position::new(77) }],
+        }),
     ]
 }
 

@@ -7,19 +7,29 @@
 //! Nothing here hashes a password or sees one being checked: commands carry the finished hash.
 
 use oriel_kernel::{
-    Aggregate, Blinder, Command, Decision, ErrorCode, Event, Fact, Given, Id, OrganizationId, Outcome, Personal,
-    Rejection, UserId, bounded_text, kinds,
+    Aggregate, Blinder, Command, Decision, Effect, ErrorCode, Event, Fact, Given, Id, OrganizationId, Outcome, Personal,
+    Rejection, Timestamp, UserId, bounded_text, kinds,
 };
+use uuid::Uuid;
 
+use crate::organizations::Cleaned;
+
+pub mod addresses;
+pub mod erasure;
 mod password;
+pub mod second_factor;
 
 pub use password::{Password, PasswordHash};
+
+use addresses::{NewEmail, Reset};
+use erasure::Erasure;
+use second_factor::SecondFactor;
 
 // --- events ----------------------------------------------------------------------------------------------------
 
 /// What can happen to a user.
 #[derive(Clone, Debug, PartialEq, Event)]
-#[event(stream = "user")]
+#[event(stream = "user", effect = UserEvent::does)]
 pub enum UserEvent {
     /// Became a user.
     #[event("user_registered")]
@@ -43,12 +53,115 @@ pub enum UserEvent {
         /// What they are called now.
         name: Personal<String>,
     },
+    /// Has the same password, hashed in another way.
+    #[event("user_password_rehashed")]
+    PasswordRehashed {
+        /// A PHC string.
+        password_hash: Personal<String>,
+    },
     /// Has another password.
     #[event("user_password_changed")]
     PasswordChanged {
         /// A PHC string.
         password_hash: Personal<String>,
     },
+    /// Asked for a link to choose another password.
+    #[event("user_password_reset_requested")]
+    PasswordResetRequested {
+        /// What the link is about.
+        request: String,
+        /// When the link ends.
+        ends_at: Timestamp,
+    },
+    /// Chose another password, by such a link.
+    #[event("user_password_reset")]
+    PasswordReset {
+        /// A PHC string.
+        password_hash: Personal<String>,
+    },
+    /// Showed that the address is theirs.
+    #[event("user_email_verified")]
+    EmailVerified,
+    /// Wants to move to another address.
+    #[event("user_email_change_requested")]
+    EmailChangeRequested {
+        /// Where they are told that somebody wants it.
+        from: Personal<String>,
+        /// Where the link is sent.
+        email: Personal<String>,
+        /// See [`Email::blind`].
+        email_hash: String,
+        /// When the link ends.
+        ends_at: Timestamp,
+    },
+    /// Has moved to another address, and shown that it is theirs.
+    #[event("user_email_changed")]
+    EmailChanged {
+        /// As it was typed.
+        email: Personal<String>,
+        /// See [`Email::blind`].
+        email_hash: String,
+    },
+    /// Was given a secret for an authenticator.
+    #[event("user_totp_begun")]
+    TotpBegun {
+        /// In base32.
+        secret: Personal<String>,
+    },
+    /// The authenticator showed a code: it is asked for from now on.
+    #[event("user_totp_confirmed")]
+    TotpConfirmed {
+        /// Whose code it was, in steps of thirty seconds since 1970.
+        step: u64,
+        /// Keyed hashes of the recovery codes.
+        recovery_hashes: Vec<String>,
+    },
+    /// Used a code of the authenticator.
+    #[event("user_totp_used")]
+    TotpUsed {
+        /// Whose code it was.
+        step: u64,
+    },
+    /// Used a recovery code.
+    #[event("user_recovery_code_used")]
+    RecoveryCodeUsed {
+        /// Its keyed hash.
+        hash: String,
+    },
+    /// Has other recovery codes.
+    #[event("user_recovery_codes_replaced")]
+    RecoveryCodesReplaced {
+        /// Their keyed hashes.
+        hashes: Vec<String>,
+    },
+    /// Has no second factor any more.
+    #[event("user_totp_disabled")]
+    TotpDisabled,
+    /// Is forgotten: what the log says about them is erased.
+    #[event("user_erased")]
+    Erased,
+    /// What was made of these aggregates' events is made anew, without what they had said about the person.
+    #[event("user_made_anew")]
+    MadeAnew {
+        /// Which aggregates.
+        subjects: Vec<Uuid>,
+    },
+    /// Nothing is left of them anywhere: the certificate.
+    #[event("user_erasure_completed")]
+    ErasureCompleted {
+        /// What was cleaned, and up to where.
+        stores: Vec<Cleaned>,
+    },
+}
+
+impl UserEvent {
+    fn does(&self) -> Option<Effect<'_>> {
+        match self {
+            Self::Erased => Some(Effect::DestroysKey),
+            Self::MadeAnew { subjects } => Some(Effect::MakesAnew { subjects }),
+            _ => None,
+        }
+    }
 }
 
 // --- parsed types ------------------------------------------------------------------------------------------------
@@ -140,6 +253,14 @@ impl Username {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct User {
     name: Option<Personal<String>>,
+    email: Option<Personal<String>>,
+    email_hash: String,
+    email_verified: bool,
+    new_email: Option<NewEmail>,
+    reset: Option<Reset>,
+    factor: SecondFactor,
+    username_hash: Option<String>,
+    erasure: Erasure,
 }
 
 impl Aggregate for User {
@@ -148,9 +269,40 @@ impl Aggregate for User {
     const NOUN: &'static str = "user";
 
     fn evolve(&mut self, event: &UserEvent) {
+        self.factor.evolve(event);
         match event {
-            UserEvent::Registered { name, .. } | UserEvent::Renamed { name } => self.name = Some(name.clone()),
-            UserEvent::PasswordChanged { .. } => {}
+            UserEvent::Registered { name, email, email_hash, username_hash, .. } => {
+                (self.name, self.email) = (Some(name.clone()), Some(email.clone()));
+                self.email_hash.clone_from(email_hash);
+                self.username_hash.clone_from(username_hash);
+            }
+            UserEvent::Renamed { name } => self.name = Some(name.clone()),
+            UserEvent::PasswordChanged { .. } | UserEvent::PasswordReset { .. } => {
+                (self.reset, self.new_email) = (None, None);
+            }
+            UserEvent::PasswordResetRequested { request, ends_at } => {
+                self.reset = Some(Reset { request: request.clone(), ends_at: *ends_at });
+            }
+            UserEvent::EmailVerified => self.email_verified = true,
+            UserEvent::EmailChangeRequested { email, email_hash, ends_at, .. } => {
+                let (email, hash) = (email.clone(), email_hash.clone());
+                self.new_email = Some(NewEmail { email, hash, ends_at: *ends_at });
+            }
+            UserEvent::EmailChanged { email, email_hash } => {
+                self.email = Some(email.clone());
+                self.email_hash.clone_from(email_hash);
+                (self.email_verified, self.new_email) = (true, None);
+            }
+            UserEvent::Erased => self.erase(),
+            UserEvent::ErasureCompleted { stores: _ } => self.erasure = Erasure::Complete,
+            UserEvent::MadeAnew { .. }
+            | UserEvent::PasswordRehashed { .. }
+            | UserEvent::TotpBegun { .. }
+            | UserEvent::TotpConfirmed { .. }
+            | UserEvent::TotpUsed { .. }
+            | UserEvent::RecoveryCodeUsed { .. }
+            | UserEvent::RecoveryCodesReplaced { .. }
+            | UserEvent::TotpDisabled => {}
         }
     }
 
@@ -255,6 +407,23 @@ impl Command for ChangePassword {
         let of = user.themselves(self.by, given)?;
         let password_hash = Personal::new(of, self.password_hash.as_str().to_owned());
         Ok(Outcome::events([UserEvent::PasswordChanged { password_hash }]))
+    }
+}
+
+/// Keeps a better hash of the password that the user has. That it is the same password is checked before: say which
+/// version of the user it was checked against, so that it never takes the place of a newer one.
+pub struct RehashPassword {
+    /// The better hash.
+    pub password_hash: PasswordHash,
+}
+
+impl Command for RehashPassword {
+    type Aggregate = User;
+
+    fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
+        let of = user.themselves(UserId::from_uuid(given.id), given)?;
+        let password_hash = Personal::new(of, self.password_hash.as_str().to_owned());
+        Ok(Outcome::events([UserEvent::PasswordRehashed { password_hash }]))
     }
 }
 

@@ -82,7 +82,7 @@ impl Default for Limits {
             consumers: ConsumerLimits::default(),
             workers: WorkerLimits::default(),
             sweep_every: Duration::from_secs(3600),
-            end_every: Duration::from_secs(60),
+            end_every: Duration::from_secs(10),
         }
     }
 }
@@ -98,6 +98,7 @@ fn workers(parts: &Parts, index: &Arc<search_index::SearchIndex>) -> Vec<Arc<dyn
     vec![
         Arc::new(extraction::Extraction::new(parts)),
         Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
+        Arc::new(endings::Erasing { engine: Arc::clone(&engine), index: Arc::clone(&index) }),
         Arc::new(endings::Ending { engine, blobs, index }),
         Arc::new(mail::Post::new(parts)),
     ]

@@ -416,6 +416,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_deployed_sets_what_can_be_set() {
+        let known: Vec<String> = table().iter().map(|setting| variable(setting.key)).collect();
+        for file in ["docker-compose.yml", "deploy/Dockerfile", "deploy/direct-downloads.yml", "deploy/make-env",
+            "deploy/kubernetes/oriel.yml"]
+        {
+            let text = std::fs::read_to_string(format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+            let set: Vec<&str> = words.filter(|word| word.starts_with("ORIEL_")).collect();
+            assert!(!set.is_empty(), "{file} sets nothing");
+            for name in set {
+                assert!(known.iter().any(|known| known == name), "{file} sets {name}, which nobody reads");
+            }
+        }
+    }
+
+    #[test]
     fn auto_is_strict_beyond_loopback() {
         for (listen, open) in [("127.0.0.1:1", true), ("[::1]:1", true), ("0.0.0.0:1", false), ("192.0.2.1:1", false)] {
             let settings = with(&[("listen", listen)]).unwrap().settings;

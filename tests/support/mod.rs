@@ -9,10 +9,14 @@ mod engine_testing;
 #[path = "../../src/backends/bus/redis_server.rs"]
 mod redis_server;
 mod server;
+/// A mail server for one test: the backend's own tests use the same.
+#[path = "../../src/backends/mail/sink.rs"]
+mod sink;
 
 pub use cluster::Cluster;
 pub use redis_server::RedisServer;
 pub use server::{Environment, Server, Session};
+pub use sink::Sink;
 
 /// The databases that the product's tests run on: SQLite always, PostgreSQL where it is installed.
 pub fn databases() -> Vec<Option<String>> {

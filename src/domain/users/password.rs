@@ -1,13 +1,15 @@
 //! Passwords: which are good enough, and how they travel.
 //!
-//! Invariants: neither a password nor its hash is ever printed. Length is what counts; beyond that only what is
-//! guessed first is refused: the person's own names, the well-known words, repetitions and runs.
+//! Invariants: neither a password nor its hash is ever printed. What counts is how many guesses it withstands, by
+//! whoever knows the words, names, dates and patterns that people use, the passwords that were chosen most often (and
+//! so became known), and the person's own names.
 //!
 //! Nothing here hashes: that costs time and randomness, and happens outside.
 
 use std::fmt;
 
 use oriel_kernel::{ErrorCode, Rejection};
+use zxcvbn::{Score, zxcvbn};
 
 /// A password that somebody chose and that is good enough. To check one that is typed to sign in, compare the text
 /// as it is: the rules may have changed since it was chosen.
@@ -33,11 +35,12 @@ impl Password {
         if text.chars().count() < Self::MIN_CHARS {
             return weak("At least 10 characters. Several words make a good password.");
         }
-        if is_about(text, about) {
-            return weak("Your own name or address is guessed first. Choose something else.");
-        }
-        if is_obvious(text) {
-            return weak("This password is guessed first. Several unrelated words make a good one.");
+        let known = known_words(about);
+        let guessing = zxcvbn(text, &known.iter().map(String::as_str).collect::<Vec<_>>());
+        if guessing.score() < Score::Three {
+            let why = guessing.feedback().and_then(|feedback| feedback.warning());
+            let why = why.map_or_else(|| "This password is guessed early.".to_owned(), |warning| warning.to_string());
+            return weak(&format!("{why} Several unrelated words make a good password."));
         }
         Ok(Self(text.to_owned()))
     }
@@ -76,101 +79,15 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// Whether it is one of the person's own names, but for digits, signs and case.
-fn is_about(text: &str, about: &[&str]) -> bool {
-    let text = letters(text);
-    about.iter().any(|name| {
-        let local = name.split('@').next().unwrap_or(name);
-        [letters(name), letters(local)].iter().any(|own| !own.is_empty() && *own == text)
-            || name.split_whitespace().map(letters).any(|own| !own.is_empty() && own == text)
-    })
-}
-
-const OBVIOUS: &[&str] = &[
-    "abc",
-    "abcd",
-    "admin",
-    "administrator",
-    "asdf",
-    "asdfghjkl",
-    "azerty",
-    "azertyuiop",
-    "baseball",
-    "changeme",
-    "contrasena",
-    "dragon",
-    "football",
-    "hello",
-    "iloveyou",
-    "letmein",
-    "master",
-    "monkey",
-    "motdepasse",
-    "oriel",
-    "pass",
-    "password",
-    "passwort",
-    "princess",
-    "qwerty",
-    "qwertyuiop",
-    "qwertz",
-    "qwertzuiop",
-    "secret",
-    "sunshine",
-    "superman",
-    "test",
-    "trustno",
-    "user",
-    "welcome",
-    "zxcvbnm",
-];
-
-/// Whether it is a well-known word with digits and signs around it, a repetition, or a run like 1234567890.
-fn is_obvious(text: &str) -> bool {
-    let lower = text.to_lowercase();
-    let symbols: Vec<char> = lower.chars().collect();
-    let unit = period(&symbols);
-    if unit.len() <= 3 || is_run(unit) {
-        return true;
-    }
-    let bare = lower.trim_matches(|c: char| !c.is_alphabetic() && c != '@' && c != '$');
-    let spelled: String = bare
-        .chars()
-        .map(|c| match c {
-            '@' | '4' => 'a',
-            '$' | '5' => 's',
-            '0' => 'o',
-            '3' => 'e',
-            '1' | '!' => 'i',
-            other => other,
-        })
-        .collect();
-    [letters(&lower), letters(&spelled)].iter().any(|word| {
-        let word: Vec<char> = word.chars().collect();
-        let word: String = period(&word).iter().collect();
-        OBVIOUS.contains(&word.as_str())
-    })
-}
-
-fn letters(text: &str) -> String {
-    text.chars().filter(|c| c.is_alphabetic()).flat_map(char::to_lowercase).collect()
-}
-
-/// The shortest beginning of which the whole is a repetition, perhaps cut off at the end.
-fn period(symbols: &[char]) -> &[char] {
-    let length = (1..symbols.len()).find(|&n| symbols.iter().zip(&symbols[n..]).all(|(a, b)| a == b));
-    &symbols[..length.unwrap_or(symbols.len())]
-}
-
-/// Whether every symbol is the next one after its predecessor, or every one the previous (0 follows 9).
-fn is_run(symbols: &[char]) -> bool {
-    let steps = |forward: bool| {
-        symbols.windows(2).all(|pair| {
-            let (a, b) = if forward { (pair[0], pair[1]) } else { (pair[1], pair[0]) };
-            (a == '9' && b == '0') || (a.is_alphanumeric() && a as u32 + 1 == b as u32)
-        })
-    };
-    steps(true) || steps(false)
+/// What is guessed first of this person: their names and addresses, whole and in parts; of this product, its name; and
+/// what is set where somebody is to choose another one.
+fn known_words(about: &[&str]) -> Vec<String> {
+    let whole = about.iter().map(|name| name.to_lowercase());
+    let locals = about.iter().filter_map(|name| name.split_once('@')).map(|(local, _)| local.to_lowercase());
+    let parts = about.iter().flat_map(|name| name.split(|c: char| !c.is_alphanumeric()));
+    let parts = parts.filter(|part| part.chars().count() >= 3).map(str::to_lowercase);
+    let everywhere = ["oriel", "changeme"].map(str::to_owned);
+    everywhere.into_iter().chain(whole).chain(locals).chain(parts).collect()
 }
 
 #[cfg(test)]
@@ -222,10 +139,22 @@ mod tests {
             "AdaLovelace1",
             "ada lovelace 1815",
             "lovelace1815",
+            "oriel-oriel-1",
+            "dragon1987",
         ] {
             let code = Password::parse(weak, ADA).map_err(|r| r.code).err();
             assert_eq!(code, Some(ErrorCode::WeakPassword), "{weak}");
         }
+    }
+
+    #[test]
+    fn what_is_weak_for_one_is_good_for_another() {
+        let own = "augusta.byron-king";
+        assert!(Password::parse(own, &[]).is_ok());
+        let refused = Password::parse(own, &["augusta.byron@example.org", "Augusta Byron King"]).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::WeakPassword);
+        let common = Password::parse("passwordpassword", &[]).unwrap_err();
+        assert!(common.message.ends_with("make a good password."), "{}", common.message);
     }
 
     #[test]

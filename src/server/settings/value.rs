@@ -228,6 +228,15 @@ pub fn log_filter() -> Kind<String> {
     )
 }
 
+/// Whom a mail is from. Whether the address is one is found when mail is opened.
+pub fn mailbox() -> Kind<String> {
+    Kind::new(
+        "an address, such as Oriel <oriel@example.org>",
+        |text| (text.contains('@') && !text.chars().any(char::is_control)).then(|| text.to_owned()),
+        String::clone,
+    )
+}
+
 /// A whole number between two bounds.
 pub fn whole<T>(least: T, most: T) -> Kind<T>
 where

@@ -1,0 +1,373 @@
+//! Attempts to sign in, counted, so that nobody guesses a secret by trying, and nobody is locked out by somebody else's
+//! trying.
+//!
+//! Invariants: after some failures each next attempt has to wait, longer each time, up to a limit. It is counted for the
+//! account at this place (an address, or of IPv6 a network), for the place, and for the account from everywhere. The
+//! last two let those through who have signed in at this place before, so that whoever knows the password and is where
+//! they usually are waits for no stranger; what is tried at such a place is counted with the account there, and its
+//! waits are short. An account that does not exist is counted like any other.
+//!
+//! An attempt counts from its beginning, so that many at once are no way around; one that succeeds takes that back. The
+//! number of counters is bounded: two generations of an hour each are kept, and a flood ends a generation early.
+//! Counters belong to this process.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_graphql::ErrorExtensions;
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::TimeDelta;
+use oriel_kernel::Timestamp;
+use tokio::sync::Semaphore;
+
+use crate::access::{Failure, error};
+
+/// Counters of one generation.
+const MOST: usize = 100_000;
+/// Pieces of work that go on beside the answers.
+const ASIDE: usize = 64;
+/// How long a failure is remembered at least.
+const HOUR: TimeDelta = TimeDelta::hours(1);
+
+/// How many failures are free, and the longest wait after more of them.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    free: u32,
+    longest: Duration,
+}
+
+/// For an account at a place.
+const HERE: Rule = Rule { free: 10, longest: Duration::from_secs(15 * 60) };
+/// For an account at a place where its person has signed in before.
+const AT_HOME: Rule = Rule { free: 10, longest: Duration::from_secs(30) };
+/// For a place, whatever the account.
+const PLACE: Rule = Rule { free: 100, longest: Duration::from_secs(60) };
+/// For an account, from everywhere.
+const ACCOUNT: Rule = Rule { free: 100, longest: Duration::from_secs(60) };
+
+/// What is tried: each is counted for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Secret {
+    /// A password.
+    Password,
+    /// A code of a second factor.
+    Code,
+    /// Whether an address or a user name is taken.
+    Name,
+    /// A link to choose another password, asked for.
+    Link,
+}
+
+/// Where an attempt comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place(String);
+
+impl Place {
+    /// The place of an address. IPv6 gives everybody a network of 64 bits.
+    pub fn of(ip: Option<&str>) -> Self {
+        Self(match ip.and_then(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical()) {
+            Some(IpAddr::V6(ip)) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()).to_string(),
+            Some(IpAddr::V4(ip)) => ip.to_string(),
+            None => "unknown".to_owned(),
+        })
+    }
+}
+
+/// What is counted under; nothing about a person can be read from it.
+type Key = [u8; 16];
+
+#[derive(Clone, Copy, Debug)]
+struct Counter {
+    failures: u32,
+    /// When the next attempt may be made.
+    open_at: Timestamp,
+}
+
+#[derive(Default)]
+struct Generations {
+    began: Option<Timestamp>,
+    current: HashMap<Key, Counter>,
+    before: HashMap<Key, Counter>,
+}
+
+/// See the module.
+pub struct Attempts {
+    most: usize,
+    counters: Mutex<Generations>,
+    aside: Arc<Semaphore>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { most: MOST, counters: Mutex::default(), aside: Arc::new(Semaphore::new(ASIDE)) }
+    }
+}
+
+/// An attempt that has begun: failed, unless it is said to have succeeded.
+#[derive(Debug)]
+#[must_use = "an attempt counts as failed until it is said to have succeeded"]
+pub struct Attempt {
+    here: Key,
+    all: Vec<Key>,
+}
+
+/// It has to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wait {
+    /// How long.
+    pub wait: Duration,
+    /// Whether somebody who has signed in at this place before would not have to.
+    pub strangers_only: bool,
+}
+
+impl Attempts {
+    /// Begins an attempt at a place, on an account if it is about one; `at_home`: its person has signed in there
+    /// before.
+    ///
+    /// # Errors
+    /// When it has to wait. Then it does not count.
+    pub fn begin(
+        &self,
+        secret: Secret,
+        account: Option<&str>,
+        place: &Place,
+        at_home: bool,
+        now: Timestamp,
+    ) -> Result<Attempt, Wait> {
+        let here = key(secret, &["here", account.unwrap_or_default(), &place.0]);
+        let mut counted = Vec::with_capacity(3);
+        if let Some(account) = account {
+            counted.push((here, if at_home { AT_HOME } else { HERE }));
+            if !at_home {
+                counted.push((key(secret, &["account", account]), ACCOUNT));
+            }
+        }
+        if !at_home {
+            counted.push((key(secret, &["place", &place.0]), PLACE));
+        }
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.turn(now, self.most);
+        let wait = |key: &Key, rule: &Rule| {
+            let wait = counters.get(key)?.open_at.min(now + rule.longest) - now;
+            wait.to_std().ok().filter(|wait| !wait.is_zero())
+        };
+        let waits: Vec<Option<Duration>> = counted.iter().map(|(key, rule)| wait(key, rule)).collect();
+        if let Some(longest) = waits.iter().flatten().max() {
+            let home = counters.get(&here).map_or(Duration::ZERO, |here| {
+                (here.open_at.min(now + AT_HOME.longest) - now).to_std().unwrap_or_default()
+            });
+            return Err(Wait { wait: *longest, strangers_only: !at_home && home < *longest });
+        }
+        for (key, rule) in &counted {
+            let failures = counters.get(key).map_or(0, |counter| counter.failures).saturating_add(1);
+            counters.current.insert(*key, Counter { failures, open_at: now + rule.wait_after(failures) });
+        }
+        Ok(Attempt { here, all: counted.into_iter().map(|(key, _)| key).collect() })
+    }
+
+    /// Does work that the answer must not tell of: it goes on beside, and the answer does not wait for it.
+    ///
+    /// # Errors
+    /// `OVERLOADED` when too much of it goes on.
+    pub fn aside(&self, work: impl Future<Output = ()> + Send + 'static) -> Result<(), Failure> {
+        let overloaded = |_| {
+            let message = "Too many ask for this at the moment. Try again after a second.";
+            Failure::Error(error("OVERLOADED", message).extend_with(|_, e| e.set("retryAfter", 1)))
+        };
+        let place = Arc::clone(&self.aside).try_acquire_owned().map_err(overloaded)?;
+        tokio::spawn(async move {
+            work.await;
+            drop(place);
+        });
+        Ok(())
+    }
+
+    /// Ends an attempt well: it does not count, and what was tried on this account at this place before is forgotten.
+    pub fn succeeded(&self, attempt: Attempt, now: Timestamp) {
+        let here = attempt.here;
+        self.take_back(attempt, now, |key, failures| if *key == here { 0 } else { failures.saturating_sub(1) });
+    }
+
+    /// Ends an attempt that was not looked at: it does not count.
+    pub fn withdrawn(&self, attempt: Attempt, now: Timestamp) {
+        self.take_back(attempt, now, |_, failures| failures.saturating_sub(1));
+    }
+
+    fn take_back(&self, attempt: Attempt, now: Timestamp, left: impl Fn(&Key, u32) -> u32) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in attempt.all {
+            if let Some(Counter { failures, .. }) = counters.get(&key) {
+                counters.current.insert(key, Counter { failures: left(&key, failures), open_at: now });
+            }
+        }
+    }
+}
+
+impl Rule {
+    /// A second after the first failure that is not free, and twice as long after each next.
+    fn wait_after(&self, failures: u32) -> Duration {
+        let Some(more) = failures.checked_sub(self.free) else { return Duration::ZERO };
+        Duration::from_secs(1 << more.min(20)).min(self.longest)
+    }
+}
+
+impl Generations {
+    fn get(&self, key: &Key) -> Option<Counter> {
+        self.current.get(key).or_else(|| self.before.get(key)).copied()
+    }
+
+    fn turn(&mut self, now: Timestamp, most: usize) {
+        let began = *self.began.get_or_insert(now);
+        if now - began >= HOUR || self.current.len() + 3 > most {
+            self.before = std::mem::take(&mut self.current);
+            self.began = Some(now);
+        }
+    }
+}
+
+impl From<Wait> for Failure {
+    fn from(Wait { wait, .. }: Wait) -> Self {
+        let seconds = wait.as_secs_f64().ceil() as u64;
+        let message = format!("There were too many attempts. Try again after {seconds} seconds.");
+        let limited = error("RATE_LIMITED", message);
+        Self::Error(limited.extend_with(|_, extensions| extensions.set("retryAfter", seconds)))
+    }
+}
+
+fn key(secret: Secret, parts: &[&str]) -> Key {
+    let hash = digest(&SHA256, format!("{secret:?}\0{}", parts.join("\0")).as_bytes());
+    let mut key = Key::default();
+    key.copy_from_slice(&hash.as_ref()[..16]);
+    key
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_timestamp(1_800_000_000 + second, 0).unwrap()
+    }
+
+    fn address(n: u32) -> Place {
+        Place::of(Some(&std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string()))
+    }
+
+    fn guess(attempts: &Attempts, account: &str, place: &Place, now: Timestamp) -> Result<(), Wait> {
+        attempts.begin(Secret::Password, Some(account), place, false, now).map(drop)
+    }
+
+    #[test]
+    fn from_one_address_the_waits_grow() {
+        let attempts = Attempts::default();
+        let mut now = at(0);
+        for _ in 0..HERE.free {
+            guess(&attempts, "ada", &address(1), now).unwrap();
+        }
+        let mut waits = Vec::new();
+        for _ in 0..14 {
+            let Wait { wait, .. } = guess(&attempts, "ada", &address(1), now).unwrap_err();
+            waits.push(wait.as_secs());
+            now += wait;
+            guess(&attempts, "ada", &address(1), now).unwrap();
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900, 900, 900]);
+    }
+
+    #[test]
+    fn a_day_of_guessing_from_one_address_is_few_guesses() {
+        let attempts = Attempts::default();
+        let guesses = (0..24 * 3600).filter(|second| guess(&attempts, "ada", &address(1), at(*second)).is_ok());
+        let guesses = guesses.count();
+        assert!(guesses < 150, "{guesses}");
+    }
+
+    #[test]
+    fn from_many_addresses_one_account_is_guessed_a_bounded_number_of_times() {
+        let attempts = Attempts::default();
+        let guesses = (0..3600).filter(|n| guess(&attempts, "ada", &address(*n), at(i64::from(*n))).is_ok()).count();
+        assert!(guesses < 200, "{guesses}");
+    }
+
+    #[test]
+    fn from_one_address_many_accounts_are_guessed_a_bounded_number_of_times() {
+        let attempts = Attempts::default();
+        let guesses = (0..3600).filter(|n| guess(&attempts, &n.to_string(), &address(1), at(*n)).is_ok()).count();
+        assert!(guesses < 200, "{guesses}");
+    }
+
+    #[test]
+    fn who_is_where_they_usually_are_waits_for_no_stranger() {
+        let attempts = Attempts::default();
+        for n in 0..100_000u32 {
+            let _ = guess(&attempts, "ada", &address(2 + n % 5_000), at(0));
+        }
+        let stranger = guess(&attempts, "ada", &address(900_000), at(0)).unwrap_err();
+        assert!(stranger.strangers_only, "{stranger:?}");
+        let home = attempts.begin(Secret::Password, Some("ada"), &address(1), true, at(0)).unwrap();
+        attempts.succeeded(home, at(0));
+        // Somebody else behind the same address tries many accounts, and theirs too.
+        let theirs = |second| attempts.begin(Secret::Password, Some("ada"), &address(1), true, at(second));
+        let mut guesses = 0;
+        for second in 0..3_000 {
+            let _ = guess(&attempts, &second.to_string(), &address(1), at(second));
+            guesses += usize::from(theirs(second).is_ok());
+        }
+        assert!(guesses < 130, "{guesses}");
+        let there = theirs(3_000).unwrap_err();
+        assert!(there.wait <= AT_HOME.longest && !there.strangers_only, "{there:?}");
+        assert!(theirs(3_000 + i64::try_from(there.wait.as_secs()).unwrap()).is_ok());
+        assert!(attempts.begin(Secret::Password, Some("bob"), &address(1), true, at(3_000)).is_ok());
+    }
+
+    #[test]
+    fn many_at_once_are_no_way_around_and_success_takes_its_attempt_back() {
+        let attempts = Attempts::default();
+        let begin = || attempts.begin(Secret::Password, Some("ada"), &address(1), false, at(0));
+        let mut open: Vec<Attempt> = (0..HERE.free).map(|_| begin().unwrap()).collect();
+        begin().unwrap_err();
+        attempts.succeeded(open.pop().unwrap(), at(0));
+        open.push(begin().unwrap());
+        // A right password of one's own is no way to forget what was tried from here on others.
+        let own = || attempts.begin(Secret::Password, Some("eve"), &address(1), false, at(0));
+        let before = attempts.counters.lock().unwrap().get(&key(Secret::Password, &["place", "10.0.0.1"])).unwrap();
+        attempts.succeeded(own().unwrap(), at(0));
+        let after = attempts.counters.lock().unwrap().get(&key(Secret::Password, &["place", "10.0.0.1"])).unwrap();
+        assert_eq!(after.failures, before.failures);
+    }
+
+    #[test]
+    fn each_secret_is_counted_for_itself() {
+        let attempts = Attempts::default();
+        for _ in 0..50 {
+            let _ = guess(&attempts, "ada", &address(1), at(0));
+        }
+        assert!(attempts.begin(Secret::Code, Some("ada"), &address(1), false, at(0)).is_ok());
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_place() {
+        let place = |text: &str| Place::of(Some(text));
+        assert_eq!(place("2001:db8::1"), place("2001:db8::ffff:1"));
+        assert_ne!(place("2001:db8::1"), place("2001:db8:0:1::1"));
+        assert_eq!(place("::ffff:192.0.2.1"), place("192.0.2.1"));
+        assert_eq!(Place::of(None), place("nowhere"));
+    }
+
+    #[test]
+    fn however_many_there_are_memory_is_bounded() {
+        let attempts = Attempts { most: 50, ..Attempts::default() };
+        for n in 0..10_000u32 {
+            let (account, now) = (n.to_string(), at(i64::from(n / 100)));
+            let begun = attempts.begin(Secret::Password, Some(&account), &address(n / 7), false, now);
+            if let (Ok(attempt), 0) = (begun, n % 3) {
+                attempts.succeeded(attempt, now);
+            }
+        }
+        let counters = attempts.counters.lock().unwrap();
+        assert!(counters.current.len() <= 53 && counters.before.len() <= 53);
+    }
+}

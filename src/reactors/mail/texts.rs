@@ -1,0 +1,93 @@
+//! What the letters say: plain text, and the reason why somebody gets it.
+
+use oriel_kernel::Timestamp;
+
+/// A subject and what follows.
+pub(super) struct Text {
+    pub(super) subject: String,
+    pub(super) body: String,
+}
+
+/// A link, the ticket in it, and until when it is good.
+pub(super) struct Link {
+    pub(super) url: String,
+    pub(super) ticket: String,
+    pub(super) ends_at: Timestamp,
+}
+
+fn text(subject: impl Into<String>, name: &str, body: &str) -> Text {
+    let greeting = if name.is_empty() { "Hello,".to_owned() } else { format!("Hello {name},") };
+    Text { subject: subject.into(), body: format!("{greeting}\n\n{body}\n") }
+}
+
+/// A link on a line of its own, and its ticket for those who use another program.
+fn shown(link: &Link, operation: &str) -> String {
+    let until = link.ends_at.format("%Y-%m-%d %H:%M UTC");
+    format!(
+        "    {}\n\nIt is good once, until {until}. A program gives this to `{operation}`:\n\n    {}",
+        link.url, link.ticket
+    )
+}
+
+pub(super) fn welcome(name: &str, link: &Link) -> Text {
+    let link = shown(link, "emailConfirm");
+    let body = format!(
+        "you have registered with this e-mail address. Open this link to show that it is yours:\n\n{link}\n\nIf it \
+         was not you, do nothing: without the link the address is not confirmed."
+    );
+    text("Confirm your e-mail address", name, &body)
+}
+
+pub(super) fn password_reset(name: &str, link: &Link) -> Text {
+    let link = shown(link, "passwordReset");
+    let body = format!(
+        "somebody, probably you, has forgotten the password of your account. Open this link to choose another \
+         one:\n\n{link}\n\nIf it was not you, do nothing: your password stays as it is."
+    );
+    text("Choose another password", name, &body)
+}
+
+pub(super) fn password_changed(name: &str) -> Text {
+    let body = "your password was changed, and you were signed out elsewhere.\n\nIf it was not you, choose another \
+                one now: ask for a link where you sign in.";
+    text("Your password was changed", name, body)
+}
+
+pub(super) fn email_confirm(name: &str, link: &Link) -> Text {
+    let link = shown(link, "emailConfirm");
+    let body = format!(
+        "somebody, probably you, wants to use this e-mail address for their account. Open this link to show that it \
+         is yours:\n\n{link}\n\nIf it was not you, do nothing: the account keeps its old address."
+    );
+    text("Confirm your e-mail address", name, &body)
+}
+
+pub(super) fn email_moving(name: &str) -> Text {
+    let body = "somebody who knows your password wants another e-mail address for your account. It is used from the \
+                moment when a link that was sent there is opened.\n\nIf it was not you, change your password now: \
+                that ends it.";
+    text("Your account is to have another e-mail address", name, body)
+}
+
+pub(super) fn second_factor_on(name: &str) -> Text {
+    let body = "a second factor was set up: from now on you are asked for a code of your authenticator when you sign \
+                in. Keep your recovery codes where the authenticator is not.\n\nIf it was not you, tell whoever \
+                operates this installation at once.";
+    text("A second factor was set up", name, body)
+}
+
+pub(super) fn second_factor_off(name: &str) -> Text {
+    let body = "your second factor was given up: your password alone signs you in again.\n\nIf it was not you, change \
+                your password now.";
+    text("Your second factor was given up", name, body)
+}
+
+pub(super) fn invitation(organization: &str, host: Option<&str>, link: &Link) -> Text {
+    let host = host.filter(|name| !name.is_empty()).unwrap_or("Somebody");
+    let link = shown(link, "memberAccept");
+    let body = format!(
+        "{host} invites you to join {organization}. Open this link to accept:\n\n{link}\n\nIf you do not want to, do \
+         nothing."
+    );
+    text(format!("You are invited to join {organization}"), "", &body)
+}
