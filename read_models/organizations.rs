@@ -56,6 +56,8 @@ pub struct Model {
     pub language: Option<String>,
     /// The time zone that it lives in, such as `Europe/Vienna`; null until it is set.
     pub time_zone: Option<String>,
+    /// Whether its people need a second factor: who has none may do nothing here but set one up.
+    pub second_factor_required: bool,
     /// Whether it goes on.
     pub status: OrganizationStatus,
     /// When it ends for good, after `organizationDelete`; null when that is not planned. Until then an owner can call
@@ -115,7 +117,7 @@ fn seen(viewer: &Viewer, _: DbBackend) -> Condition {
         .expr(Expr::val(1))
         .from(members::Entity)
         .and_where(same((members::Entity, members::Column::OrganizationId), (Entity, Column::Id)))
-        .and_where(members::Column::UserId.eq(viewer.user.uuid()))
+        .and_where(members::Column::UserId.eq(viewer.person().uuid()))
         .and_where(members::Column::Status.eq(MemberStatus::Active))
         .take();
     Condition::any().add(Column::Id.eq(viewer.organization.uuid())).add(Expr::exists(joined))
@@ -130,14 +132,17 @@ pub async fn find(reader: &Reader, id: OrganizationId) -> Result<Option<Arc<Mode
     reader.get(id).await
 }
 
-/// The organisations that the viewer's person is an active member of, the oldest first.
+/// The organisations that the viewer's person is an active member of, the oldest first; of a key the one in which it
+/// acts.
 ///
 /// # Errors
 /// The database cannot be read.
 pub async fn of_viewer(reader: &Reader) -> Result<Vec<Arc<Model>>, ReadError> {
     let memberships = reader.many(mine::Model::in_user(reader.viewer().user)).await?;
     let active = memberships.iter().filter(|membership| membership.status == MemberStatus::Active);
-    let found = active.map(|membership| reader.get::<Model>(membership.organization_id));
+    let theirs = active.map(|membership| membership.organization_id);
+    let of_key = reader.viewer().session().is_none().then_some(reader.organization());
+    let found = theirs.chain(of_key).map(|organization| reader.get::<Model>(organization));
     let mut organizations = Vec::new();
     for organization in futures::future::join_all(found).await {
         organizations.extend(organization?);
@@ -165,6 +170,9 @@ impl On<OrganizationEvent> for Organizations {
                 organization.language = language.as_ref().map(|language| language.as_str().to_owned());
                 organization.time_zone = time_zone.as_ref().map(|time_zone| time_zone.as_str().to_owned());
             }),
+            OrganizationEvent::SecondFactorRequired { required } => {
+                change(&|organization| organization.second_factor_required = *required);
+            }
             OrganizationEvent::Suspended { reason: _ } => {
                 change(&|organization| organization.status = OrganizationStatus::Suspended);
             }
@@ -183,6 +191,7 @@ impl On<OrganizationEvent> for Organizations {
                 slug: slug.to_string(),
                 language: None,
                 time_zone: None,
+                second_factor_required: false,
                 status: OrganizationStatus::Active,
                 ends_at: None,
                 created_at: at.at,

@@ -65,7 +65,7 @@ impl DocumentQuery {
     }
 
     /// Which files are taken.
-    #[signed_in]
+    #[authenticated]
     async fn upload_policy(&self, cx: &Context<'_>) -> Result<UploadPolicy> {
         Ok(UploadPolicy {
             max_file_size: ByteSize::new(Services::of(cx)?.policy.max_file_size),

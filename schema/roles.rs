@@ -27,7 +27,7 @@ use oriel_read_models::node::Node;
 use oriel_read_models::persisted_operations::operator;
 use oriel_read_models::roles::{self, Model as Role};
 
-use crate::access::{Access, Problems, Result, after_write, error, internal, reader, unavailable};
+use crate::access::{Access, Problems, Refusal, Result, after_write, error, internal, reader, unavailable};
 use crate::members::{MemberPayload, execute};
 use crate::payload::payloads;
 use crate::services::Services;
@@ -150,8 +150,9 @@ impl RoleQuery {
     }
 
     /// Whether a member, or a key, may do something, and by what: which role or direct grant allows it, or that none
-    /// does. About yourself, or the key with which you ask, when nobody is named.
-    #[permission("roles:view")]
+    /// does. About yourself, or the key with which you ask, when nobody is named; about others it requires the permission
+    /// `roles:view`.
+    #[authenticated]
     async fn explain_access(
         &self,
         cx: &Context<'_>,
@@ -166,7 +167,12 @@ impl RoleQuery {
             (Some(_), Some(_), _) => return Err(error("BAD_REQUEST", "Name a member or a key, not both.").into()),
             (None, None, Credential::ApiKey { key, .. }) => (None, Some(ApiKeyId::from_uuid(key))),
             (None, None, Credential::Session(_)) => (Some(viewer.member), None),
-            (member, key, _) => (member, key),
+            (member, key, _) => {
+                if reader.grant(roles::VIEW) != Some(Grant::All) {
+                    return Err(Refusal::Forbidden(roles::VIEW).into());
+                }
+                (member, key)
+            }
         };
         let key = match api_key_id {
             Some(id) => match reader.get::<ApiKey>(id).await? {

@@ -32,7 +32,7 @@ use oriel_kernel::{
 };
 use oriel_read_models::api_keys::Model as ApiKey;
 use oriel_read_models::members::Model as Member;
-use oriel_read_models::organizations::{self, Model as Organization};
+use oriel_read_models::organizations::{self, Model as Organization, standings};
 use oriel_read_models::sessions::{self, Model as Session};
 use oriel_read_models::users::Model as User;
 use oriel_read_models::{Readers, current_reader, sign_in, viewer};
@@ -132,7 +132,8 @@ impl Viewer {
         own(&reader, reader.organization().uuid()).await
     }
 
-    /// All organizations that you are an active member of, the oldest first: `sessionSwitch` goes to another one.
+    /// All organizations that you are an active member of, the oldest first: `sessionSwitch` goes to another one. Of a key
+    /// the one in which it acts.
     async fn organizations(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Arc<Organization>>> {
         Ok(organizations::of_viewer(&reading(cx)?).await?)
     }
@@ -148,6 +149,16 @@ impl Viewer {
         let user = own::<User>(&reader, reader.viewer().user.uuid()).await?;
         let recovery_codes_left = user.recovery_codes_left;
         Ok(user.second_factor_since.map(|since| SecondFactor { since, recovery_codes_left }))
+    }
+
+    /// Whether this organization asks for a second factor and you have none: then you may do nothing here but set one
+    /// up, with `totpBegin`.
+    async fn second_factor_missing(&self, cx: &Context<'_>) -> async_graphql::Result<bool> {
+        let reader = reading(cx)?;
+        if reader.viewer().session().is_none() || !standings::asks_for_second_factor(&reader).await? {
+            return Ok(false);
+        }
+        Ok(own::<User>(&reader, reader.viewer().user.uuid()).await?.second_factor_since.is_none())
     }
 
     /// The session in which you ask.
@@ -167,7 +178,7 @@ impl Viewer {
         }
     }
 
-    /// All devices on which you are signed in, in any organization, the newest first.
+    /// All devices on which you are signed in, in any organization, the newest first. To a key none is shown.
     async fn sessions(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Arc<Session>>> {
         let now = Services::of(cx)?.engine.now();
         Ok(sessions::of_viewer(&reading(cx)?, now).await?)

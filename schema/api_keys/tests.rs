@@ -51,13 +51,35 @@ async fn a_key_acts_for_who_made_it_and_is_the_author_of_what_it_does() {
             "member": { "id": ada.member } })
     );
     let input = json!({ "key": "ATLAS", "name": "Atlas" });
-    let atlas = bed.mutate(Some(secret), "projectCreate", input, "project { id owner { id } } userErrors { code }").await;
+    let atlas =
+        bed.mutate(Some(secret), "projectCreate", input, "project { id owner { id } } userErrors { code }").await;
     assert_eq!(atlas["project"]["owner"]["id"], json!(ada.member));
-    assert_eq!(bed.ask(Some(secret), PROJECTS, json!({})).await["data"]["projects"]["nodes"], json!([{ "key": "ATLAS" }]));
+    assert_eq!(
+        bed.ask(Some(secret), PROJECTS, json!({})).await["data"]["projects"]["nodes"],
+        json!([{ "key": "ATLAS" }])
+    );
     let log = "{ events(filter: { types: [\"project_created\"] }) { nodes { actor { ... on ApiKey { id name } } } } }";
     let log = bed.ask(Some(&ada.access), log, json!({})).await;
     let author = json!({ "id": key["id"], "name": "Nightly build" });
     assert_eq!(log["data"]["events"]["nodes"], json!([{ "actor": author }]), "{log}");
+    // The person's devices and their other organizations are not the key's.
+    let other = bed
+        .mutate(
+            Some(&ada.access),
+            "organizationCreate",
+            json!({ "name": "Elsewhere" }),
+            "organization { id } userErrors { code }",
+        )
+        .await;
+    let other = &other["organization"]["id"];
+    let personal = "query($other: ID!, $session: ID!) { viewer { organizations { id } sessions { id } }
+        organization: node(id: $other) { id } session: node(id: $session) { id } }";
+    let session =
+        bed.ask(Some(&ada.access), "{ viewer { session { id } } }", json!({})).await["data"]["viewer"]["session"]["id"]
+            .clone();
+    let shown = bed.ask(Some(secret), personal, json!({ "other": other, "session": session })).await;
+    let viewer = json!({ "organizations": [{ "id": ada.organization }], "sessions": [] });
+    assert_eq!(shown["data"], json!({ "viewer": viewer, "organization": null, "session": null }), "{shown}");
     // What it was not given, it does not have, although its owner has it.
     assert_eq!(Bed::code(&bed.ask(Some(secret), "{ documents { totalCount } }", json!({})).await), "FORBIDDEN");
     assert_eq!(Bed::code(&bed.ask(Some(secret), "{ viewer { session { id } } }", json!({})).await), "FORBIDDEN");
@@ -70,7 +92,10 @@ async fn a_secret_is_shown_once_and_is_nowhere_else() {
     let input = json!({ "name": "CI", "scopes": ["*"], "idempotencyKey": "k1" });
     let first = make(&bed, &ada, input.clone()).await;
     let again = make(&bed, &ada, input).await;
-    assert_eq!((&again["secret"], &again["apiKey"], &again["position"]), (&Value::Null, &first["apiKey"], &first["position"]));
+    assert_eq!(
+        (&again["secret"], &again["apiKey"], &again["position"]),
+        (&Value::Null, &first["apiKey"], &first["position"])
+    );
     let secret = first["secret"].as_str().unwrap();
     let everything = "{ apiKeys { nodes { id name scopes hint expiresAt } } events { nodes { data } } }";
     let shown = bed.ask(Some(&ada.access), everything, json!({})).await.to_string();
@@ -183,7 +208,8 @@ async fn nobody_gets_more_by_a_key() {
 
     // A key makes no keys and gives no secrets, whatever its scopes are.
     let (key, secret) = bed.key(&ada, &["*"]).await;
-    let made = bed.mutate(Some(&secret), "apiKeyCreate", json!({ "name": "Child", "scopes": ["search:view"] }), MADE).await;
+    let made =
+        bed.mutate(Some(&secret), "apiKeyCreate", json!({ "name": "Child", "scopes": ["search:view"] }), MADE).await;
     assert_eq!((Bed::problems(&made), &made["secret"]), (vec!["FORBIDDEN".to_owned()], &Value::Null));
     let rotated = bed.mutate(Some(&secret), "apiKeyRotate", json!({ "id": key }), MADE).await;
     assert_eq!((Bed::problems(&rotated), &rotated["secret"]), (vec!["FORBIDDEN".to_owned()], &Value::Null));
@@ -216,7 +242,9 @@ async fn whoever_may_see_their_own_keys_sees_those_and_another_organization_none
     let (of_ada, _) = bed.key(&ada, &["*"]).await;
     let (of_bob, secret) = bed.key(&bob, &["search:view", "keys:view:own"]).await;
     let listed = async |token: &str| {
-        let answer = bed.ask(Some(token), "{ apiKeys(orderBy: [{ field: CREATED_AT }]) { nodes { id } totalCount } }", json!({})).await;
+        let answer = bed
+            .ask(Some(token), "{ apiKeys(orderBy: [{ field: CREATED_AT }]) { nodes { id } totalCount } }", json!({}))
+            .await;
         let nodes = answer["data"]["apiKeys"]["nodes"].as_array().unwrap_or_else(|| panic!("{answer}")).clone();
         assert_eq!(answer["data"]["apiKeys"]["totalCount"], nodes.len());
         nodes.into_iter().map(|node| node["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -229,9 +257,12 @@ async fn whoever_may_see_their_own_keys_sees_those_and_another_organization_none
         assert_eq!(listed(&eve.access).await, Vec::<String>::new());
     }
     let query = "query($id: ID!) { apiKey(id: $id) { id } node(id: $id) { id } }";
-    for (token, id, seen) in
-        [(&ada.access, &of_bob, true), (&bob.access, &of_ada, false), (&secret, &of_ada, false), (&eve.access, &of_bob, false)]
-    {
+    for (token, id, seen) in [
+        (&ada.access, &of_bob, true),
+        (&bob.access, &of_ada, false),
+        (&secret, &of_ada, false),
+        (&eve.access, &of_bob, false),
+    ] {
         let found = bed.ask(Some(token), query, json!({ "id": id })).await;
         let expected = if seen { json!({ "id": id }) } else { Value::Null };
         assert_eq!(found["data"], json!({ "apiKey": expected, "node": expected }), "{found}");

@@ -11,7 +11,8 @@ use crate::documents::tests::{document, project};
 use crate::testing::{Bed, Person, operation};
 
 const ERRORS: &str = "userErrors { code message path }";
-const ROLE: &str = "role { id name description permissions operations builtIn version } userErrors { code message path }";
+const ROLE: &str =
+    "role { id name description permissions operations builtIn version } userErrors { code message path }";
 const EXPLAIN: &str = "query($permission: String!, $member: ID, $key: ID) {
     explainAccess(permission: $permission, memberId: $member, apiKeyId: $key) {
         allowed reach reason scopes rolesThatAllow
@@ -100,7 +101,10 @@ async fn built_in_and_made_roles_are_listed_and_found_alike() {
     let taken = json!({ "name": "auditor", "permissions": [] });
     assert_eq!(change(&bed, &ada.access, "roleCreate", taken).await, ["TAKEN input.name"]);
     let built_in = json!({ "name": "Admin", "permissions": ["dragons:view"] });
-    assert_eq!(change(&bed, &ada.access, "roleCreate", built_in).await, ["TAKEN input.name", "INVALID input.permissions"]);
+    assert_eq!(
+        change(&bed, &ada.access, "roleCreate", built_in).await,
+        ["TAKEN input.name", "INVALID input.permissions"]
+    );
 }
 
 #[tokio::test]
@@ -129,7 +133,9 @@ async fn nobody_gets_more_by_a_role_or_a_grant() {
     assert_eq!(change(&bed, &bob.access, "memberInvite", invite).await, ["FORBIDDEN input.roles"]);
     assert_eq!(permissions(&bed, &bob).await, json!(["documents:view", "members:*", "roles:*"]));
     // What is the owner's alone, and what is the installation's.
-    for (who, alone) in [(&ada, "organization:manage"), (&ada, "*"), (&admin, "organization:delete"), (&ada, "system:view")] {
+    for (who, alone) in
+        [(&ada, "organization:manage"), (&ada, "*"), (&admin, "organization:delete"), (&ada, "system:view")]
+    {
         let create = json!({ "name": "Deputy", "permissions": [alone] });
         assert_eq!(change(&bed, &who.access, "roleCreate", create).await, ["FORBIDDEN input.permissions"], "{alone}");
         let grant = json!({ "id": bob.member, "permission": alone });
@@ -155,10 +161,15 @@ async fn a_permission_is_granted_besides_and_says_when_and_by_whom() {
     let ada = bed.register("Engines", "ada@example.org").await;
     let bob = bed.join(&ada, "bob@example.org", &["viewer"]).await;
     let grant = json!({ "id": bob.member, "permission": "events:view" });
-    let fields = "member { grants { permission grantedAt grantedBy { ... on Member { id } } } } userErrors { code path }";
+    let fields =
+        "member { grants { permission grantedAt grantedBy { ... on Member { id } } } } userErrors { code path }";
     let granted = bed.mutate(Some(&ada.access), "memberPermissionGrant", grant.clone(), fields).await;
     let shown = &granted["member"]["grants"][0];
-    assert_eq!((&shown["permission"], &shown["grantedBy"]["id"]), (&json!("events:view"), &json!(ada.member)), "{granted}");
+    assert_eq!(
+        (&shown["permission"], &shown["grantedBy"]["id"]),
+        (&json!("events:view"), &json!(ada.member)),
+        "{granted}"
+    );
     assert!(shown["grantedAt"].as_str().is_some_and(|at| at.starts_with("2027-")), "{granted}");
     assert!(bed.ask(Some(&bob.access), "{ events { totalCount } }", json!({})).await.get("errors").is_none());
     let twice = bed.mutate(Some(&ada.access), "memberPermissionGrant", grant.clone(), fields).await;
@@ -253,6 +264,10 @@ async fn access_is_explained_by_what_gives_it() {
     assert_eq!(why_not["reason"], "None of the member's roles and grants allows `events:view`.");
     let operates = explain(&first.access, "system:manage", None, None).await;
     assert_eq!((&operates["allowed"], &operates["grants"][0]["source"]), (&json!(true), &json!("OPERATOR")));
+    let own = explain(&bob.access, "documents:view", None, None).await;
+    assert_eq!(own["allowed"], json!(true));
+    let others = json!({ "permission": "documents:view", "member": ada.member });
+    assert_eq!(Bed::code(&bed.ask(Some(&bob.access), EXPLAIN, others).await), "FORBIDDEN");
     let does_not = explain(&ada.access, "system:manage", None, None).await;
     assert_eq!(does_not["allowed"], json!(false));
 

@@ -105,6 +105,15 @@ impl Viewer {
         }
     }
 
+    /// The person, for what is theirs in every organisation: devices, memberships. Absent for a key, which acts for a
+    /// member of one organisation, and not for the person.
+    pub fn person(&self) -> UserId {
+        match self.credential {
+            Credential::Session(_) => self.user,
+            Credential::ApiKey { .. } => UserId::ABSENT,
+        }
+    }
+
     /// The session in which they are signed in; `None` for a key.
     pub fn session(&self) -> Option<SessionId> {
         self.credential.session()

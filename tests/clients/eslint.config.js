@@ -18,6 +18,8 @@ const values = {
     'Status', // by its name
   ],
   types: [
+    'AccessExplanation', // one in an answer
+    'AccessGrant', // by its permission and source, in an explanation
     'CacheInvalidation', // by its cause
     'Consumer', // by its name
     'DocumentRevision', // by its number, in its document
@@ -27,8 +29,9 @@ const values = {
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer
     'HttpHeader', // by its name, in an answer
+    'MemberGrant', // by its permission, in its member
     'ReadModelVerification', // one in a payload
-    'Role', // by its name
+    'SecondFactor', // a person has one
     'Suggestion', // by its text, in an answer
     'System', // there is one
     'SystemActor', // by its name

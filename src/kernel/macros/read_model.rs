@@ -265,7 +265,7 @@ fn scope(declared: &Model, fields: &[Field]) -> Result<TokenStream> {
     let start = quote!(::sea_orm::Condition::all());
     if let Some(owner) = &declared.owner {
         let (_, column) = column_named(owner, fields)?;
-        return Ok(quote!(#start.add(::sea_orm::ColumnTrait::eq(&Column::#column, viewer.user.uuid()))));
+        return Ok(quote!(#start.add(::sea_orm::ColumnTrait::eq(&Column::#column, viewer.person().uuid()))));
     }
     let Some(tenant) = &declared.tenant else { return Ok(start) };
     let (_, column) = column_named(tenant, fields)?;
