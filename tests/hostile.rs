@@ -4,6 +4,7 @@
 //! executed; whoever works beside them gets every answer right. How long that took, with them and without, is printed
 //! with the memory in one table; of the times nobody judges, since they are those of this machine.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt, future::join_all};
@@ -344,15 +345,18 @@ async fn whoever_asks_for_too_much_is_refused_and_nobody_else_notices() {
             crowds(&server, connections),
         );
     };
-    let flood = async { tokio::join!(requests, circles, connections) };
-    let mut flood = std::pin::pin!(flood);
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut flood => break,
-            () = worker.work() => {}
+    let is_over = AtomicBool::new(false);
+    let flood = async {
+        tokio::join!(requests, circles, connections);
+        is_over.store(true, Ordering::Relaxed);
+    };
+    // A round that has begun is ended.
+    let work = async {
+        while !is_over.load(Ordering::Relaxed) {
+            worker.work().await;
         }
-    }
+    };
+    tokio::join!(flood, work);
     let most = server.most_memory();
     let beside = worker.row("beside the flood", most);
     eprintln!("                 rounds  p50 (ms) p99 (ms) most memory (MiB)\n{alone}\n{beside}");

@@ -102,7 +102,7 @@ async fn a_change_and_what_follows_from_it_is_one_tree() {
         let command = collector.under(&mutation, "UploadDocument").await;
         let commit = collector.under(&command, "commit").await;
         collector.under(&commit, "project").await;
-        let inserts = |span: &Span| text(span, "db.statement").is_some_and(|sql| sql.contains("INTO events"));
+        let inserts = |span: &Span| text(span, "db.statement").is_some_and(|sql| sql.contains("INTO \"events\""));
         let insert =
             collector.find("the statement", |span| span.parent_span_id == commit.span_id && inserts(span)).await;
         assert_eq!(insert.kind(), SpanKind::Client);
@@ -116,9 +116,10 @@ async fn a_change_and_what_follows_from_it_is_one_tree() {
             span.name == "extraction" && text(span, "job").is_none() && (span.parent_span_id == event.span_id || named)
         });
         assert_eq!(reaction.await.kind(), SpanKind::Consumer);
-        let is_job = |span: &Span| span.parent_span_id == event.span_id && text(span, "job").is_some();
-        let job = collector.find("the job", is_job).await;
-        assert_eq!((job.name.as_str(), job.kind()), ("extraction", SpanKind::Consumer));
+        let job = collector.find("the job", |span| span.name == "extract" && text(span, "job").is_some()).await;
+        let cause = collector.find("what the job is for", |span| span.span_id == job.parent_span_id).await;
+        assert_eq!((job.kind(), cause.kind()), (SpanKind::Consumer, SpanKind::Producer));
+        assert_eq!(cause.parent_span_id, command.span_id, "{cause:?}");
         let done = collector.under(&job, "RecordText").await;
         collector.under(&done, "commit").await;
     }
