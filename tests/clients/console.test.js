@@ -1,6 +1,7 @@
 // The console at `/`, in a real browser: nothing from elsewhere, nothing against the policy, and it does its work.
 
 import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
 
@@ -62,6 +63,27 @@ test('it asks with variables and shows what is answered', { skip }, async (t) =>
   await page.getByLabel('Variables').fill('{ name }');
   await page.getByRole('button', { name: 'Run' }).click();
   await status(page, 'The variables are not JSON');
+});
+
+test('it uploads the files that are chosen, to where the variables say', { skip }, async (t) => {
+  const page = await open(t);
+  await signIn(page);
+  const id = await ada.createProject('FILES');
+  await type(
+    page,
+    'mutation Upload($input: DocumentUploadInput!) { documentUpload(input: $input) { document { title size } } }',
+  );
+  await page.getByText('Files', { exact: true }).click();
+  const file = { name: 'notes.txt', mimeType: 'text/plain', buffer: Buffer.from('algebraical patterns') };
+  await page.getByLabel('Files', { exact: true }).setInputFiles(file);
+  await page.getByLabel('Variables').fill(JSON.stringify({ input: { projectId: id } }));
+  await page.getByRole('button', { name: 'Run' }).click();
+  await status(page, 'Say where notes.txt belongs');
+
+  await page.getByLabel('Variables').fill(JSON.stringify({ input: { projectId: id, file: '@1' } }));
+  await page.getByRole('button', { name: 'Run' }).click();
+  await status(page, '200');
+  assert.deepEqual((await shown(page)).data.documentUpload.document, { title: 'notes', size: 20 });
 });
 
 test('who signs in is known until the page is left, and a bad password is said', { skip }, async (t) => {
@@ -178,4 +200,40 @@ test('it can be used with the keyboard, on a small screen, and without seeing', 
   }
   assert.deepEqual(walk.slice(0, 1), ['run']);
   assert.ok(walk.includes('query'), `the editor is reached with the tabulator: ${walk}`);
+});
+
+/** The code of an authenticator (RFC 6238), so many steps of thirty seconds from now. */
+function code(secret, now, steps) {
+  const letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
+  const bits = [...secret].map((letter) => letters.indexOf(letter).toString(2).padStart(5, '0')).join('');
+  const key = Buffer.from(bits.match(/.{8}/g).map((byte) => parseInt(byte, 2)));
+  const counter = Buffer.alloc(8);
+  counter.writeBigUInt64BE(BigInt(Math.floor(now / 30_000) + steps));
+  const mac = createHmac('sha1', key).update(counter).digest();
+  return String((mac.readUInt32BE(mac.at(-1) & 15) & 0x7fffffff) % 1_000_000).padStart(6, '0');
+}
+
+test('who has a second factor signs in with it', { skip }, async (t) => {
+  const bob = await server.register('Factor');
+  const begin = `mutation { totpBegin(input: { currentPassword: "correct horse battery" }) { secret } }`;
+  const { secret } = (await bob.ask(begin)).totpBegin;
+  const now = Date.now();
+  const confirm = `mutation ($input: TotpConfirmInput!) { totpConfirm(input: $input) { userErrors { code } } }`;
+  const confirmed = await bob.ask(confirm, { input: { code: code(secret, now, 0) } });
+  assert.deepEqual(confirmed.totpConfirm.userErrors, []);
+
+  const page = await open(t);
+  await page.getByRole('button', { name: 'Sign in' }).click();
+  const door = page.getByRole('dialog');
+  assert.equal(await door.getByLabel('Code').isVisible(), false);
+  await door.getByLabel('E-mail address').fill('factor@example.org');
+  await door.getByLabel('Password').fill('correct horse battery');
+  await door.getByRole('button', { name: 'Sign in' }).click();
+  // One that was used is told, and the next is good.
+  for (const steps of [0, 1]) {
+    await door.getByLabel('Code').fill(code(secret, now, steps));
+    await door.getByRole('button', { name: 'Sign in' }).click();
+    if (!steps) await door.getByRole('alert').filter({ hasText: /wrong, or was used/ }).waitFor();
+  }
+  await page.getByText('Factor Owner · Factor').waitFor();
 });

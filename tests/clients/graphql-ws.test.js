@@ -2,6 +2,7 @@
 // https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { createClient } from 'graphql-ws';
 import WebSocket from 'ws';
@@ -31,6 +32,25 @@ const subscribe = (client, query, variables) =>
   });
 
 const LIVE = 'subscription ($id: ID!) { live { project(id: $id) { name } } }';
+
+test('what the README shows for partners follows a live query', async () => {
+  const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8');
+  const snippet = readme.match(/graphql-ws\]\(.*?```js\n(.*?)```/s)[1];
+  const said = new Promise((resolve, reject) => {
+    const heard = (live, errors) => {
+      resolve({ live, errors });
+      throw new Error('enough was heard');
+    };
+    const AsyncFunction = (async () => {}).constructor;
+    const code = snippet.replace('ws://127.0.0.1:8080/graphql', server.socket);
+    assert.notEqual(code, snippet);
+    const run = new AsyncFunction('createClient', 'token', 'console', code);
+    const create = (options) => createClient({ ...options, webSocketImpl: WebSocket });
+    run(create, ada.token, { log: heard }).catch(reject);
+  });
+  const { live, errors } = await said;
+  assert.deepEqual([live.projects.totalCount, errors], [0, undefined]);
+});
 
 test('queries, mutations and subscriptions share a socket', async (t) => {
   const client = clientOf(t);

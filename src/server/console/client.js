@@ -1,8 +1,9 @@
 // Asks the endpoint: one answer over HTTP, many over a WebSocket (graphql-transport-ws). Tokens are kept in memory.
 
 const ENDPOINT = new URL('graphql', document.baseURI);
-const SESSION = 'accessToken refreshToken expiresAt userErrors { code message }';
+const SESSION = 'accessToken refreshToken expiresAt mfaToken userErrors { code message }';
 const LOGIN = `mutation ConsoleLogin($input: LoginInput!) { session: login(input: $input) { ${SESSION} } }`;
+const VERIFY = `mutation ConsoleVerify($input: LoginVerifyInput!) { session: loginVerify(input: $input) { ${SESSION} } }`;
 const REFRESH = `mutation ConsoleRefresh($input: SessionRefreshInput!) {
   session: sessionRefresh(input: $input) { ${SESSION} }
 }`;
@@ -16,13 +17,27 @@ export class Session {
   #refresh = null;
   #ends = Infinity;
   #refreshing = null;
+  /** Stands for a password that was right, until the second factor is shown. */
+  #challenge = null;
 
   get isSignedIn() {
     return this.#token !== null;
   }
 
-  async signIn(email, password) {
-    await this.#exchange(LOGIN, { email, password });
+  get wantsCode() {
+    return this.#challenge !== null;
+  }
+
+  /** If a second factor is asked for, this is done once more, with a code of it. */
+  async signIn(email, password, code) {
+    const mfaToken = this.#challenge;
+    if (!mfaToken) return this.#exchange(LOGIN, { email, password });
+    return this.#exchange(VERIFY, { mfaToken, code });
+  }
+
+  /** Begins anew. */
+  forgetChallenge() {
+    this.#challenge = null;
   }
 
   useToken(token) {
@@ -49,11 +64,11 @@ export class Session {
   }
 
   /** One answer; refreshes the session once if the token is not good any more. */
-  async ask(request, headers = {}, signal = undefined) {
-    const first = await send(request, headers, await this.token(), signal);
+  async ask(request, headers = {}, signal = undefined, files = []) {
+    const first = await send(request, headers, await this.token(), signal, files);
     if (first.status !== 401 || !this.#refresh) return first;
     await this.#renew();
-    return send(request, headers, this.#token, signal);
+    return send(request, headers, this.#token, signal, files);
   }
 
   /** A refresh token is good once: whoever needs a new access token meanwhile waits for the same. */
@@ -66,25 +81,42 @@ export class Session {
   async #exchange(query, input) {
     const { json } = await send({ query, variables: { input } }, {}, null);
     const session = json?.data?.session;
+    if (session?.mfaToken) {
+      this.#challenge = session.mfaToken;
+      throw new Error('Type the code that your authenticator shows, or a recovery code.');
+    }
     if (!session?.accessToken) {
+      if (session?.userErrors.some(({ code }) => code === 'EXPIRED')) this.forgetChallenge();
       const [wrong] = [...(session?.userErrors ?? []), ...(json?.errors ?? [])];
       if (query === REFRESH) this.signOut();
       throw new Error(wrong?.message ?? 'The server does not answer.');
     }
     [this.#token, this.#refresh] = [session.accessToken, session.refreshToken];
+    this.forgetChallenge();
     this.#ends = session.expiresAt ? Date.parse(session.expiresAt) : Infinity;
   }
 }
 
-async function send(request, headers, token, signal) {
+/** The GraphQL multipart request specification. `files`: each with the paths of its places. */
+function form(request, files) {
+  const body = new FormData();
+  body.set('operations', JSON.stringify(request));
+  body.set('map', JSON.stringify(Object.fromEntries(files.map(({ paths }, n) => [n, paths]))));
+  files.forEach(({ file }, n) => body.set(String(n), file));
+  return body;
+}
+
+async function send(request, headers, token, signal, files = []) {
   const began = performance.now();
   const all = new Headers({
-    'content-type': 'application/json',
+    // That of a form, with its boundary, is the browser's.
+    ...(files.length ? { 'graphql-require-preflight': '1' } : { 'content-type': 'application/json' }),
     accept: 'application/graphql-response+json, application/json;q=0.9',
     ...(token ? { authorization: `Bearer ${token}` } : {}),
   });
   for (const [name, value] of Object.entries(headers)) all.set(name, value);
-  const response = await fetch(ENDPOINT, { method: 'POST', headers: all, body: JSON.stringify(request), signal });
+  const body = files.length ? form(request, files) : JSON.stringify(request);
+  const response = await fetch(ENDPOINT, { method: 'POST', headers: all, body, signal });
   const text = await response.text();
   let json = null;
   try {

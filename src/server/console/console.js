@@ -117,6 +117,26 @@ function object(id) {
   return value;
 }
 
+/** The variables without their files, and the files with their places: `"@1"` stands for the first that is chosen. */
+function placed(variables, files) {
+  const found = files.map((file) => ({ file, paths: [] }));
+  const taken = (value, path) => {
+    if (typeof value === 'string' && /^@\d+$/.test(value)) {
+      const one = found[Number(value.slice(1)) - 1];
+      if (!one) throw new Error(`The variables have ${value}, and ${files.length} files are chosen.`);
+      one.paths.push(path);
+      return null;
+    }
+    if (value === null || typeof value !== 'object') return value;
+    const inside = Object.entries(value).map(([key, one]) => [key, taken(one, `${path}.${key}`)]);
+    return Array.isArray(value) ? inside.map(([, one]) => one) : Object.fromEntries(inside);
+  };
+  const rest = taken(variables, 'variables');
+  const idle = found.findIndex(({ paths }) => !paths.length);
+  if (idle >= 0) throw new Error(`Say where ${files[idle].name} belongs: write "@${idle + 1}" into the variables.`);
+  return { variables: rest, files: found };
+}
+
 /** The operation that is chosen, else the one at the caret, else the first. */
 function chosen() {
   const all = operations(query.value);
@@ -131,25 +151,29 @@ async function run() {
   if (stop) stop();
   try {
     const operation = chosen();
-    const request = { query: query.value, variables: object('variables') };
+    const chosenFiles = [...$('files').files];
+    const { variables, files } = chosenFiles.length
+      ? placed(object('variables'), chosenFiles)
+      : { variables: object('variables'), files: [] };
+    const request = { query: query.value, variables };
     if (operation?.name && !operation.isOnly) request.operationName = operation.name;
     const headers = object('headers');
     remember(query.value);
     $('messages').hidden = true;
     $('pause').hidden = true;
     if (operation?.kind === 'subscription') await subscribe(request);
-    else await ask(request, headers);
+    else await ask(request, headers, files);
   } catch (error) {
     say(error.message, true);
   }
 }
 
-async function ask(request, headers) {
+async function ask(request, headers, files) {
   const abort = new AbortController();
   running(() => abort.abort());
   say('Asking …');
   try {
-    const { status, ms, size, text, json } = await session.ask(request, headers, abort.signal);
+    const { status, ms, size, text, json } = await session.ask(request, headers, abort.signal, files);
     show(json ?? text);
     const facts = [`${status}`, `${Math.round(ms)} ms`, `${size.toLocaleString('en')} bytes`, ...told(json ?? {})];
     say(facts.join(' · '), status >= 400 || Boolean(json?.errors));
@@ -347,6 +371,15 @@ function showWho() {
   if (!session.isSignedIn) $('who').textContent = '';
 }
 
+/** A code is asked for when the password was right and is not enough. */
+function showCode() {
+  const { code } = $('login').elements;
+  code.closest('label').hidden = !session.wantsCode;
+  code.required = session.wantsCode;
+  if (session.wantsCode) code.focus();
+  else code.value = '';
+}
+
 async function entered() {
   try {
     $('who').textContent = await session.whoami();
@@ -360,7 +393,7 @@ async function entered() {
 }
 
 for (const [id, enter] of [
-  ['login', ({ email, password }) => session.signIn(email.value, password.value)],
+  ['login', ({ email, password, code }) => session.signIn(email.value, password.value, code.value)],
   ['paste', ({ token }) => session.useToken(token.value)],
 ]) {
   $(id).addEventListener('submit', async (event) => {
@@ -373,8 +406,14 @@ for (const [id, enter] of [
     } catch (error) {
       $('door').querySelector('.wrong').textContent = error.message;
     }
+    showCode();
   });
 }
+for (const field of ['email', 'password'])
+  $('login').elements[field].addEventListener('input', () => {
+    session.forgetChallenge();
+    showCode();
+  });
 $('door')
   .querySelector('.close')
   .addEventListener('click', () => $('door').close());
