@@ -45,7 +45,7 @@ pub enum SweepError {
 pub struct Swept {
     /// Files that it looked at.
     pub seen: usize,
-    /// Files that it removed.
+    /// Files that it removed, and uploads that were never completed.
     pub removed: usize,
 }
 
@@ -79,6 +79,7 @@ impl Sweep {
                 swept.removed += 1;
             }
         }
+        swept.removed += self.blobs.abort_unfinished(before).await?;
         if swept.removed > 0 {
             tracing::info!(seen = swept.seen, removed = swept.removed, "files that nobody needs were removed");
             metrics::counter!("oriel_blobs_swept_total").increment(swept.removed as u64);

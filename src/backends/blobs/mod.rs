@@ -155,7 +155,9 @@ impl Fault for BlobError {
 #[derive(thiserror::Error, Debug)]
 pub enum OpenError {
     /// The URL names no store.
-    #[error("the blobs URL is not usable: {0}; write file:///folder or s3://bucket?endpoint=https://host&region=name")]
+    #[error(
+        "the blobs URL is not usable: {0}; write file:///folder or s3://bucket?endpoint=https://host&region=name&encryption=AES256"
+    )]
     Url(String),
     /// S3 without credentials.
     #[error("an s3:// blobs URL needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")]
@@ -317,6 +319,15 @@ impl Blobs {
         match self {
             Self::Local(local) => local.delete(key).await,
             Self::S3(s3) => s3.delete(key).await,
+        }
+    }
+
+    /// Removes what uploads left that were begun before then and never ended. How many there were. A folder has none: it
+    /// is cleared when it is opened.
+    pub async fn abort_unfinished(&self, before: DateTime<Utc>) -> Result<usize, BlobError> {
+        match self {
+            Self::Local(_) => Ok(0),
+            Self::S3(s3) => s3.abort_unfinished(before).await,
         }
     }
 

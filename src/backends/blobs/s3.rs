@@ -2,8 +2,9 @@
 //!
 //! Invariants
 //! - A body goes up in parts, a few at a time: those and the one being filled are in memory.
-//! - An upload that fails or is dropped is aborted, after its parts in flight have ended, so that none is left. Only
-//!   a killed process leaves parts; a lifecycle rule of the bucket (`AbortIncompleteMultipartUpload`) clears them.
+//! - An upload that fails or is dropped is aborted, after its parts in flight have ended, so that none is left. What a
+//!   killed process leaves is aborted later, see [`S3Blobs::abort_unfinished`].
+//! - Where the bucket keeps versions, all of them go with a blob, unless the settings say that they stay.
 //! - A key that is taken is refused by the store itself (`If-None-Match: *`), not by a look before.
 //! - Checksums are sent and asked for only where the protocol demands it: compatible stores differ in the rest, and
 //!   requests are signed over the hash of their body anyway.
@@ -26,13 +27,16 @@ use aws_sdk_s3::config::{BehaviorVersion, Region, RequestChecksumCalculation, Re
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ServerSideEncryption;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::Method;
+use tokio::sync::OnceCell;
 
-pub use self::settings::{Credentials, S3Settings};
+use self::settings::Encryption;
+pub use self::settings::{Credentials, S3Settings, Versions};
 use self::upload::{Parts, Upload};
 use super::body::{Body, Meter, Terms, resolve};
 use super::signed::{GetTerms, PutTerms};
@@ -55,6 +59,10 @@ pub struct S3Blobs {
     bucket: String,
     base: String,
     guard: Arc<Guard>,
+    encryption: Option<Encryption>,
+    versions: Versions,
+    /// Whether the bucket keeps versions, once it was asked.
+    is_versioned: OnceCell<bool>,
 }
 
 impl fmt::Debug for S3Blobs {
@@ -83,7 +91,16 @@ impl S3Blobs {
         let public = Client::from_conf(config.build());
         // A body that is sent takes its time, and requests are repeated already.
         let guard = Guard::new("blobs", Policy { time_out: None, attempts: 1, ..Policy::default() });
-        Self { client, public, bucket: settings.bucket, base: settings.base, guard: Arc::new(guard) }
+        Self {
+            client,
+            public,
+            bucket: settings.bucket,
+            base: settings.base,
+            guard: Arc::new(guard),
+            encryption: settings.encryption,
+            versions: settings.versions,
+            is_versioned: OnceCell::new(),
+        }
     }
 
     /// How the store is.
@@ -105,6 +122,8 @@ impl S3Blobs {
             .bucket(&self.bucket)
             .key(self.name(key))
             .set_if_none_match((!terms.replace).then(|| "*".to_owned()))
+            .set_server_side_encryption(self.algorithm())
+            .set_ssekms_key_id(self.kms_key())
             .body(ByteStream::from(first));
         asked(&self.guard, request.send()).await?;
         Ok(info)
@@ -119,7 +138,8 @@ impl S3Blobs {
         mut meter: Meter,
         terms: Terms,
     ) -> Result<BlobInfo, BlobError> {
-        let mut upload = Upload::begin(&self.client, &self.guard, &self.bucket, self.name(key)).await?;
+        let encryption = self.encryption.as_ref();
+        let mut upload = Upload::begin(&self.client, &self.guard, &self.bucket, self.name(key), encryption).await?;
         let finish = async {
             let mut part = first;
             loop {
@@ -183,10 +203,105 @@ impl S3Blobs {
     }
 
     pub(super) async fn delete(&self, key: &BlobKey) -> Result<(), BlobError> {
-        let request = self.client.delete_object().bucket(&self.bucket).key(self.name(key));
+        if self.versions == Versions::Remove && self.is_versioned().await? {
+            return self.delete_versions(key).await;
+        }
+        self.delete_object(&self.name(key), None).await
+    }
+
+    async fn delete_object(&self, name: &str, version: Option<String>) -> Result<(), BlobError> {
+        let request = self.client.delete_object().bucket(&self.bucket).key(name).set_version_id(version);
         match asked(&self.guard, request.send()).await {
             Ok(_) | Err(BlobError::NotFound) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Removes all that the bucket keeps of a blob: its versions, and the marks that it was removed.
+    async fn delete_versions(&self, key: &BlobKey) -> Result<(), BlobError> {
+        let name = self.name(key);
+        let mut after = (None, None);
+        loop {
+            let request = self
+                .client
+                .list_object_versions()
+                .bucket(&self.bucket)
+                .prefix(&name)
+                .set_key_marker(after.0)
+                .set_version_id_marker(after.1);
+            let page = asked(&self.guard, request.send()).await?;
+            let versions = page.versions().iter().map(|one| (one.key(), one.version_id()));
+            let marks = page.delete_markers().iter().map(|one| (one.key(), one.version_id()));
+            for (found, version) in versions.chain(marks) {
+                // Another key may begin like this one.
+                if found == Some(&name) {
+                    self.delete_object(&name, version.map(str::to_owned)).await?;
+                }
+            }
+            if !page.is_truncated().unwrap_or(false) {
+                return Ok(());
+            }
+            after = (page.next_key_marker, page.next_version_id_marker);
+        }
+    }
+
+    /// Whether the bucket keeps versions. One that does not say so keeps none.
+    async fn is_versioned(&self) -> Result<bool, BlobError> {
+        let ask = async || {
+            let request = self.client.get_bucket_versioning().bucket(&self.bucket);
+            self.guard
+                .once(async {
+                    match request.send().await {
+                        Ok(answer) => Ok(answer.status().is_some()),
+                        Err(error) if matches!(status(&error), Some(403)) => {
+                            tracing::warn!(
+                                "it is not allowed to ask whether the bucket keeps versions (s3:GetBucketVersioning): \
+                                 if it does, what is removed stays in it as a version"
+                            );
+                            Ok(false)
+                        }
+                        Err(error) if matches!(status(&error), Some(400 | 404 | 405 | 501)) => Ok(false),
+                        Err(error) => Err(refused(error)),
+                    }
+                })
+                .await
+        };
+        self.is_versioned.get_or_try_init(ask).await.copied()
+    }
+
+    /// Aborts what was begun before then and never completed: a killed process left it. How many there were.
+    pub(super) async fn abort_unfinished(&self, before: DateTime<Utc>) -> Result<usize, BlobError> {
+        let (mut aborted, mut after) = (0, (None, None));
+        loop {
+            let request = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(&self.base)
+                .set_key_marker(after.0)
+                .set_upload_id_marker(after.1);
+            let page = self.guard.once(async {
+                match request.send().await {
+                    // A store that does not tell clears them by itself, or not at all.
+                    Err(error) if matches!(status(&error), Some(403 | 405 | 501)) => Ok(None),
+                    page => page.map(Some).map_err(refused),
+                }
+            });
+            let Some(page) = page.await? else { return Ok(aborted) };
+            for upload in page.uploads() {
+                let (Some(name), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
+                let is_ours = name.strip_prefix(&self.base).is_some_and(|name| BlobKey::parse(name).is_ok());
+                let is_old = upload.initiated().is_some_and(|begun| begun.secs() < before.timestamp());
+                if is_ours && is_old {
+                    let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(name).upload_id(id);
+                    asked(&self.guard, request.send()).await?;
+                    aborted += 1;
+                }
+            }
+            if !page.is_truncated().unwrap_or(false) {
+                return Ok(aborted);
+            }
+            after = (page.next_key_marker, page.next_upload_id_marker);
         }
     }
 
@@ -201,7 +316,14 @@ impl S3Blobs {
             return Err(BlobError::TooLarge { limit: MAX_COPY });
         }
         let source = format!("{}/{}", self.bucket, self.name(from));
-        let request = self.client.copy_object().copy_source(source).bucket(&self.bucket).key(self.name(to));
+        let request = self
+            .client
+            .copy_object()
+            .copy_source(source)
+            .bucket(&self.bucket)
+            .key(self.name(to))
+            .set_server_side_encryption(self.algorithm())
+            .set_ssekms_key_id(self.kms_key());
         asked(&self.guard, request.send()).await?;
         Ok(())
     }
@@ -267,6 +389,8 @@ impl S3Blobs {
             .bucket(&self.bucket)
             .key(self.name(key))
             .set_content_length(length)
+            .set_server_side_encryption(self.algorithm())
+            .set_ssekms_key_id(self.kms_key())
             .set_content_type(terms.media_type.clone());
         presigned(request.presigned(valid(terms.expires_at, now)?).await, Method::PUT, terms.expires_at)
     }
@@ -285,6 +409,14 @@ impl S3Blobs {
             .response_content_disposition(terms.disposition.header_value())
             .set_response_content_type(terms.media_type.clone());
         presigned(request.presigned(valid(terms.expires_at, now)?).await, Method::GET, terms.expires_at)
+    }
+
+    fn algorithm(&self) -> Option<ServerSideEncryption> {
+        self.encryption.as_ref().map(|how| how.algorithm.clone())
+    }
+
+    fn kms_key(&self) -> Option<String> {
+        self.encryption.as_ref().and_then(|how| how.key.clone())
     }
 
     fn name(&self, key: &BlobKey) -> String {

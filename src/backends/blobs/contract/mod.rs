@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod alone;
+mod bucket;
 mod local_only;
 mod s3_only;
 mod store;

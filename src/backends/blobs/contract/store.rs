@@ -68,11 +68,16 @@ impl Store {
 pub async fn s3_server() -> (TempDir, String) {
     let folder = TempDir::new().unwrap();
     std::fs::create_dir_all(folder.path().join("data/bucket")).unwrap();
-    let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(folder.path().join("data")).unwrap());
+    let endpoint = serve_s3(s3s_fs::FileSystem::new(folder.path().join("data")).unwrap()).await;
+    (folder, endpoint)
+}
+
+/// Serves it; signatures are checked.
+pub async fn serve_s3(server: impl s3s::S3) -> String {
+    let mut service = S3ServiceBuilder::new(server);
     service.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
     let failed = |error: s3s::HttpError| async move { (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")) };
-    let endpoint = serve(axum::Router::new().fallback_service(HandleError::new(service.build(), failed))).await;
-    (folder, endpoint)
+    serve(axum::Router::new().fallback_service(HandleError::new(service.build(), failed))).await
 }
 
 async fn serve(router: axum::Router) -> String {

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::super::BlobError;
 use super::super::body::{Body, Meter};
 use super::asked;
+use super::settings::Encryption;
 use crate::resilience::Guard;
 
 /// The smallest part that S3 takes.
@@ -70,8 +71,14 @@ impl Upload {
         guard: &Arc<Guard>,
         bucket: &str,
         name: String,
+        encryption: Option<&Encryption>,
     ) -> Result<Self, BlobError> {
-        let request = client.create_multipart_upload().bucket(bucket).key(&name);
+        let request = client
+            .create_multipart_upload()
+            .bucket(bucket)
+            .key(&name)
+            .set_server_side_encryption(encryption.map(|how| how.algorithm.clone()))
+            .set_ssekms_key_id(encryption.and_then(|how| how.key.clone()));
         let begun = asked(guard, request.send()).await?;
         let id = begun.upload_id.ok_or_else(|| BlobError::unavailable("the store began an upload without an id"))?;
         Ok(Self {
