@@ -5,6 +5,7 @@
 
 use async_graphql::{ComplexObject, Enum, ID, Result, SimpleObject};
 use oriel_domain::organizations::{Cleaned, OrganizationEvent};
+use oriel_domain::users::UserEvent;
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::ReadModel;
 use oriel_kernel::{OrganizationId, Permission, Position, Recorded, Timestamp, UserId, Viewer};
@@ -95,7 +96,7 @@ impl Model {
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Erasures for Model, version 1, on OrganizationEvent
+    pub Erasures for Model, version 1, on OrganizationEvent, UserEvent
 }
 
 fn began(rows: &mut Rows<Model>, at: &Recorded, kind: ErasureKind) {
@@ -118,11 +119,37 @@ impl On<OrganizationEvent> for Erasures {
             OrganizationEvent::Created { .. }
             | OrganizationEvent::Renamed { .. }
             | OrganizationEvent::Configured { .. }
+            | OrganizationEvent::SecondFactorRequired { .. }
             | OrganizationEvent::Suspended { .. }
             | OrganizationEvent::Reinstated
             | OrganizationEvent::DeletionScheduled { .. }
             | OrganizationEvent::DeletionCancelled
             | OrganizationEvent::RowsRemoved { .. } => {}
+        }
+    }
+}
+
+impl On<UserEvent> for Erasures {
+    fn on(rows: &mut Rows<Model>, at: &Recorded, event: &UserEvent) {
+        match event {
+            UserEvent::Erased => began(rows, at, ErasureKind::Person),
+            UserEvent::ErasureCompleted { stores } => completed(rows, at, stores),
+            UserEvent::Registered { .. }
+            | UserEvent::Renamed { .. }
+            | UserEvent::PasswordRehashed { .. }
+            | UserEvent::PasswordChanged { .. }
+            | UserEvent::PasswordResetRequested { .. }
+            | UserEvent::PasswordReset { .. }
+            | UserEvent::EmailVerified
+            | UserEvent::EmailChangeRequested { .. }
+            | UserEvent::EmailChanged { .. }
+            | UserEvent::TotpBegun { .. }
+            | UserEvent::TotpConfirmed { .. }
+            | UserEvent::TotpUsed { .. }
+            | UserEvent::RecoveryCodeUsed { .. }
+            | UserEvent::RecoveryCodesReplaced { .. }
+            | UserEvent::TotpDisabled
+            | UserEvent::MadeAnew { .. } => {}
         }
     }
 }

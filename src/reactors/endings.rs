@@ -1,10 +1,13 @@
-//! The end of an organisation: when it is due, it ends; and then nothing of it is left.
+//! The end of an organisation: when it is due, it ends; and then nothing of it is left. And the erasure of a person.
 //!
 //! [`every`] ends what is due. The event says so to everybody at once, and destroys the organisation's data key. What is
 //! left is removed by a job, in steps that may be done again: files, rows of read models (each step an event, so that
 //! every node and every replay follows), facts, other jobs. When all of it is gone everywhere, the search index too, an
 //! event certifies it. A job that was killed begins anew and finds what is left. Files of whose event the log does not
-//! know are the sweep's.
+//! know are the sweep's. Who was a member there and nowhere else is erased with it: nobody could sign in as them.
+//!
+//! When a person is erased, another job takes them out of their organisations, and has made anew what was made of events
+//! that had said something about them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,18 +15,28 @@ use std::time::Duration;
 
 use oriel_backends::blobs::{BlobKey, Blobs};
 use oriel_domain::documents::DocumentEvent;
+use oriel_domain::members::RemoveMember;
 use oriel_domain::organizations::{CertifyEnd, Cleaned, EndOrganization, OrganizationEvent, RemoveRows};
+use oriel_domain::projects::LeaveProject;
+use oriel_domain::sessions::{EndReason, EndSession};
+use oriel_domain::users::erasure::{CertifyErasure, EraseUser, MakeAnew};
+use oriel_domain::users::{User, UserEvent};
 use oriel_engine::consumers::Reactor;
 use oriel_engine::jobs::{Job, JobFailure, NewJob, Worker};
-use oriel_engine::{CommandContext, CommandError, Engine};
-use oriel_kernel::{Command, CommandId, Id, MemberId, OrganizationId, Position, Recorded};
+use oriel_engine::{CommandContext, CommandError, Engine, Transaction};
+use oriel_kernel::{Command, CommandId, Effect, Id, MemberId, OrganizationId, Position, Recorded, UserId};
+use oriel_read_models::members::leaving;
 use oriel_read_models::organizations::standings;
 use sea_orm::DbErr;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::search_index::{INDEX, SearchIndex};
 
 const QUEUE: &str = "organization_end";
+const ERASURE: &str = "user_erasure";
+/// Tables of organisations that are not made of the log.
+pub(crate) const BESIDE: [&str; 1] = ["api_key_uses"];
 /// Events that are read at once.
 const EVENTS: u64 = 500;
 /// How long the index may take until the job is tried again.
@@ -83,7 +96,11 @@ impl Reactor for Endings {
 
     fn react(&self, event: &Recorded) -> Vec<NewJob> {
         match event.event_as() {
-            Some(OrganizationEvent::Ended) => vec![NewJob::new(QUEUE, event)],
+            Some(OrganizationEvent::Ended) => return vec![NewJob::new(QUEUE, event)],
+            _ => {}
+        }
+        match event.event_as() {
+            Some(UserEvent::Erased) => vec![NewJob::new(ERASURE, event)],
             _ => Vec::new(),
         }
     }
@@ -128,9 +145,13 @@ impl Ending {
             if table == "members" {
                 let members: Vec<MemberId> = ids.iter().map(|id| Id::from_uuid(*id)).collect();
                 self.engine.forget_facts(&members).await?;
+                self.erase_who_is_nowhere_else(organization, &members).await?;
             }
             tables.insert(table);
             self.execute(organization, self.engine.new_id(), RemoveRows { rows: (table, ids) }).await?;
+        }
+        for table in BESIDE {
+            self.engine.forget_rows(table, organization).await?;
         }
         self.engine.forget_facts(&[organization]).await?;
         self.engine.forget_jobs(organization, QUEUE).await?;
@@ -140,6 +161,7 @@ impl Ending {
         tokio::time::timeout(INDEX_WITHIN, self.index.reached(position)).await?;
         let read_models = self.engine.read_models().iter().filter(|read_model| read_model.has_tenant());
         stores.extend(read_models.map(|read_model| cleaned(read_model.table(), position)));
+        stores.extend(BESIDE.map(|table| cleaned(table, position)));
         stores.extend([INDEX, "blobs", "facts", "jobs"].map(|store| cleaned(store, position)));
         self.execute(organization, job.command("certify"), CertifyEnd { stores }).await?;
         tracing::info!(%organization, %position, ?tables, "nothing is left of an organisation that has ended");
@@ -154,6 +176,27 @@ impl Ending {
     ) -> Result<(), CommandError> {
         let context = CommandContext::system(command, organization, self.engine.now());
         self.engine.execute(&context, organization, what).await.map(|_| ())
+    }
+
+    async fn erase_who_is_nowhere_else(
+        &self,
+        organization: OrganizationId,
+        members: &[MemberId],
+    ) -> Result<(), Failure> {
+        let connection = self.engine.database().reader();
+        for user in leaving::persons(connection, members).await? {
+            let theirs = leaving::memberships(connection, user).await?;
+            if theirs.iter().any(|(there, _, _)| *there != organization) {
+                continue;
+            }
+            let context = CommandContext::system(self.engine.new_id(), OrganizationId::ABSENT, self.engine.now());
+            match self.engine.execute(&context, user, EraseUser { by: None }).await {
+                // Who was only invited is no user yet.
+                Ok(_) | Err(CommandError::Rejected(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Every file that an event of the organisation names.
@@ -171,6 +214,107 @@ impl Ending {
                 }
             }
         }
+    }
+}
+
+/// Cleans up after an erased person.
+pub(crate) struct Erasing {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) index: Arc<SearchIndex>,
+}
+
+/// What a membership has of sessions and projects that ends in one transaction.
+const AT_ONCE: u64 = 200;
+
+#[async_trait::async_trait]
+impl Worker for Erasing {
+    fn queue(&self) -> &'static str {
+        ERASURE
+    }
+
+    async fn run(&self, job: &Job) -> Result<(), JobFailure> {
+        self.clean(job).await.map_err(|error| JobFailure::again(format!("something is left of them: {error}")))
+    }
+
+    fn max_attempts(&self) -> u32 {
+        200
+    }
+
+    fn slots(&self) -> usize {
+        1
+    }
+}
+
+impl Erasing {
+    async fn clean(&self, job: &Job) -> Result<(), Failure> {
+        let user = UserId::from_uuid(job.subject);
+        self.leave(user).await?;
+        // All that was said about them: nothing is written with their key any more.
+        let head = self.engine.log().head().await?.0;
+        let about: Vec<Uuid> = self.engine.about(user, head).await?.into_iter().collect();
+        for subjects in about.chunks(Effect::MOST) {
+            let anew = MakeAnew { subjects: subjects.to_vec() };
+            match self.execute(user, self.engine.new_id(), anew).await {
+                // Done before, by one that could not report.
+                Err(CommandError::Rejected(_)) => return Ok(()),
+                done => done?,
+            }
+        }
+        let position = self.engine.log().head().await?.0;
+        tokio::time::timeout(INDEX_WITHIN, self.index.reached(position)).await?;
+        let mut stores = vec![cleaned("data_keys", job.position)];
+        let read_models = self.engine.read_models().iter().filter(|read_model| read_model.is_made_of_one_stream());
+        stores.extend(read_models.map(|read_model| cleaned(read_model.table(), position)));
+        stores.extend([INDEX, "facts"].map(|store| cleaned(store, position)));
+        self.execute(user, job.command("certify"), CertifyErasure { stores }).await?;
+        tracing::info!(%user, %position, subjects = about.len(), "nothing is left of a person who was erased");
+        Ok(())
+    }
+
+    /// Takes them out of every organisation: their sessions, their projects, their membership or invitation.
+    async fn leave(&self, user: UserId) -> Result<(), Failure> {
+        let connection = self.engine.database().reader();
+        for (organization, member, _) in leaving::memberships(connection, user).await? {
+            let mut remove = Some(RemoveMember);
+            loop {
+                let sessions = leaving::sessions(connection, (organization, member), AT_ONCE).await?;
+                let projects = leaving::projects(connection, (organization, member), AT_ONCE).await?;
+                if sessions.is_empty() && projects.is_empty() && remove.is_none() {
+                    break;
+                }
+                let mut transaction = Transaction::new();
+                for session in sessions {
+                    transaction = transaction.and(session, EndSession { reason: EndReason::Deactivated });
+                }
+                for project in projects {
+                    transaction = transaction.and(project, LeaveProject { member });
+                }
+                if let Some(remove) = remove.take() {
+                    transaction = transaction.and(member, remove);
+                }
+                let context = CommandContext::system(self.engine.new_id(), organization, self.engine.now());
+                match self.engine.transact(&context, transaction).await {
+                    Ok(_) => {}
+                    // They have come to own it meanwhile, or it has ended: then the end removes them.
+                    Err(CommandError::Rejected(error)) => {
+                        tracing::warn!(%user, %organization, ?error, "an erased person stays a member");
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn execute<C: Command<Aggregate = User>>(
+        &self,
+        user: UserId,
+        command: CommandId,
+        what: C,
+    ) -> Result<(), CommandError> {
+        let context = CommandContext::system(command, OrganizationId::ABSENT, self.engine.now());
+        self.engine.execute(&context, user, what).await.map(|_| ())
     }
 }
 

@@ -25,6 +25,7 @@ use oriel_backends::search::{self as index, Change, Entry, MAX_BODY_BYTES, Searc
 use oriel_domain::documents::{DocumentEvent, DocumentId};
 use oriel_domain::organizations::OrganizationEvent;
 use oriel_domain::projects::{ProjectEvent, ProjectId};
+use oriel_domain::users::UserEvent;
 use oriel_engine::Engine;
 use oriel_engine::consumers::{Checkpoint, Consumer, ConsumerError, Follower, Lease, SharedConsumer};
 use oriel_engine::log::LogError;
@@ -234,14 +235,17 @@ impl SearchIndex {
         let mut changes = futures::stream::iter(changes).buffered(FETCHES);
         let (mut gathered, mut bytes) = (Vec::new(), 0);
         // In the order of the events: all entries that were last changed up to the checkpoint of a chunk are in it or
-        // in an earlier one, the others come again if this ends in between.
+        // in an earlier one, the others come again if this ends in between. What one event changes stays together.
+        let mut last: Option<Checkpoint> = None;
         while let Some((change, at)) = changes.try_next().await? {
-            bytes += size(&change);
-            gathered.push(change);
-            if bytes >= self.chunk_bytes || gathered.len() >= CHUNK_CHANGES {
-                target.apply(std::mem::take(&mut gathered), at).await?;
+            let full = bytes >= self.chunk_bytes || gathered.len() >= CHUNK_CHANGES;
+            if let Some(last) = last.filter(|last| full && *last != at) {
+                target.apply(std::mem::take(&mut gathered), last).await?;
                 bytes = 0;
             }
+            bytes += size(&change);
+            gathered.push(change);
+            last = Some(at);
         }
         // Without events it is one that was set aside that is passed by.
         if !gathered.is_empty() || events.is_empty() || to.0.number() - from >= LAZY {
@@ -250,7 +254,7 @@ impl SearchIndex {
         if !changed.is_empty() {
             *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        Ok(changed.iter().map(|one| one.organization).collect())
+        Ok(rows.organizations(&changed))
     }
 
     /// The current rows: one statement a table.
@@ -446,7 +450,9 @@ impl SharedConsumer for SharedIndex {
             let left = u64::try_from(to.number() - at.number()).unwrap_or(0);
             let events = self.index.engine.log().read(at, left.min(CHUNK_CHANGES as u64)).await?;
             let Some(last) = events.last() else { break };
-            self.index.touch(&changed(&events).iter().map(|one| one.organization).collect());
+            let changed = changed(&events);
+            let rows = self.index.rows(&changed).await?;
+            self.index.touch(&rows.organizations(&changed));
             at = last.position;
         }
         self.index.advance(to);
@@ -461,7 +467,7 @@ impl SharedConsumer for SharedIndex {
 
 // --- what changed ------------------------------------------------------------------------------------------------
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Findable {
     Document(DocumentId),
     Project(ProjectId),
@@ -472,7 +478,8 @@ enum Findable {
 /// Something whose entry has to be made again, and the last event that says so.
 struct Changed {
     what: Findable,
-    organization: OrganizationId,
+    /// Whose it is; nothing when only its row says so.
+    organization: Option<OrganizationId>,
     at: Checkpoint,
     moment: Timestamp,
     version: i32,
@@ -484,25 +491,36 @@ struct Rows {
     projects: HashMap<Uuid, projects::Model>,
 }
 
+impl Rows {
+    /// Whose index has changed.
+    fn organizations(&self, changed: &[Changed]) -> BTreeSet<OrganizationId> {
+        let row = |one: &Changed| match one.what {
+            Findable::Document(id) => self.documents.get(&id.uuid()).map(|row| row.organization_id),
+            Findable::Project(_) | Findable::Organization(_) => None,
+        };
+        changed.iter().filter_map(|one| one.organization.or_else(|| row(one))).collect()
+    }
+}
+
 /// Each thing once, at its last change, in the order of these.
 fn changed(events: &[Arc<Recorded>]) -> Vec<Changed> {
     let mut seen = HashSet::new();
-    let mut changed: Vec<Changed> = events
-        .iter()
-        .rev()
-        .filter_map(|event| {
-            let what = findable(event)?;
-            seen.insert(event.subject).then(|| Changed {
-                what,
-                organization: event.organization,
-                at: (event.position, event.id),
-                moment: event.at,
-                version: event.version,
-            })
-        })
-        .collect();
+    let mut changed: Vec<Changed> = events.iter().rev().flat_map(|event| findables(event)).collect();
+    changed.retain(|one| seen.insert(one.what));
     changed.reverse();
     changed
+}
+
+/// Whose entries an event changes.
+fn findables(event: &Recorded) -> Vec<Changed> {
+    let at = (event.position, event.id);
+    let change = |what, organization, version| Changed { what, organization, at, moment: event.at, version };
+    if let Some(UserEvent::MadeAnew { subjects }) = event.event_as() {
+        // Of what their rows say; which of them are documents, and whose, their rows say too.
+        let documents = subjects.iter().map(|id| Findable::Document(DocumentId::from_uuid(*id)));
+        return documents.map(|document| change(document, None, 0)).collect();
+    }
+    findable(event).map(|what| change(what, Some(event.organization), event.version)).into_iter().collect()
 }
 
 /// Whose entry an event changes.

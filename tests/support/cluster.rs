@@ -64,6 +64,11 @@ impl Cluster {
         }
     }
 
+    /// Where the server keeps everything.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("primary")
+    }
+
     /// A copy of the running server's files.
     pub fn base_backup(&self) {
         let socket = self.folder.path().display().to_string();
