@@ -1,7 +1,8 @@
 //! Organisations: tenants, whether they are open, and what was erased.
 
 use sea_orm_migration::schema::{
-    big_integer, integer, json_binary, string, text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null,
+    big_integer, boolean, integer, json_binary, string, text, text_null, timestamp_with_time_zone,
+    timestamp_with_time_zone_null,
 };
 
 use crate::read_model::{ReadModel, migration};
@@ -14,6 +15,7 @@ migration! {
             string("slug"),
             text_null("language"),
             text_null("time_zone"),
+            boolean("second_factor_required"),
             string("status"),
             timestamp_with_time_zone_null("ends_at"),
             timestamp_with_time_zone("created_at"),
@@ -28,8 +30,11 @@ migration! {
     )
     .index(&["slug"])
     .index(&["created_position"]),
-    ReadModel::new("organization_standings", [string("standing"), timestamp_with_time_zone_null("ends_at")])
-        .index(&["ends_at"]),
+    ReadModel::new(
+        "organization_standings",
+        [string("standing"), boolean("second_factor_required"), timestamp_with_time_zone_null("ends_at")],
+    )
+    .index(&["ends_at"]),
     ReadModel::new(
         "erasures",
         [

@@ -4,8 +4,9 @@
 //! Invariants: a session that ended or expired, a key that was revoked, has ended or is shown with another secret, a
 //! member who is not active, a member of another person: nobody. A key has what both its scopes and its owner have at
 //! this moment. Whoever may see only their own projects sees those that they are a member of; whoever may see no
-//! projects sees none. In an organisation that is suspended or has ended nobody is anybody. The owners of the first
-//! organisation operate the installation.
+//! projects sees none. In an organisation that is suspended or has ended nobody is anybody. Where a second factor
+//! is required, whoever is signed in and has none may do nothing and sees nothing. The owners of the first organisation
+//! operate the installation.
 //!
 //! What this depends on is part of the answer, because it is read without a reader: who caches it, or serves an
 //! answer made with it, does so while none of these was touched. Which organisation is the first never changes.
@@ -29,7 +30,7 @@ use uuid::Uuid;
 use crate::authorization::{held, permissions};
 use crate::members::{Grants, MemberStatus};
 use crate::organizations::standings::{self, Standing};
-use crate::{api_keys, members, organizations, projects, roles, same, sessions};
+use crate::{api_keys, members, organizations, projects, roles, same, sessions, users};
 
 /// Who is asking, until when, and what would make that another answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +75,8 @@ struct Found {
 struct Session {
     expires_at: Timestamp,
     last_seen_at: Timestamp,
+    second_factor_required: bool,
+    second_factor_since: Option<Timestamp>,
 }
 
 #[derive(FromQueryResult)]
@@ -98,6 +101,17 @@ struct Shown {
     rate_limit: Option<u32>,
     version: Option<(Uuid, i32)>,
     dependency: Dependency,
+    second_factor: SecondFactor,
+}
+
+/// What is known of the second factor of who asks.
+enum SecondFactor {
+    /// It is not asked for.
+    NotRequired,
+    /// It is, and they have one.
+    Present,
+    /// It is, and they have none.
+    Missing,
 }
 
 impl Session {
@@ -110,6 +124,11 @@ impl Session {
             rate_limit: None,
             version: None,
             dependency: Dependency::row(sessions::Model::KIND, session.uuid()),
+            second_factor: match (self.second_factor_required, self.second_factor_since) {
+                (false, _) => SecondFactor::NotRequired,
+                (true, Some(_)) => SecondFactor::Present,
+                (true, None) => SecondFactor::Missing,
+            },
         }
     }
 }
@@ -135,6 +154,7 @@ impl Key {
             rate_limit: self.rate_limit.and_then(|limit| u32::try_from(limit).ok()),
             version: Some((key, self.key_version)),
             dependency: Dependency::row(api_keys::Model::KIND, key),
+            second_factor: SecondFactor::NotRequired,
         })
     }
 }
@@ -164,9 +184,10 @@ pub async fn resolve(
     let made = roles::made(connection, found.organization_id, &roles).await?;
     let operates = found.first == Some(found.organization_id.uuid());
     let theirs = permissions(&held(&roles, &made, &found.grants, operates));
-    let permissions = match &shown.scopes {
-        Some(scopes) => theirs.intersection(scopes),
-        None => theirs,
+    let permissions = match (&shown.scopes, &shown.second_factor) {
+        (_, SecondFactor::Missing) => Permissions::default(),
+        (Some(scopes), _) => theirs.intersection(scopes),
+        (None, _) => theirs,
     };
     let visible = match permissions.grant(projects::VIEW) {
         Some(Grant::All) => Visible::All,
@@ -179,6 +200,9 @@ pub async fn resolve(
         projects::members::Model::in_member(found.member_id).dependency(),
         standings::dependency(found.organization_id),
     ];
+    if !matches!(shown.second_factor, SecondFactor::NotRequired) {
+        dependencies.push(Dependency::row(users::Model::KIND, found.user_id.uuid()));
+    }
     let own_roles = roles.iter().filter_map(|role| role.custom());
     dependencies.extend(own_roles.map(|id| Dependency::row(roles::Model::KIND, id.uuid())));
     let versions = [(found.member_id.uuid(), found.version)].into_iter().chain(shown.version);
@@ -213,6 +237,12 @@ fn of_session(session: SessionId) -> SelectStatement {
         Query::select().from(sessions::Entity).inner_join(members::Entity, member(members::Column::Id, S::MemberId)),
     )
     .columns([S::ExpiresAt, S::LastSeenAt].map(|column| (sessions::Entity, column)))
+    .expr_as(
+        Expr::exists(standings::second_factor_required((sessions::Entity, S::OrganizationId))),
+        "second_factor_required",
+    )
+    .column((users::Entity, users::Column::SecondFactorSince))
+    .inner_join(users::Entity, same((users::Entity, users::Column::Id), (sessions::Entity, S::UserId)))
     .and_where(S::Id.eq(session.uuid()))
     .and_where(S::EndedAt.is_null())
     .and_where(member(members::Column::UserId, S::UserId))

@@ -41,6 +41,11 @@ pub const WEIGHTS: &[Weight] = &[
     weight("Mutation", "register", 1_000),
     weight("Mutation", "memberAccept", 1_000),
     weight("Mutation", "passwordChange", 1_000),
+    weight("Mutation", "passwordReset", 1_000),
+    weight("Mutation", "emailChange", 1_000),
+    weight("Mutation", "totpBegin", 1_000),
+    // A mail is written.
+    weight("Mutation", "passwordResetRequest", 100),
     // A thousand documents are validated and written.
     weight("Mutation", "operationsPublish", 1_000),
     // The whole log is replayed.

@@ -10,13 +10,14 @@ use async_graphql::{Context, InputObject};
 use oriel_domain::members::FoundMember;
 use oriel_domain::organizations::{
     CancelDeletion, CreateOrganization, Language, Organization as State, OrganizationName, ReinstateOrganization,
-    ScheduleDeletion, Slug, SuspendOrganization, SuspensionReason, TimeZone, UpdateOrganization,
+    RequireSecondFactor, ScheduleDeletion, Slug, SuspendOrganization, SuspensionReason, TimeZone, UpdateOrganization,
 };
 use oriel_engine::{CommandContext, Committed, Transaction};
 use oriel_kernel::{Command, MemberId, OrganizationId, Permission, Rejection, operations};
 use oriel_read_models::organizations::Model as Organization;
+use oriel_read_models::sign_in;
 
-use crate::access::{Granted, Problems, Result, after_write, reader};
+use crate::access::{Granted, Problems, Result, after_write, reader, unavailable};
 use crate::payload::payloads;
 use crate::services::Services;
 
@@ -88,6 +89,24 @@ impl OrganizationMutation {
         };
         let update = UpdateOrganization { name, language, time_zone };
         execute(cx, &context, granted.viewer()?.organization, update).await
+    }
+
+    /// Asks everybody in the organization in which you act for a second factor, or does so no more. Who has none may do
+    /// nothing here, from this moment on, but set one up (`totpBegin`); you need one yourself. API keys are not asked.
+    #[permission("organization:manage")]
+    async fn organization_second_factor_require(
+        &self,
+        cx: &Context<'_>,
+        input: OrganizationSecondFactorRequireInput,
+    ) -> Result<OrganizationPayload> {
+        let context = granted.command(cx, &input)?;
+        let viewer = granted.viewer()?;
+        let me = sign_in::user(Services::of(cx)?.engine.database().reader(), viewer.user).await.map_err(unavailable)?;
+        if input.required && me.is_none_or(|me| me.second_factor_since.is_none()) {
+            let message = "You have no second factor yourself. Set one up first, with `totpBegin`.";
+            return Err(Rejection::conflict(message).into());
+        }
+        execute(cx, &context, viewer.organization, RequireSecondFactor { required: input.required }).await
     }
 
     /// Schedules the end of the organization in which you act: after a time of grace (30 days, unless the installation
@@ -195,6 +214,17 @@ struct OrganizationCreateInput {
     /// Its name in addresses, unique in the installation and never changed: 2 to 60 lower-case letters, digits and
     /// single dashes. Made from the name when it is left out.
     slug: Option<String>,
+    /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
+    idempotency_key: Option<String>,
+}
+
+/// Whether a second factor is required.
+#[derive(InputObject)]
+struct OrganizationSecondFactorRequireInput {
+    /// Whether it is from now on.
+    required: bool,
+    /// Refuse the change unless this is the version now.
+    expected_version: Option<i32>,
     /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
     idempotency_key: Option<String>,
 }

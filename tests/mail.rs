@@ -78,7 +78,7 @@ async fn a_person_is_written_and_does_by_links_what_they_are_for() {
         mutate(&ada, "emailChange", change, "{ userErrors { code } }").await;
         let two = sink.letters(5).await.split_off(3);
         let to = |address: &str| two.iter().find(|letter| letter.to == address).unwrap();
-        assert!(to("ada@example.org").data.contains("wants another e-mail address"));
+        assert!(to("ada@example.org").data.replace('\n', " ").contains("wants another e-mail address"));
         let token = json!({ "token": ticket(&to("countess@example.org").data) });
         mutate(&nobody, "emailConfirm", token, "{ userErrors { code } }").await;
         let moved = json!({ "email": "countess@example.org", "password": "quiet heron at the desk" });

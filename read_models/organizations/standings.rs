@@ -1,15 +1,15 @@
-//! Whether an organisation is open to its people: what signing in and every request ask, and no answer shows.
+//! Whether an organisation is open to its people, and what it asks of them: what signing in and every request ask, and no answer shows.
 //!
 //! Invariants: a row is there from the founding until nothing is left of the organisation. Only what closes or opens it,
 //! or moves its end, changes the row: whoever depends on it is not disturbed by anything else that happens there.
 
 use oriel_domain::organizations::OrganizationEvent;
 use oriel_engine::projection::{On, Rows};
-use oriel_engine::read::{Dependency, ReadModel};
+use oriel_engine::read::{Dependency, ReadError, ReadModel, Reader};
 use oriel_kernel::time::to_micros;
 use oriel_kernel::{OrganizationId, Recorded, Timestamp};
 use sea_orm::entity::prelude::*;
-use sea_orm::sea_query::{Expr, Query, SimpleExpr};
+use sea_orm::sea_query::{Expr, Query, SelectStatement, SimpleExpr};
 use sea_orm::{ConnectionTrait, DbErr, QueryOrder, QuerySelect};
 
 use crate::same;
@@ -39,6 +39,8 @@ pub struct Model {
     pub id: OrganizationId,
     /// How it stands.
     pub standing: Standing,
+    /// Whether its people need a second factor to do anything here.
+    pub second_factor_required: bool,
     /// When its end is due.
     pub ends_at: Option<Timestamp>,
 }
@@ -63,6 +65,25 @@ pub(crate) fn open(organization: impl sea_orm::sea_query::IntoColumnRef) -> Simp
         .and_where(Column::Standing.eq(Standing::Open))
         .take();
     Expr::exists(open)
+}
+
+/// Whether an organisation asks its people for a second factor.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn asks_for_second_factor(reader: &Reader) -> Result<bool, ReadError> {
+    let row = reader.get::<Model>(reader.organization()).await?;
+    Ok(row.is_some_and(|row| row.second_factor_required))
+}
+
+/// That the organisation in this column asks for a second factor.
+pub(crate) fn second_factor_required(organization: impl sea_orm::sea_query::IntoColumnRef) -> SelectStatement {
+    Query::select()
+        .expr(Expr::val(1))
+        .from(Entity)
+        .and_where(same((Entity, Column::Id), organization))
+        .and_where(Column::SecondFactorRequired.eq(true))
+        .take()
 }
 
 /// How an organisation stands; nothing when there is none.
@@ -100,7 +121,15 @@ impl On<OrganizationEvent> for Standings {
             OrganizationEvent::Reinstated => becomes(Standing::Open),
             OrganizationEvent::Ended => becomes(Standing::Ended),
             OrganizationEvent::Created { organization, .. } => {
-                rows.insert(Model { id: *organization, standing: Standing::Open, ends_at: None });
+                rows.insert(Model {
+                    id: *organization,
+                    standing: Standing::Open,
+                    second_factor_required: false,
+                    ends_at: None,
+                });
+            }
+            OrganizationEvent::SecondFactorRequired { required } => {
+                rows.update(at.subject, |row| row.second_factor_required = *required);
             }
             OrganizationEvent::DeletionScheduled { ends_at } => {
                 rows.update(at.subject, |row| row.ends_at = Some(to_micros(*ends_at)));

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lettre::message::{Mailbox, header::ContentType};
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Body, Mailbox};
 use lettre::transport::smtp::Error as SmtpError;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
@@ -156,7 +157,7 @@ impl Mail {
             .subject(&letter.subject)
             .message_id(Some(format!("<{}@{}>", letter.id.simple(), self.from.email.domain())))
             .header(ContentType::TEXT_PLAIN)
-            .body(letter.text.clone())
+            .body(body(&letter.text))
             .map_err(|_| MailError::Address)?;
         match &self.way {
             Way::Folder(folder) => {
@@ -218,6 +219,19 @@ fn smtp(url: &str) -> Result<Way, OpenError> {
     // A letter is sent again by the job that it belongs to.
     let policy = Policy { time_out: None, attempts: 1, running: 8, ..Policy::default() };
     Ok(Way::Smtp { transport, guard: Arc::new(Guard::new("mail", policy)) })
+}
+
+/// As it is where SMTP carries that (RFC 5322: 998 letters of ASCII in a line), so that a link is one line wherever it is
+/// looked at; else encoded.
+fn body(text: &str) -> Body {
+    let plain = text.is_ascii() && text.lines().all(|line| line.len() <= 998);
+    match plain {
+        true => {
+            let lines = text.replace("\r\n", "\n").replace('\n', "\r\n");
+            Body::dangerous_pre_encoded(lines.into_bytes(), ContentTransferEncoding::SevenBit)
+        }
+        false => Body::new(text.to_owned()),
+    }
 }
 
 /// What a server said, but for its words: they may name the person.

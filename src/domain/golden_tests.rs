@@ -125,6 +125,7 @@ fn organizations() -> Vec<Sample> {
             time_zone: TimeZone::parse("Europe/London").ok(),
         }),
         Sample::today(E::Configured { language: None, time_zone: None }).case("least"),
+        Sample::today(E::SecondFactorRequired { required: true }),
         Sample::today(E::Suspended { reason: SuspensionReason::parse("The bill was not paid.").unwrap() }),
         Sample::today(E::Reinstated),
         Sample::today(E::DeletionScheduled { ends_at: at(30) }),

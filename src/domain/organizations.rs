@@ -45,6 +45,12 @@ pub enum OrganizationEvent {
         /// The time zone that it lives in.
         time_zone: Option<TimeZone>,
     },
+    /// Asks its people for a second factor, or does so no more.
+    #[event("organization_second_factor_required")]
+    SecondFactorRequired {
+        /// Whether it does.
+        required: bool,
+    },
     /// Nobody can act or read in it for now.
     #[event("organization_suspended")]
     Suspended {
@@ -99,6 +105,7 @@ impl OrganizationEvent {
             Self::Created { .. }
             | Self::Renamed { .. }
             | Self::Configured { .. }
+            | Self::SecondFactorRequired { .. }
             | Self::Suspended { .. }
             | Self::Reinstated
             | Self::DeletionScheduled { .. }
@@ -240,6 +247,7 @@ pub struct Organization {
     slug: Slug,
     language: Option<Language>,
     time_zone: Option<TimeZone>,
+    second_factor_required: bool,
     suspended: bool,
     /// When its deletion is due.
     ends_at: Option<Timestamp>,
@@ -274,6 +282,7 @@ impl Aggregate for Organization {
                 self.language.clone_from(language);
                 self.time_zone.clone_from(time_zone);
             }
+            OrganizationEvent::SecondFactorRequired { required } => self.second_factor_required = *required,
             OrganizationEvent::Suspended { reason: _ } => self.suspended = true,
             OrganizationEvent::Reinstated => self.suspended = false,
             OrganizationEvent::DeletionScheduled { ends_at } => self.ends_at = Some(*ends_at),
@@ -368,6 +377,24 @@ impl Command for UpdateOrganization {
         let changed = language != organization.language || time_zone != organization.time_zone;
         let configured = changed.then_some(OrganizationEvent::Configured { language, time_zone });
         Ok(Outcome::events(renamed.into_iter().chain(configured)))
+    }
+}
+
+/// Asks the people of an organisation for a second factor, or does so no more.
+pub struct RequireSecondFactor {
+    /// Whether it does from now on.
+    pub required: bool,
+}
+
+impl Command for RequireSecondFactor {
+    type Aggregate = Organization;
+
+    fn decide(&self, organization: &Organization, _: &Given<'_>) -> Decision<OrganizationEvent> {
+        organization.present()?;
+        if organization.second_factor_required == self.required {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([OrganizationEvent::SecondFactorRequired { required: self.required }]))
     }
 }
 

@@ -197,3 +197,36 @@ async fn no_other_way_in_goes_around_it() {
     assert_eq!(accepted["accessToken"], Value::Null);
     assert!(accepted["mfaToken"].is_string());
 }
+
+#[tokio::test]
+async fn where_it_is_required_nobody_does_anything_without() {
+    const WHO: &str = "{ viewer { permissions secondFactorMissing } members { totalCount } }";
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let bob = bed.join(&ada, "bob@example.org", &["admin"]).await;
+    let asked = "organization { secondFactorRequired } userErrors { code path message }";
+    let require = async |who: &Person, required: bool| {
+        bed.mutate(Some(&who.access), "organizationSecondFactorRequire", json!({ "required": required }), asked).await
+    };
+    assert_eq!(Bed::problems(&require(&ada, true).await), ["CONFLICT"], "she has none herself");
+    set_up(&bed, &ada).await;
+    assert_eq!(require(&ada, true).await["organization"]["secondFactorRequired"], true);
+
+    let hers = bed.ask(Some(&ada.access), WHO, json!({})).await;
+    assert_eq!(hers["data"]["members"]["totalCount"], 2, "{hers}");
+    let his = bed.ask(Some(&bob.access), WHO, json!({})).await;
+    assert_eq!(his["data"]["viewer"], json!({ "permissions": [], "secondFactorMissing": true }), "{his}");
+    assert_eq!(Bed::code(&his), "FORBIDDEN");
+    assert_eq!(Bed::problems(&require(&bob, false).await), ["FORBIDDEN"]);
+    let login = json!({ "email": "bob@example.org", "password": PASSWORD });
+    let again = Person::of(&bed.mutate(None, "login", login, SIGNED_IN).await);
+    let his = bed.ask(Some(&again.access), WHO, json!({})).await;
+    assert_eq!(his["data"]["viewer"]["secondFactorMissing"], true, "signing in anew is no way around: {his}");
+
+    // What is kept of answers follows at once.
+    set_up(&bed, &again).await;
+    let his = bed.ask(Some(&again.access), WHO, json!({})).await;
+    assert_eq!(his["data"]["viewer"]["secondFactorMissing"], false, "{his}");
+    assert_eq!(his["data"]["members"]["totalCount"], 2, "{his}");
+    require(&ada, false).await;
+}

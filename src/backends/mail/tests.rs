@@ -14,7 +14,7 @@ fn letter() -> Letter {
         id: Uuid::from_u128(7),
         to: "ada@example.org".to_owned(),
         subject: "Grüße, Ada".to_owned(),
-        text: "Hello.\n\n.A line that begins with a dot\nhttps://oriel.example/#x=1\n".to_owned(),
+        text: "Hello, this is a line that is longer than a terminal has columns: eighty of them, as it was for long.\n\n.A line that begins with a dot\nhttps://oriel.example/#x=1\n".to_owned(),
     }
 }
 
@@ -28,7 +28,7 @@ async fn a_letter_is_a_file_however_often_it_is_sent() {
     let files: Vec<_> = std::fs::read_dir(&outbox).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(files.len(), 1);
     let text = std::fs::read_to_string(&files[0]).unwrap();
-    assert!(text.contains("To: ada@example.org") && text.contains("Hello."), "{text}");
+    assert!(text.contains("To: ada@example.org") && text.contains("as it was for long."), "{text}");
     #[cfg(unix)]
     for path in [&outbox, &files[0]] {
         use std::os::unix::fs::PermissionsExt;
@@ -45,6 +45,11 @@ async fn a_server_is_handed_the_letter() {
     assert_eq!((all[0].from.contains("oriel@example.org"), all[0].to.as_str()), (true, "ada@example.org"));
     assert!(all[0].data.contains("\n.A line that begins with a dot\n"), "{}", all[0].data);
     assert!(all[0].data.contains(&format!("Message-ID: <{}@example.org>", letter().id.simple())));
+    assert!(all[0].data.contains("eighty of them, as it was for long.\n"), "{}", all[0].data);
+    // What is not ASCII is encoded.
+    mail.send(&Letter { text: "Grüße\n".to_owned(), ..letter() }).await.unwrap();
+    let second = sink.letters(2).await.remove(1);
+    assert!(second.data.contains("Gr=C3=BC=C3=9Fe"), "{}", second.data);
     assert_eq!(mail.name(), "smtp");
 }
 

@@ -2,6 +2,9 @@
 
 use oriel_kernel::Timestamp;
 
+/// How long a line is at most.
+const COLUMNS: usize = 72;
+
 /// A subject and what follows.
 pub(super) struct Text {
     pub(super) subject: String,
@@ -17,7 +20,32 @@ pub(super) struct Link {
 
 fn text(subject: impl Into<String>, name: &str, body: &str) -> Text {
     let greeting = if name.is_empty() { "Hello,".to_owned() } else { format!("Hello {name},") };
-    Text { subject: subject.into(), body: format!("{greeting}\n\n{body}\n") }
+    Text { subject: subject.into(), body: wrapped(&format!("{greeting}\n\n{body}\n")) }
+}
+
+/// With lines that everybody can read; what is indented stays as it is.
+fn wrapped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    for line in text.lines() {
+        if line.starts_with(' ') {
+            out.push_str(line);
+        } else {
+            let mut column = 0;
+            for word in line.split(' ') {
+                let length = word.chars().count();
+                let separator = match column {
+                    0 => "",
+                    _ if column + 1 + length > COLUMNS => "\n",
+                    _ => " ",
+                };
+                out.push_str(separator);
+                out.push_str(word);
+                column = if separator == "\n" { length } else { column + separator.len() + length };
+            }
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// A link on a line of its own, and its ticket for those who use another program.
@@ -90,4 +118,33 @@ pub(super) fn invitation(organization: &str, host: Option<&str>, link: &Link) ->
          nothing."
     );
     text(format!("You are invited to join {organization}"), "", &body)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_short_but_for_links() {
+        let url = format!("https://oriel.example/#password-reset={}", "x".repeat(200));
+        let link =
+            Link { url: url.clone(), ticket: "x".repeat(200), ends_at: Timestamp::from_timestamp(0, 0).unwrap() };
+        for text in [
+            welcome("Ada", &link),
+            password_reset("Ada", &link),
+            password_changed(""),
+            email_confirm("Ada", &link),
+            email_moving("Ada"),
+            second_factor_on("Ada"),
+            second_factor_off("Ada"),
+            invitation("Engines", None, &link),
+        ] {
+            let long: Vec<&str> = text.body.lines().filter(|line| line.chars().count() > COLUMNS).collect();
+            assert!(long.iter().all(|line| line.starts_with("    ")), "{}", text.body);
+            assert!(text.body.ends_with(".\n") && !text.body.contains(" \n"), "{}", text.body);
+        }
+        assert!(welcome("Ada", &link).body.contains(&format!("\n    {url}\n")));
+        assert!(password_changed("").body.starts_with("Hello,\n\nyour password"));
+    }
 }
