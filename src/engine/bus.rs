@@ -333,7 +333,8 @@ impl Engine {
             command = %context.command,
             organization = %context.organization,
         );
-        self.carry_out(context, transaction).instrument(span).await
+        // In memory of its own: what a field's resolver holds on the stack stays small.
+        Box::pin(self.carry_out(context, transaction)).instrument(span).await
     }
 
     async fn carry_out(&self, context: &CommandContext, transaction: Transaction) -> Result<Committed, CommandError> {
