@@ -9,6 +9,10 @@ use oriel_server::settings::Settings;
 use oriel_server::traces::Recording;
 use oriel_server::{audit, backup, doctor, import, installation, operations, read_models, serve, settings, telemetry};
 
+/// Rows are made by one thread and dropped by another, in many small pieces.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // The child that reads a document takes its limits before any thread exists.
     let mut arguments = std::env::args_os();

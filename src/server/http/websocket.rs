@@ -92,7 +92,7 @@ pub async fn open(state: HttpState, exchange: Exchange, mut parts: Parts) -> Res
     let headers = copied(&parts.headers);
     upgrade.read_buffer_size(BUFFER).write_buffer_size(BUFFER).max_message_size(most).max_frame_size(most).on_upgrade(
         move |web_socket| async move {
-            Connection::new(state, exchange, who, headers, socket).serve(web_socket).await;
+            Connection::new(state, exchange, who.lasting(), headers, socket).serve(web_socket).await;
         },
     )
 }
@@ -279,7 +279,7 @@ impl Connection {
         if let Some(value) = given.filter(|value| !value.is_null()) {
             let token = value.as_str().and_then(token_of).ok_or(End::Close(code::FORBIDDEN, "Forbidden"))?;
             let who = self.state.identify(&self.exchange, &self.headers, Some(token)).await;
-            self.who = who.map_err(|refusal| match refusal.status {
+            self.who = who.map(Who::lasting).map_err(|refusal| match refusal.status {
                 StatusCode::UNAUTHORIZED => End::Close(code::FORBIDDEN, "Forbidden"),
                 StatusCode::TOO_MANY_REQUESTS => End::Close(code::TOO_MANY, "Too many requests"),
                 _ => End::Close(code::RESTART, "Try again"),
