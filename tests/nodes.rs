@@ -25,7 +25,7 @@ use crate::support::{Environment, RedisServer, Server, Session, databases};
 /// Only a defect waits so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// All nodes of an installation have the same.
-const MASTER_KEY: &str = "b3JpZWwtbm9kZXMtc2hhcmUtdGhpcy1tYXN0ZXIta2U=";
+pub const MASTER_KEY: &str = "b3JpZWwtbm9kZXMtc2hhcmUtdGhpcy1tYXN0ZXIta2U=";
 
 const CREATE: &str = "mutation($input: ProjectCreateInput!) { projectCreate(input: $input) \
                       { project { id } position userErrors { message } } }";

@@ -62,6 +62,8 @@ pub struct Parts {
 pub struct Limits {
     /// What one extraction may use.
     pub extraction: ExtractionLimits,
+    /// Whether this process does what events lead to. If not it follows its own index alone, and others do the rest.
+    pub works: bool,
     /// How many documents are read beside each other.
     pub extractions: usize,
     /// How the log is followed.
@@ -78,6 +80,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             extraction: ExtractionLimits::default(),
+            works: true,
             extractions: std::thread::available_parallelism().map_or(2, usize::from).min(8),
             consumers: ConsumerLimits::default(),
             workers: WorkerLimits::default(),
@@ -130,15 +133,22 @@ impl Reactors {
         let (stopping, stopped) = watch::channel(false);
         let engine = Arc::clone(&parts.engine);
         let index = Arc::new(search_index::SearchIndex::new(&parts));
-        let stage = index_stage::IndexStage::new(Arc::clone(&engine), Arc::clone(&index), stopped.clone());
-        let followers = [search_index::follower(&index), Follower::Shared(Arc::new(stage))];
-        let followers = followers.into_iter().chain(reactors().into_iter().map(Follower::Reactor)).collect();
+        let mut followers = vec![search_index::follower(&index)];
+        let mut working = Vec::new();
+        if parts.limits.works {
+            let stage = index_stage::IndexStage::new(Arc::clone(&engine), Arc::clone(&index), stopped.clone());
+            followers.push(Follower::Shared(Arc::new(stage)));
+            followers.extend(reactors().into_iter().map(Follower::Reactor));
+            working = workers(&parts, &index);
+        }
         let consumers = Consumers::start(&engine, followers, parts.limits.consumers);
-        let workers = Workers::start(&engine, workers(&parts, &index), parts.limits.workers);
+        let workers = Workers::start(&engine, working, parts.limits.workers);
         let sweep = Arc::new(sweep::Sweep::new(Arc::clone(&engine), parts.blobs));
         let mut tasks = JoinSet::new();
-        tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped.clone()));
-        tasks.spawn(endings::every(parts.limits.end_every, Arc::clone(&engine), stopped));
+        if parts.limits.works {
+            tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped.clone()));
+            tasks.spawn(endings::every(parts.limits.end_every, Arc::clone(&engine), stopped));
+        }
         Self { engine, index, consumers, workers, sweep, stopping, tasks: tokio::sync::Mutex::new(tasks) }
     }
 

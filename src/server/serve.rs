@@ -16,16 +16,16 @@ use oriel_schema::passwords::Passwords;
 use oriel_schema::services::{BackendState, ConsumerState, IndexFailure, Operations, Policy, QueueState, Services};
 use oriel_schema::sessions::attempts::Attempts;
 use oriel_schema::system::read_models::Rebuilds;
-use oriel_schema::tokens::Tokens;
+use oriel_schema::tokens::{SETTLED, Tokens};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::backends::Backends;
 use crate::connections::Connections;
 use crate::http::{HttpState, documents, router};
-use crate::backends::Backends;
 use crate::installation::{Installation, namespace};
 use crate::listener::Terms;
-use crate::settings::Settings;
+use crate::settings::{Role, Settings};
 use crate::telemetry::Metrics;
 use crate::tls::Tls;
 use crate::{demo, listener, nodes};
@@ -62,7 +62,9 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     let state = HttpState::new(house.endpoint.clone(), settings, Some(metrics), stop.clone())?;
     let made = if with_demo { Some(demo::make(&house.endpoint).await?) } else { None };
 
-    tokio::spawn(told_to_stop(stop.clone()));
+    let told = CancellationToken::new();
+    tokio::spawn(told_to_stop(told.clone()));
+    tokio::spawn(leave(told, state.clone(), settings.shutdown_delay, stop.clone()));
     tracing::info!(url = %settings.public_url(), listen = %settings.listen, data = %settings.data.display(),
         position = %house.installation.engine.feed().head(), "serving");
     println!("Oriel serves {}", settings.public_url());
@@ -86,6 +88,17 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     house.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Lets balancers notice that this node is going before it takes nothing more.
+async fn leave(told: CancellationToken, state: HttpState, delay: Duration, stop: CancellationToken) {
+    told.cancelled().await;
+    if !delay.is_zero() {
+        tracing::info!(?delay, "told to stop: what comes is still taken, and /health/ready says that nothing should");
+        state.leave();
+        tokio::time::sleep(delay).await;
+    }
+    stop.cancel();
 }
 
 /// Everything that works, beside the transport.
@@ -113,6 +126,7 @@ impl House {
                 ..ExtractionLimits::default()
             },
             extractions: settings.extraction_workers,
+            works: settings.role != Role::Api,
             ..ReactorLimits::default()
         };
         let reactors = Arc::new(Reactors::start(ReactorParts {
@@ -133,17 +147,12 @@ impl House {
             bus: bus.clone(),
         };
         tokio::spawn(backends.clone().beat(stop.clone()));
-        let seed = engine.keyring().secret("signing", engine.now()).await?;
         let policy = policy(settings);
         let services = Services {
-            tokens: Tokens::new(&seed)?,
+            tokens: Tokens::open(&engine).await?,
             passwords: Passwords::new(policy.password_memory_kib),
             attempts: Attempts::default(),
-            operations: Arc::new(Watched {
-                engine: Arc::clone(&engine),
-                reactors: Arc::clone(&reactors),
-                backends,
-            }),
+            operations: Arc::new(Watched { engine: Arc::clone(&engine), reactors: Arc::clone(&reactors), backends }),
             rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
@@ -156,7 +165,9 @@ impl House {
             tokio::spawn(nodes::follow(Arc::clone(&engine), bus, stop.clone()));
         }
         tokio::spawn(forget_old_commands(Arc::clone(&engine), settings.idempotency_retention, stop.clone()));
-        Ok(Self { installation, endpoint: Endpoint::new(Arc::new(services)), reactors })
+        let services = Arc::new(services);
+        tokio::spawn(renew_signing_keys(Arc::clone(&services), stop.clone()));
+        Ok(Self { installation, endpoint: Endpoint::new(services), reactors })
     }
 
     /// Ends what runs, in order; nothing acknowledged is lost.
@@ -193,6 +204,16 @@ fn bus(settings: &Settings, engine: &Engine) -> Result<Option<Bus>, ServeError> 
     }
     // Another installation, or the same after a restore, must not be heard.
     Ok(Some(Bus::open(settings.redis_url.as_ref().map(|url| url.expose()), &namespace(engine))?))
+}
+
+/// Every node knows a new key before it signs.
+async fn renew_signing_keys(services: Arc<Services>, stop: CancellationToken) {
+    let mut often = tokio::time::interval(SETTLED / 4);
+    while stop.run_until_cancelled(often.tick()).await.is_some() {
+        if let Err(error) = services.tokens.renew(&services.engine).await {
+            tracing::warn!(%error, "the keys that tokens are signed with cannot be read at the moment");
+        }
+    }
 }
 
 async fn forget_old_commands(engine: Arc<Engine>, retention: Duration, stop: CancellationToken) {

@@ -49,6 +49,17 @@ pub enum IntrospectionMode {
     Off,
 }
 
+/// What a node does, where there are several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Both,
+    /// It answers, and leaves the work that events lead to to others.
+    Api,
+    /// It does that work, and answers nobody.
+    Worker,
+}
+
 /// How log records are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -139,6 +150,9 @@ settings! {
         tls_certificate: Option<PathBuf> = "", path("a file");
         /// The private key of the certificate, a PEM file.
         tls_key: Option<PathBuf> = "", path("a file");
+        /// What this node does. both: everything. api: it answers. worker: it reads documents, sends mail and does what
+        /// else events lead to; it listens for /health and /metrics alone. Of the last two there is at least one each.
+        role: Role = "both", choice(&[("both", Role::Both), ("api", Role::Api), ("worker", Role::Worker)]);
         /// The folder of another page for / than the console, such as GraphiQL (see deploy/graphiql): its index.html,
         /// and what that loads from console/. Empty: the console.
         console_dir: Option<PathBuf> = "", path("a folder");
@@ -295,6 +309,9 @@ settings! {
         idempotency_retention: Duration = "7d", duration("1h", "400d");
         /// How long running work may take to end after a signal to stop.
         shutdown_grace: Duration = "30s", duration("0s", "10m");
+        /// How long a node still takes what comes after a signal to stop, while /health/ready says that it is stopping,
+        /// so that balancers leave it first. Longer than the pause between two of their questions.
+        shutdown_delay: Duration = "0s", duration("0s", "5m");
     }
 }
 
@@ -353,6 +370,11 @@ impl Settings {
                        on a file of one machine; set ORIEL_MASTER_KEY to 32 random bytes in base64 \
                        (openssl rand -base64 32)";
             if self.is_loopback() { warnings.push(why.to_owned()) } else { wrong.push(why.to_owned()) }
+        }
+        if self.role != Role::Both && !self.is_postgres() {
+            let why = "role is api or worker, and only one process works on this installation; set ORIEL_DATABASE_URL \
+                       to PostgreSQL, or role to both";
+            wrong.push(why.to_owned());
         }
         if self.is_postgres() && self.blobs_url.is_none() {
             let why = "database_url is PostgreSQL and blobs_url is not set: files are in a folder of this node, where \

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -88,6 +88,29 @@ impl Cluster {
         self.serve("base");
         // It answers before it is promoted.
         self.until("oriel", "SELECT pg_is_in_recovery()", "f").await;
+    }
+
+    /// The server is gone in the middle of everything, as with `kill -9`.
+    pub fn crash(&mut self) {
+        let pid = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        let pid = pid.lines().next().unwrap().to_owned();
+        let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap().stdout;
+        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        // They end by themselves when they notice; until then no other server may have their memory.
+        for child in String::from_utf8(children).unwrap().lines() {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let goes_on = |stat: String| !stat.contains(") Z");
+            while std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(goes_on) {
+                assert!(Instant::now() < deadline, "a process of the killed server goes on");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        self.stop();
+    }
+
+    /// It is there again, and recovers.
+    pub fn start_again(&mut self) {
+        self.serve("primary");
     }
 
     fn path(&self, name: &str) -> String {

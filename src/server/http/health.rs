@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use sea_orm::ConnectionTrait;
 use serde::Serialize;
@@ -65,7 +65,7 @@ pub async fn ready(State(state): State<HttpState>) -> Response {
         name: backend.name,
         kind: Some(backend.kind),
     }));
-    let (code, status) = match (database, state.stop.is_cancelled()) {
+    let (code, status) = match (database, state.is_leaving()) {
         (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         (true, false) if healthy && room => (StatusCode::OK, "ready"),
@@ -73,6 +73,13 @@ pub async fn ready(State(state): State<HttpState>) -> Response {
     };
     let position = services.engine.feed().head().to_string();
     json(code, Format::Json, &Health { status, position, components })
+}
+
+/// The public keys of access tokens (RFC 7517), for whoever verifies them without asking.
+pub async fn signing_keys(State(state): State<HttpState>) -> Response {
+    let mut response = json(StatusCode::OK, Format::Json, &state.endpoint.services().tokens.published());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+    response
 }
 
 impl HttpState {

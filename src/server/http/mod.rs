@@ -43,6 +43,7 @@ pub use persisted::documents;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -54,7 +55,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::compression::{CompressionLayer, CompressionLevel};
 
-use crate::settings::{Secret, Settings};
+use crate::settings::{Role, Secret, Settings};
 use crate::telemetry::Metrics;
 
 /// Answers from this size on are compressed.
@@ -88,6 +89,10 @@ pub struct Shared {
     origin: String,
     /// From where else they may call.
     origins: Vec<String>,
+    /// Whether it answers nobody but operators.
+    is_worker: bool,
+    /// Whether balancers are to send nothing more.
+    leaving: AtomicBool,
 }
 
 /// What the settings say about requests, and the transport's own clocks.
@@ -184,7 +189,21 @@ impl HttpState {
             https: url.starts_with("https://"),
             origin: url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/"),
             origins: settings.cors_origins.clone(),
+            is_worker: settings.role == Role::Worker,
+            leaving: AtomicBool::new(false),
         })))
+    }
+}
+
+impl HttpState {
+    /// From now on the server says that it is stopping, and goes on. Who has asked is told to connect to another.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether balancers are to send nothing more.
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed) || self.stop.is_cancelled()
     }
 }
 
@@ -195,7 +214,7 @@ impl Deref for HttpState {
     }
 }
 
-/// Everything that the server answers. Serve it with the peers' addresses
+/// Everything that the server answers; a worker answers operators alone. Serve it with the peers' addresses
 /// (`into_make_service_with_connect_info::<SocketAddr>()`): they stand in sessions and share out the rate limit.
 pub fn router(state: HttpState) -> Router {
     let parts = NotForContentType::const_new("multipart/mixed");
@@ -205,9 +224,10 @@ pub fn router(state: HttpState) -> Router {
         .route("/graphql.schema", get(health::schema))
         .merge(console::routes(state.console.as_deref()))
         .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large));
+    let answers = compressed.route("/blobs/{*key}", get(blobs::download).put(blobs::upload));
     Router::new()
-        .merge(compressed)
-        .route("/blobs/{*key}", get(blobs::download).put(blobs::upload))
+        .merge(if state.is_worker { Router::new() } else { answers })
+        .route("/.well-known/jwks.json", get(health::signing_keys))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
