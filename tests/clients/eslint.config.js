@@ -21,10 +21,12 @@ const values = {
     'AccessExplanation', // one in an answer
     'AccessGrant', // by its permission and source, in an explanation
     'CacheInvalidation', // by its cause
+    'CleanedStore', // by its name, in a certificate
     'Consumer', // by its name
     'DocumentRevision', // by its number, in its document
     'DocumentStage', // by its stage, in its document
     'AuditVerification', // what was found at one moment
+    'Erasure', // by what was erased
     'Facet', // by its field, in an answer
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer
