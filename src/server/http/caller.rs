@@ -2,12 +2,14 @@
 //!
 //! Invariant: a token that is not good, or whose session has ended, refuses the request.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_graphql::{Extensions, Value};
 use axum::http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use oriel_kernel::{Credential, Position, Timestamp};
+use oriel_read_models::viewer::ViewerRow;
 use oriel_schema::endpoint::Caller;
 
 use super::HttpState;
@@ -41,6 +43,8 @@ pub struct Who {
     exchange: Exchange,
     caller: Caller,
     payer: Payer,
+    /// As they were found a moment ago.
+    row: Option<Arc<ViewerRow>>,
 }
 
 /// The token in `Authorization`, if there is one.
@@ -77,12 +81,17 @@ impl HttpState {
                 ..Caller::default()
             },
             payer: Payer::at(address),
+            row: None,
         };
         if let Some(token) = token {
             match self.authenticated(exchange, token).await {
-                Ok((credential, ends, payer)) => {
+                Ok((credential, ends, row)) => {
                     (who.caller.credential, who.caller.token_ends) = (Some(credential), ends);
-                    who.payer = payer;
+                    who.payer = match credential {
+                        Credential::Session(_) => Payer::Person(row.viewer.user.uuid()),
+                        Credential::ApiKey { key, .. } => Payer::Key(key, row.rate_limit),
+                    };
+                    who.row = Some(row);
                 }
                 Err(refusal) => {
                     // Guessing costs as much as asking.
@@ -108,7 +117,7 @@ impl HttpState {
         &self,
         exchange: &Exchange,
         token: &str,
-    ) -> Result<(Credential, Option<Timestamp>, Payer), Refusal> {
+    ) -> Result<(Credential, Option<Timestamp>, Arc<ViewerRow>), Refusal> {
         let ended =
             || Refusal::unauthenticated("The access token is not valid or has expired. Refresh it or sign in again.");
         let (credential, ends) = self.endpoint.authenticate(token).map_err(|_| ended())?;
@@ -118,11 +127,15 @@ impl HttpState {
             return Err(if refusal.code == "UNAUTHENTICATED" { ended() } else { refusal });
         };
         exchange.note_viewer(&row.viewer);
-        let payer = match credential {
-            Credential::Session(_) => Payer::Person(row.viewer.user.uuid()),
-            Credential::ApiKey { key, .. } => Payer::Key(key, row.rate_limit),
-        };
-        Ok((credential, ends, payer))
+        Ok((credential, ends, row))
+    }
+
+    /// What is known of them at this moment; `None`: nobody is signed in.
+    pub async fn row(&self, who: &Who) -> Result<Option<Arc<ViewerRow>>, Refusal> {
+        let (Some(credential), None) = (who.caller.credential, &who.row) else { return Ok(who.row.clone()) };
+        let row = self.endpoint.viewer(credential).await;
+        let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
+        row.map(Some).ok_or_else(|| Refusal::unauthenticated("This session has ended. Sign in again."))
     }
 
     /// Takes what an operation costs from the caller's rate limit; 1 of it was taken when the operation came in.
@@ -159,6 +172,11 @@ fn taken_from(who: &Who, taken: Result<Option<Left>, Spent>, cost: u64) -> Resul
 }
 
 impl Who {
+    /// The same one for longer than a request: what they may is asked anew each time.
+    pub fn lasting(self) -> Self {
+        Self { row: None, ..self }
+    }
+
     /// Where they are.
     pub fn address(&self) -> Payer {
         Payer::at(self.exchange.address())

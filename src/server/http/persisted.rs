@@ -220,12 +220,9 @@ impl HttpState {
     }
 
     async fn scope(&self, who: &Who) -> Result<Scope, Refusal> {
-        let Some(credential) = who.credential() else {
+        let Some(row) = self.row(who).await? else {
             return Ok(Scope { organization: OrganizationId::ABSENT, mode: self.persisted.mode, publishes: false });
         };
-        let row = self.endpoint.viewer(credential).await;
-        let row = row.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
-        let row = row.ok_or_else(|| Refusal::unauthenticated("This session has ended. Sign in again."))?;
         // What an organisation says of its roles and keys can be stricter than what holds for all, and not milder.
         let (all, own) = (self.persisted.mode, row.operations);
         Ok(Scope {

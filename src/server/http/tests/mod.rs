@@ -9,6 +9,7 @@ mod fuzz;
 mod graphql;
 mod health;
 mod introspection;
+mod keys;
 mod limits;
 mod persisted;
 mod sockets;
@@ -55,8 +56,13 @@ impl Operations for Beside {
         Vec::new()
     }
     fn backends(&self) -> Vec<BackendState> {
-        let backend =
-            BackendState { name: "search".into(), kind: "test".into(), healthy: self.healthy, last_error: None, health: None };
+        let backend = BackendState {
+            name: "search".into(),
+            kind: "test".into(),
+            healthy: self.healthy,
+            last_error: None,
+            health: None,
+        };
         vec![backend]
     }
     fn index_position(&self) -> Position {
@@ -221,6 +227,18 @@ impl Bed {
             "mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }";
         let heard = self.ask(None, query, json!({ "input": input })).await.json();
         heard["data"]["register"]["accessToken"].as_str().unwrap_or_else(|| panic!("{heard}")).to_owned()
+    }
+
+    /// Invites somebody with these roles, who accepts; their token.
+    async fn join(&self, host: &str, name: &str, roles: &[&str]) -> String {
+        let input = json!({ "email": format!("{name}@example.com"), "roles": roles });
+        let query = "mutation($input: MemberInviteInput!) { memberInvite(input: $input) { invitationToken userErrors { message } } }";
+        let heard = self.ask(Some(host), query, json!({ "input": input })).await.json();
+        let input =
+            json!({ "token": heard["data"]["memberInvite"]["invitationToken"], "name": name, "password": PASSWORD });
+        let query = "mutation($input: MemberAcceptInput!) { memberAccept(input: $input) { accessToken userErrors { message } } }";
+        let heard = self.ask(None, query, json!({ "input": input })).await.json();
+        heard["data"]["memberAccept"]["accessToken"].as_str().unwrap_or_else(|| panic!("{heard}")).to_owned()
     }
 
     /// A project; its id.
