@@ -520,6 +520,16 @@ fn findables(event: &Recorded) -> Vec<Changed> {
         let documents = subjects.iter().map(|id| Findable::Document(DocumentId::from_uuid(*id)));
         return documents.map(|document| change(document, None, 0)).collect();
     }
+    if let Some(OrganizationEvent::RowsRemoved { read_model, ids }) = event.event_as() {
+        // Something may have made their entries anew since the organisation ended.
+        let what = |id: &Uuid| match read_model.as_str() {
+            documents::Model::TABLE => Some(Findable::Document(DocumentId::from_uuid(*id))),
+            projects::Model::TABLE => Some(Findable::Project(ProjectId::from_uuid(*id))),
+            _ => None,
+        };
+        let organization = Some(event.organization);
+        return ids.iter().filter_map(what).map(|what| change(what, organization, 0)).collect();
+    }
     findable(event).map(|what| change(what, Some(event.organization), event.version)).into_iter().collect()
 }
 
