@@ -85,6 +85,7 @@ modules! {
         users::addresses::AddressMutation,
         users::second_factor::SecondFactorMutation,
         sessions::SessionMutation,
+        tokens::TokenMutation,
         organizations::OrganizationMutation,
         members::MemberMutation,
         projects::ProjectMutation,

@@ -205,12 +205,13 @@ impl Bed {
         };
         change(&mut policy);
         let idle = Idle::default();
+        let engine = Engine::start(parts).await.unwrap();
         let services = Services {
             redis: None,
-            engine: Engine::start(parts).await.unwrap(),
             blobs: Blobs::open_folder(&folder.join("blobs"), UrlKeys::new("1", &[9; 32])).await.unwrap(),
             search: Search::Tantivy(Tantivy::open(folder.join("index")).await.unwrap()),
-            tokens: Tokens::new(&[5; 32]).unwrap(),
+            tokens: Tokens::open(&engine).await.unwrap(),
+            engine,
             passwords: Passwords::new(policy.password_memory_kib),
             attempts: Attempts::default(),
             operations: Arc::new(idle.clone()),

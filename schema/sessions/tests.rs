@@ -257,3 +257,39 @@ async fn a_session_that_somebody_brings_along_is_never_the_one_that_begins() {
     let who = bed.ask(login["accessToken"].as_str(), WHO, json!({})).await;
     assert_ne!(who["data"]["viewer"]["user"]["id"], eve.user);
 }
+
+#[tokio::test]
+async fn a_key_is_replaced_without_signing_anybody_out() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let bob = bed.join(&ada, "bob@example.org", &["admin"]).await;
+    let kid = |token: &str| jsonwebtoken::decode_header(token).unwrap().kid.unwrap();
+    let rotate = "mutation { signingKeyRotate(input: { idempotencyKey: \"r\" }) { keyIds userErrors { code } } }";
+    let refused = bed.ask(Some(&bob.access), rotate, json!({})).await;
+    assert_eq!(refused["data"]["signingKeyRotate"]["userErrors"], json!([{ "code": "FORBIDDEN" }]), "{refused}");
+    let rotated = bed.ask(Some(&ada.access), rotate, json!({})).await["data"]["signingKeyRotate"].take();
+    assert_eq!(rotated["keyIds"].as_array().unwrap().len(), 2);
+    assert_eq!(bed.ask(Some(&ada.access), rotate, json!({})).await["data"]["signingKeyRotate"], rotated);
+
+    let services = bed.endpoint.services();
+    let at_once = Person::of(&refresh(&bed, &ada.refresh).await);
+    assert_eq!(kid(&at_once.access), kid(&ada.access), "not every node knows the new one yet");
+    bed.clock.advance(crate::tokens::SETTLED);
+    services.tokens.renew(&services.engine).await.unwrap();
+    let next = Person::of(&refresh(&bed, &at_once.refresh).await);
+    assert_eq!((kid(&next.access), kid(&ada.access)), (text(&rotated["keyIds"][1]), text(&rotated["keyIds"][0])));
+    for token in [&at_once.access, &bob.access, &next.access] {
+        let who = bed.ask(Some(token), WHO, json!({})).await;
+        assert!(who["data"]["viewer"]["user"]["id"].is_string(), "{who}");
+    }
+    // By itself, when it is old; and what is of no use any more is not published.
+    bed.clock.advance(Duration::from_secs(91 * 24 * 3600));
+    services.tokens.renew(&services.engine).await.unwrap();
+    let published = services.tokens.published();
+    let ids: Vec<String> = published["keys"].as_array().unwrap().iter().map(|key| text(&key["kid"])).collect();
+    assert_eq!((ids.len(), &ids[0]), (2, &text(&rotated["keyIds"][1])), "{published}");
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}

@@ -124,6 +124,33 @@ impl Keyring {
         self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name)
     }
 
+    /// All secrets of the installation under a name, the oldest first, each with the moment since when it is there.
+    ///
+    /// # Errors
+    /// See [`Keyring::open`].
+    pub async fn secrets(&self, name: &str) -> Result<Vec<(Timestamp, Zeroizing<[u8; 32]>)>, KeyError> {
+        let select = "SELECT wrapped, created_at FROM secrets WHERE name = $1 ORDER BY created_at, key_id";
+        let rows = self.database.query(select, vec![name.into()]).await?;
+        let open = |row: &sea_orm::QueryResult| -> Result<(Timestamp, Zeroizing<[u8; 32]>), KeyError> {
+            let secret = self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name)?;
+            Ok((row.try_get("", "created_at")?, secret))
+        };
+        rows.iter().map(open).collect()
+    }
+
+    /// Adds a secret under a name; those before it stay. Added again with the same id, nothing changes.
+    ///
+    /// # Errors
+    /// See [`Keyring::open`].
+    pub async fn add_secret(&self, name: &str, id: Uuid, now: Timestamp) -> Result<(), KeyError> {
+        let wrapped = self.wrap(random_key()?.as_slice(), name.as_bytes())?;
+        let insert =
+            "INSERT INTO secrets (name, key_id, wrapped, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+        let values = vec![name.into(), id.into(), wrapped.into(), now.into()];
+        self.database.writer().execute_raw(self.database.statement(insert, insert, values)).await?;
+        Ok(())
+    }
+
     fn open_secret(&self, wrapped: &[u8], name: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let bytes = open(&self.master, wrapped, name.as_bytes()).ok_or(KeyError::Unwrap)?;
         Ok(Zeroizing::new(bytes.as_slice().try_into().map_err(|_| KeyError::Unwrap)?))
