@@ -199,8 +199,11 @@ mod tests {
     fn what_waited_too_long_is_refused() {
         let now = Instant::now();
         let mut queue = Queue::new(limits());
+        assert_eq!(queue.oldest(), None);
         queue.push(Item { organization: 1, subject: 1, bytes: 1 }, now).unwrap();
+        queue.push(Item { organization: 2, subject: 2, bytes: 1 }, now + Duration::from_secs(2)).unwrap();
+        assert_eq!(queue.oldest(), Some(now));
         let (batch, late) = queue.batch(now + Duration::from_secs(6));
-        assert_eq!((batch.len(), late.len()), (0, 1));
+        assert_eq!((batch.len(), late.len(), queue.oldest()), (1, 1, None));
     }
 }

@@ -110,7 +110,8 @@ fn wrap(method: &mut ImplItemFn, access: &TokenStream, mutation: bool) -> Result
             ::std::result::Result::Ok(granted) => granted,
             ::std::result::Result::Err(refusal) => return #refuse,
         };
-        let answer: crate::access::Result<#answer> = async move #body.await;
+        // In memory of its own: what is above it, up to the whole schema, holds room for each of its fields on the stack.
+        let answer: crate::access::Result<#answer> = ::std::boxed::Box::pin(async move #body).await;
         #done
     });
     Ok(())
