@@ -7,8 +7,8 @@
 //! Nothing here hashes a password or sees one being checked: commands carry the finished hash.
 
 use oriel_kernel::{
-    Aggregate, Blinder, Command, Decision, Effect, ErrorCode, Event, Fact, Given, Id, OrganizationId, Outcome, Personal,
-    Rejection, Timestamp, UserId, bounded_text, kinds,
+    Aggregate, Blinder, Command, Decision, Effect, ErrorCode, Event, Fact, Given, Id, OrganizationId, Outcome,
+    Personal, Rejection, Timestamp, UserId, bounded_text, kinds,
 };
 use uuid::Uuid;
 

@@ -86,7 +86,8 @@ fn known_words(about: &[&str]) -> Vec<String> {
     let locals = about.iter().filter_map(|name| name.split_once('@')).map(|(local, _)| local.to_lowercase());
     let parts = about.iter().flat_map(|name| name.split(|c: char| !c.is_alphanumeric()));
     let parts = parts.filter(|part| part.chars().count() >= 3).map(str::to_lowercase);
-    let joined = about.iter().map(|name| name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase());
+    let joined =
+        about.iter().map(|name| name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase());
     let everywhere = ["oriel", "changeme"].map(str::to_owned);
     everywhere.into_iter().chain(joined).chain(whole).chain(locals).chain(parts).collect()
 }
