@@ -146,14 +146,16 @@ impl Database {
             // A whole page: the thread that reads need not wait for who takes its rows.
             .row_buffer_size(256)
             .statement_cache_capacity(200);
-        let writer = SqlitePoolOptions::new()
+        // They are in this process: none is lost while it waits, and asking each before its use is a turn of its thread.
+        let pool = || SqlitePoolOptions::new().test_before_acquire(false);
+        let writer = pool()
             .max_connections(1)
             .min_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(options.clone())
             .await?;
-        let reader = SqlitePoolOptions::new()
+        let reader = pool()
             .max_connections(connections.max(1))
             .acquire_timeout(Duration::from_secs(10))
             .idle_timeout(Duration::from_secs(60))
