@@ -260,7 +260,8 @@ async fn what_is_acknowledged_survives_everything() {
     let contiguous = "SELECT count(*) = max(position) AND min(position) = 1 FROM events";
     assert_eq!(postgres.sql("oriel", contiguous), "t");
     // Followers see everything, once and in order; watchers the end.
-    projects.store(written, Ordering::SeqCst);
+    // With one more, made below, so that who waits for what comes next hears of something.
+    projects.store(written + 1, Ordering::SeqCst);
     end.store(
         count(
             "SELECT max(position) FROM events WHERE organization_id = (SELECT organization_id FROM projects LIMIT 1)",
@@ -269,10 +270,8 @@ async fn what_is_acknowledged_survives_everything() {
     );
     let nodes: Vec<Server> = nodes.into_iter().flatten().collect();
     let someone = on(&nodes[0], &world.session);
-    // One more, so that who waits for the next event hears of one.
     let last = json!({"input": {"key": "LAST", "name": "Last"}});
     someone.ask(CREATE, last).await;
-    projects.fetch_add(1, Ordering::SeqCst);
     let mut seen = BTreeSet::new();
     while let Some(positions) = timeout(2 * PATIENCE, followers.join_next()).await.expect("a follower hears no end") {
         let positions = positions.unwrap();
