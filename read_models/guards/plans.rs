@@ -244,7 +244,7 @@ fn value(table: &str, column: impl ColumnTrait, number: u32) -> Value {
             ColumnType::Uuid if name != "id" && name != "subject_id" => uuid(number % (TENANTS * 4)).into(),
             ColumnType::Uuid => uuid(number).into(),
             ColumnType::String(_) | ColumnType::Text => format!("{name} {number}").into(),
-            ColumnType::Boolean => (number / TENANTS % 2 == 0).into(),
+            ColumnType::Boolean => (number / TENANTS).is_multiple_of(2).into(),
             ColumnType::SmallInteger => 1i16.into(),
             ColumnType::Integer => i32::try_from(number).unwrap().into(),
             ColumnType::BigInteger => i64::from(number).into(),

@@ -87,7 +87,7 @@ impl Feed {
     pub async fn begin(&self) -> Result<(), DbErr> {
         let mut known = self.order.lock().await;
         *known = self.generations_now().await?;
-        self.generations.store(hash(&*known), Ordering::Release);
+        self.generations.store(hash(&known), Ordering::Release);
         let sql = format!(
             "SELECT first_position, position, touched FROM changes WHERE position <= $1 \
              ORDER BY position DESC LIMIT {BEFORE}"

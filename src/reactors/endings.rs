@@ -95,14 +95,13 @@ impl Reactor for Endings {
     }
 
     fn react(&self, event: &Recorded) -> Vec<NewJob> {
-        match event.event_as() {
-            Some(OrganizationEvent::Ended) => return vec![NewJob::new(QUEUE, event)],
-            _ => {}
+        if let Some(OrganizationEvent::Ended) = event.event_as() {
+            return vec![NewJob::new(QUEUE, event)];
         }
-        match event.event_as() {
-            Some(UserEvent::Erased) => vec![NewJob::new(ERASURE, event)],
-            _ => Vec::new(),
+        if let Some(UserEvent::Erased) = event.event_as() {
+            return vec![NewJob::new(ERASURE, event)];
         }
+        Vec::new()
     }
 }
 

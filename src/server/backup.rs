@@ -22,6 +22,7 @@ use std::time::Instant;
 use oriel_backends::blobs::{FILES, TEXTS};
 use oriel_engine::backup::{self, BackupError, Copy};
 use oriel_engine::db::Location;
+use oriel_engine::{Sources, SystemSources};
 use uuid::Uuid;
 use walkdir::WalkDir;
 
@@ -133,7 +134,7 @@ async fn back_up_into(settings: &Settings, folder: &Path, keep: usize) -> Result
     let _lock = lock(folder)?;
     let (from, to) = (settings.data.join(BLOBS), folder.join(BLOBS));
     let before = copy_blobs(&from, &to).await?;
-    let name = chrono::Utc::now().format(NAME).to_string();
+    let name = SystemSources.now().format(NAME).to_string();
     let read_models = oriel_read_models::read_models();
     let read_models: Vec<&str> = read_models.iter().map(|read_model| read_model.table()).collect();
     let log = backup::copy_log(&database, &logs.join(&name).with_extension(SUFFIX), &read_models).await?;

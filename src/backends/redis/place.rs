@@ -31,7 +31,7 @@ pub struct InvalidRedisUrl;
 #[derive(Clone)]
 pub(crate) enum Place {
     /// One server.
-    One(Client),
+    One(Box<Client>),
     /// Whichever server is the primary now.
     Sentinel(Arc<Sentinels>),
     /// Many servers, each with a part of the keys.
@@ -58,7 +58,8 @@ impl Place {
     fn read(url: &str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let Some((scheme, kind)) = scheme.split_once('+') else {
-            return matches!(scheme, "redis" | "rediss").then(|| Client::open(url).ok().map(Self::One))?;
+            return matches!(scheme, "redis" | "rediss")
+                .then(|| Client::open(url).ok().map(Box::new).map(Self::One))?;
         };
         if !matches!(scheme, "redis" | "rediss") {
             return None;
@@ -137,7 +138,7 @@ impl Place {
 
     async fn client(&self) -> RedisResult<Client> {
         match self {
-            Self::One(client) => Ok(client.clone()),
+            Self::One(client) => Ok(Client::clone(client)),
             Self::Sentinel(watched) => {
                 let mut sentinels = watched.sentinels.lock().await;
                 sentinels.async_master_for(&watched.primary, Some(&watched.servers)).await
