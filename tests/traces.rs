@@ -135,3 +135,25 @@ async fn without_a_collector_the_trace_is_named_all_the_same() {
     let answer: serde_json::Value = response.json().await.unwrap();
     assert_eq!(answer["extensions"]["traceId"], TRACE);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_a_number_for_every_promise() {
+    let server = Server::start(None).await;
+    let session = server.register("Acme").await;
+    session.create_project("DOCS").await;
+    let text = reqwest::get(format!("{}/metrics", server.url)).await.unwrap().text().await.unwrap();
+    let number = |series: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{series} is not measured:\n{text}")).parse::<f64>().unwrap()
+    };
+    assert_eq!(number("oriel_feed_is_current"), 1.0);
+    assert_eq!((number("oriel_commands_waiting"), number("oriel_commands_waiting_seconds")), (0.0, 0.0));
+    assert!(number("oriel_commit_batch_commands_count") >= 2.0);
+    assert_eq!(number(r#"oriel_database_connections_most{pool="writer"}"#), 1.0);
+    assert!(number(r#"oriel_database_connections{pool="reader",state="idle"}"#) >= 0.0);
+    for consumer in ["extraction", "index_stage", "search_index"] {
+        assert!(number(&format!("oriel_consumer_lag_seconds{{consumer=\"{consumer}\"}}")) < 60.0);
+    }
+    assert_eq!(number(r#"oriel_jobs_oldest_seconds{queue="extract"}"#), 0.0);
+    assert!(number("oriel_connections") >= 1.0 && number("oriel_cache_bytes") >= 0.0);
+}

@@ -106,7 +106,7 @@ pub fn request(data: &[u8]) {
         assert!(status < 500 || status == 503, "{status} {said}");
         tells_nothing(&said);
     };
-    runtime.block_on(timeout(PATIENCE, answered)).expect("there is no end to it");
+    runtime.block_on(async { timeout(PATIENCE, answered).await }).expect("there is no end to it");
 }
 
 /// The body; of a stream, which may go on for ever, the first part.
@@ -166,7 +166,7 @@ pub fn socket(data: &[u8]) {
         serving.await.expect("a connection does not panic");
         tells_nothing(&String::from_utf8_lossy(&heard));
     };
-    runtime.block_on(timeout(PATIENCE, talked)).expect("there is no end to it");
+    runtime.block_on(async { timeout(PATIENCE, talked).await }).expect("there is no end to it");
 }
 
 /// A frame as clients send it, under a mask of zeros.
