@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What people ask: the text, and the names of the variables that are drawn.
 const QUERIES: &[&str] = &[
-    "{ viewer { user { id name email } member { id roles { name } status } organization { id name documentCount projectCount memberCount storageUsed } organizations { id name } permissions sessions { id current } } }",
+    "{ viewer { user { id name email } member { id roles { name permissions } grants { permission } status } organization { id name documentCount projectCount memberCount storageUsed } organizations { id name } permissions sessions { id current } } }",
     "{ viewer { sessions { id current } } }",
     "{ viewer { organizations { id } } }",
     "{ organization { name slug documentCount projectCount memberCount storageUsed version } }",
@@ -60,6 +60,10 @@ const QUERIES: &[&str] = &[
     "query($word: String!) { search(query: $word, first: 10) { nodes { ... on Document { id title } ... on Project { id name } } facets { field values { value count } } totalCount } }",
     "query($word: String!, $project: ID) { search(query: $word, projectId: $project) { edges { score node { ... on Document { id } ... on Project { id } } } totalCount } }",
     "query($word: String!) { suggest(prefix: $word) { text id type } }",
+    "{ roles { id name permissions version } }",
+    "{ apiKeys(first: 20) { nodes { id name revoked rotatedAt owner { id } version } totalCount } }",
+    "query($project: ID) { can(permission: \"projects:edit\", subject: $project) }",
+    "{ explainAccess(permission: \"documents:view\") { allowed reach reason scopes rolesThatAllow grants { permission source reach role { name } } } }",
 ];
 
 const WORDS: &[&str] = &["whale", "harbour", "Atlas", "lamp", "otter", "a", "report"];
@@ -106,8 +110,15 @@ struct World {
     kept: Endpoint,
     fresh: Endpoint,
     people: Vec<Person>,
+    /// Keys, which ask as people do, and change nothing.
+    programs: Vec<Person>,
     projects: [Vec<String>; 2],
     documents: [Vec<String>; 2],
+    /// Roles that were made, by their ids, and keys.
+    roles: [Vec<String>; 2],
+    keys: [Vec<String>; 2],
+    /// The organisation that is closed now and then, and ends.
+    second: Value,
     lives: Vec<Live>,
     /// What was asked before, and by whom: most questions are asked more than once.
     asked: Vec<Question>,
@@ -153,29 +164,49 @@ impl World {
             kept,
             fresh,
             people: Vec::new(),
+            programs: Vec::new(),
             projects: [Vec::new(), Vec::new()],
             documents: [Vec::new(), Vec::new()],
+            roles: [Vec::new(), Vec::new()],
+            keys: [Vec::new(), Vec::new()],
+            second: Value::Null,
             lives: Vec::new(),
             asked: Vec::new(),
             made: 0,
         };
         for organization in 0..2 {
-            let input = json!({ "organizationName": format!("Organization {organization}"), "name": "Owner",
-                "email": format!("owner{organization}@example.org"), "password": PASSWORD });
-            let query = "mutation($input: RegisterInput!) { payload: register(input: $input) { accessToken viewer { member { id } user { email } } userErrors { message } } }";
-            world.sign_in(organization, query, input).await;
+            world.register(organization, &format!("owner{organization}@example.org")).await;
         }
         for (number, (host, role)) in [(0, "admin"), (0, "member"), (0, "viewer"), (1, "member")].iter().enumerate() {
-            let caller = world.people[*host].caller.clone();
-            let input = json!({ "email": format!("guest{number}@example.org"), "roles": [role] });
-            let query = "mutation($input: MemberInviteInput!) { memberInvite(input: $input) { invitationToken userErrors { message } } }";
-            let invited = ask(&world.kept, &caller, query, &json!({ "input": input })).await;
-            let token = &invited["data"]["memberInvite"]["invitationToken"];
-            let input = json!({ "token": token, "name": format!("Guest {number}"), "password": PASSWORD });
-            let query = "mutation($input: MemberAcceptInput!) { payload: memberAccept(input: $input) { accessToken viewer { member { id } user { email } } userErrors { message } } }";
-            world.sign_in(*host, query, input).await;
+            world.invite(*host, &format!("guest{number}@example.org"), role, &format!("Guest {number}")).await;
         }
         world
+    }
+
+    /// Founds an organisation; its owner comes last among the people.
+    async fn register(&mut self, organization: usize, email: &str) {
+        let input = json!({ "organizationName": format!("Organization {organization}"), "name": "Owner",
+            "email": email, "password": PASSWORD });
+        let query = "mutation($input: RegisterInput!) { payload: register(input: $input) { accessToken viewer { member { id } user { email } } userErrors { message } } }";
+        self.sign_in(organization, query, input).await;
+        if organization == 1 {
+            let caller = &self.people[self.people.len() - 1].caller;
+            self.second = ask(&self.kept, caller, "{ organization { id } }", &json!({})).await["data"]["organization"]
+                ["id"]
+                .take();
+        }
+    }
+
+    /// Somebody joins, and comes last among the people.
+    async fn invite(&mut self, host: usize, email: &str, role: &str, name: &str) {
+        let caller = self.people[host].caller.clone();
+        let input = json!({ "email": email, "roles": [role] });
+        let query = "mutation($input: MemberInviteInput!) { memberInvite(input: $input) { invitationToken userErrors { message } } }";
+        let invited = ask(&self.kept, &caller, query, &json!({ "input": input })).await;
+        let token = &invited["data"]["memberInvite"]["invitationToken"];
+        let input = json!({ "token": token, "name": name, "password": PASSWORD });
+        let query = "mutation($input: MemberAcceptInput!) { payload: memberAccept(input: $input) { accessToken viewer { member { id } user { email } } userErrors { message } } }";
+        self.sign_in(host, query, input).await;
     }
 
     async fn sign_in(&mut self, organization: usize, query: &str, input: Value) {
@@ -224,7 +255,7 @@ impl World {
         let word = *self.numbers.pick(WORDS);
         self.made += 1;
         let made = self.made;
-        let (field, input) = match self.numbers.below(20) {
+        let (field, input) = match self.numbers.below(26) {
             0 | 1 if self.projects[organization].len() < 12 => {
                 ("projectCreate", json!({ "name": format!("{word} {made}"), "key": format!("P{made}") }))
             }
@@ -259,6 +290,38 @@ impl World {
             }
             17 if self.numbers.below(3) == 0 => ("memberSuspend", json!({ "id": self.member(organization) })),
             17 => ("memberReactivate", json!({ "id": self.member(organization) })),
+            20 if self.roles[organization].len() < 6 => {
+                ("roleCreate", json!({ "name": format!("Role {made}"), "permissions": self.some_permissions() }))
+            }
+            20 | 21 => {
+                let id = self.any(|world| &world.roles, organization);
+                ("roleUpdate", json!({ "id": id, "permissions": self.some_permissions() }))
+            }
+            22 if self.numbers.below(6) == 0 => {
+                ("roleDelete", json!({ "id": self.any(|world| &world.roles, organization) }))
+            }
+            22 => {
+                let role = self.any(|world| &world.roles, organization);
+                ("memberUpdate", json!({ "id": self.member(organization), "roles": ["viewer", role] }))
+            }
+            23 | 24 => {
+                let field = *self.numbers.pick(&["memberPermissionGrant", "memberPermissionRevoke"]);
+                (field, json!({ "id": self.member(organization), "permission": self.some_permissions()[0] }))
+            }
+            25 if self.keys[organization].len() < 3 => return self.make_key(person).await,
+            25 => {
+                // Of the owner's own: the others' are rotated and revoked by nobody else, or by chance.
+                let id = self.any(|world| &world.keys, organization);
+                let field = *self.numbers.pick(&["apiKeyRotate", "apiKeyRevoke"]);
+                (
+                    field,
+                    if field == "apiKeyRotate" {
+                        json!({ "id": id, "overlapSeconds": 0 })
+                    } else {
+                        json!({ "id": id })
+                    },
+                )
+            }
             18 if self.numbers.below(4) == 0 => {
                 // On another device: one more session.
                 ("login", json!({ "email": self.people[person].email, "password": PASSWORD }))
@@ -268,11 +331,22 @@ impl World {
         };
         let person = match field {
             // The owners repair what the others lost.
-            "memberUpdate" | "memberReactivate" | "memberSuspend" => organization,
+            "memberUpdate"
+            | "memberReactivate"
+            | "memberSuspend"
+            | "roleCreate"
+            | "roleUpdate"
+            | "roleDelete"
+            | "memberPermissionGrant"
+            | "memberPermissionRevoke" => organization,
             _ => person,
         };
         let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
-        let made = if field == "projectCreate" { "project { id }" } else { "" };
+        let made = match field {
+            "projectCreate" => "project { id }",
+            "roleCreate" => "role { id }",
+            _ => "",
+        };
         let query = format!(
             "mutation($input: {type_name}!) {{ payload: {field}(input: $input) {{ {made} userErrors {{ code message }} }} }}"
         );
@@ -280,6 +354,9 @@ impl World {
         let payload = &answer["data"]["payload"];
         if let Some(id) = payload["project"]["id"].as_str() {
             self.projects[organization].push(id.to_owned());
+        }
+        if let Some(id) = payload["role"]["id"].as_str() {
+            self.roles[organization].push(id.to_owned());
         }
         if field == "memberReactivate" && payload["userErrors"] == json!([]) {
             self.sign_in_again(input["id"].as_str().unwrap()).await;
@@ -294,6 +371,93 @@ impl World {
         let answer = ask(&self.kept, &Caller::default(), query, &json!({ "input": input })).await;
         let token = answer["data"]["login"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}"));
         self.people[person].caller.credential = Some(self.kept.authenticate(token).unwrap().0);
+    }
+
+    /// What a role is to allow, or a member besides.
+    fn some_permissions(&mut self) -> Vec<&'static str> {
+        const ALL: &[&str] = &[
+            "projects:view",
+            "projects:view:own",
+            "documents:view",
+            "documents:edit",
+            "search:view",
+            "events:view",
+            "members:view",
+        ];
+        let count = 1 + self.numbers.below(3);
+        (0..count).map(|_| *self.numbers.pick(ALL)).collect()
+    }
+
+    /// Somebody makes a key, which asks like a person from then on, until it is revoked or rotated.
+    async fn make_key(&mut self, person: usize) {
+        let scopes = *self
+            .numbers
+            .pick(&[&["projects:view:own", "documents:view:own"][..], &["documents:view:own", "search:view"]]);
+        let input = json!({ "name": "A program", "scopes": scopes });
+        let Person { caller, member, email, organization } = &self.people[person];
+        let query = "mutation($input: ApiKeyCreateInput!) { payload: apiKeyCreate(input: $input) { apiKey { id } secret userErrors { code } } }";
+        let answer = ask(&self.kept, caller, query, &json!({ "input": input })).await;
+        let payload = &answer["data"]["payload"];
+        let Some(secret) = payload["secret"].as_str() else { return };
+        let (credential, _) = self.kept.authenticate(secret).unwrap();
+        let key = Person {
+            caller: Caller { credential: Some(credential), ..Caller::default() },
+            member: member.clone(),
+            email: email.clone(),
+            organization: *organization,
+        };
+        self.keys[*organization].push(payload["apiKey"]["id"].as_str().unwrap().to_owned());
+        self.programs.push(key);
+    }
+
+    /// The operator closes the second organisation, or opens it again.
+    async fn suspend(&mut self) {
+        let field = *self.numbers.pick(&["organizationSuspend", "organizationReinstate", "organizationReinstate"]);
+        let mut input = json!({ "id": self.second });
+        if field == "organizationSuspend" {
+            input["reason"] = json!("For a moment.");
+        }
+        self.by(0, field, input).await;
+        // What was followed there has ended, if it was closed; before it is opened again, that is seen.
+        self.settle().await;
+    }
+
+    /// The second organisation is to end; the timer sees to it while everything goes on.
+    async fn delete(&mut self) {
+        self.by(0, "organizationReinstate", json!({ "id": self.second })).await;
+        let slug = ask(&self.fresh, &self.people[1].caller, "{ organization { slug } }", &json!({})).await;
+        let slug = slug["data"]["organization"]["slug"].clone();
+        let answer = self.by(1, "organizationDelete", json!({ "slug": slug })).await;
+        assert_eq!(answer["data"]["payload"]["userErrors"], json!([]), "{answer}");
+    }
+
+    /// When it has ended, with all that its people followed, another one takes its place.
+    async fn found_anew(&mut self) {
+        let begun = tokio::time::Instant::now();
+        let ended = |answer: &Value| answer["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED";
+        while !ended(&ask(&self.kept, &self.people[1].caller, "{ organization { id } }", &json!({})).await) {
+            assert!(begun.elapsed() < 3 * PATIENCE, "it does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.settle().await;
+        let theirs = |person: &usize| *person == 1 || *person == 5;
+        assert!(!self.lives.iter().any(|live| theirs(&live.person)), "what they followed goes on");
+        (self.projects[1], self.documents[1]) = (Vec::new(), Vec::new());
+        self.register(1, "again1@example.org").await;
+        let owner = self.people.pop().unwrap();
+        self.people[1] = owner;
+        self.invite(1, "guest-again@example.org", "member", "Guest").await;
+        let guest = self.people.pop().unwrap();
+        self.people[5] = guest;
+    }
+
+    /// What this person is answered.
+    async fn by(&self, person: usize, field: &str, input: Value) -> Value {
+        let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
+        let query = format!(
+            "mutation($input: {type_name}!) {{ payload: {field}(input: $input) {{ userErrors {{ code message }} }} }}"
+        );
+        ask(&self.kept, &self.people[person].caller, &query, &json!({ "input": input })).await
     }
 
     async fn upload(&mut self, person: usize, word: &str) {
@@ -323,8 +487,17 @@ impl World {
         }
     }
 
+    /// Everybody who asks: people first, then keys.
+    fn asker(&self, number: usize) -> &Person {
+        self.people.get(number).unwrap_or_else(|| &self.programs[number - self.people.len()])
+    }
+
+    fn any_asker(&mut self) -> usize {
+        self.numbers.below(self.people.len() + self.programs.len())
+    }
+
     fn question(&mut self, person: usize) -> (&'static str, Value) {
-        let organization = self.people[person].organization;
+        let organization = self.asker(person).organization;
         let query = *self.numbers.pick(QUERIES);
         let mut variables = json!({});
         let mut draw = |name: &str, value: Value| {
@@ -344,7 +517,7 @@ impl World {
     /// What is kept is what is read, as soon as nothing is on its way any more.
     async fn compare(&mut self) {
         if self.asked.len() < ASKED || self.numbers.below(8) == 0 {
-            let person = self.numbers.below(self.people.len());
+            let person = self.any_asker();
             let (query, variables) = self.question(person);
             if self.asked.len() == ASKED {
                 let oldest = self.numbers.below(ASKED);
@@ -357,7 +530,7 @@ impl World {
     }
 
     async fn kept_is_read(&self, (person, query, variables): &Question) {
-        let caller = &self.people[*person].caller;
+        let caller = &self.asker(*person).caller;
         let begun = tokio::time::Instant::now();
         loop {
             let kept = ask(&self.kept, caller, query, variables).await;
@@ -377,7 +550,7 @@ impl World {
         let mut asking = Vec::new();
         for _ in 0..ASKERS.min(self.asked.len()) {
             let (person, query, variables) = self.numbers.pick(&self.asked).clone();
-            let (kept, caller) = (self.kept.clone(), self.people[person].caller.clone());
+            let (kept, caller) = (self.kept.clone(), self.asker(person).caller.clone());
             let is_over = Arc::clone(&is_over);
             asking.push(tokio::spawn(async move {
                 let mut last = None;
@@ -414,7 +587,7 @@ impl World {
     }
 
     fn follow(&mut self) {
-        let person = self.numbers.below(self.people.len());
+        let person = self.any_asker();
         let (query, variables) = self.question(person);
         let text = match query.strip_prefix('{') {
             Some(rest) => format!("subscription {{ live {{{rest} }}"),
@@ -423,7 +596,7 @@ impl World {
                 format!("{} {{ live {{{rest} }}", head.replacen("query", "subscription", 1))
             }
         };
-        let caller = self.people[person].caller.clone();
+        let caller = self.asker(person).caller.clone();
         let answers = self.kept.execute_stream(operation(&text, variables.clone()), caller.clone());
         self.lives.push(Live { person, caller, query, variables, answers, said: None });
     }
@@ -511,12 +684,21 @@ async fn history(database: Option<String>) {
     let mut settings = load(&Sources { environment, ..Sources::default() }).unwrap().settings;
     settings.data = folder.path().to_owned();
     settings.live_pace = Duration::from_millis(1);
+    settings.organization_grace = Duration::ZERO;
     let stop = CancellationToken::new();
     let house =
         House::open(&settings, Program::new(env!("CARGO_BIN_EXE_oriel").into(), ["extract"]), &stop).await.unwrap();
     let mut world = World::new(&house, seed).await;
     let (mut compared, mut followed) = (0, 0);
     for step in 0..steps {
+        match step {
+            // Now and then an organisation is closed; once it ends, at whatever moment the timer finds it, and another
+            // one is founded in its place.
+            _ if step == steps / 3 => world.delete().await,
+            _ if step == steps * 2 / 3 => world.found_anew().await,
+            _ if step % 60 == 59 => world.suspend().await,
+            _ => {}
+        }
         match world.numbers.below(12) {
             0 | 1 => {
                 world.change().await;
