@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_graphql::{ErrorExtensions, Name, Value};
 use metrics::{counter, gauge};
+use oriel_engine::live::Tracker;
 use oriel_engine::read::Stability;
 use oriel_kernel::UserId;
 use tokio::sync::watch;
@@ -224,7 +225,8 @@ impl Endpoint {
                 if sent.last.is_none() && asked.caller.at_least.is_some() {
                     // What the group knows may be older than what this subscriber has seen of an index.
                     let (outcome, _) = self.outcome(&asked.operation, &who, &asked.caller).await;
-                    if self.is_still(&who) && let Some(answer) = sent.next(&Told::new(outcome, &asked.key)) {
+                    let tracker = self.services().engine.tracker();
+                    if self.is_still(&who) && let Some(answer) = sent.next(&Told::new(outcome, &asked.key), tracker) {
                         let is_over = answer.has_no_result();
                         yield answer;
                         if is_over {
@@ -254,7 +256,7 @@ impl Endpoint {
                             is_personal = true;
                             continue 'anew;
                         }
-                        State::Holds(told) => if let Some(answer) = sent.next(&told) {
+                        State::Holds(told) => if let Some(answer) = sent.next(&told, self.services().engine.tracker()) {
                             counter!("oriel_live_messages_total").increment(1);
                             let is_over = answer.has_no_result();
                             yield answer;
@@ -287,11 +289,14 @@ struct Sent {
 }
 
 impl Sent {
-    /// What is to be told now, if it is anything new.
-    fn next(&mut self, told: &Arc<Told>) -> Option<Answer> {
+    /// What is to be told now, if it is anything new. What was read before the last one and was touched since is read
+    /// again; untouched it is what holds, for who may again what they might not for a while.
+    fn next(&mut self, told: &Arc<Told>, tracker: &Tracker) -> Option<Answer> {
         let outcome = &told.outcome;
+        let is_past =
+            |last: &Told| outcome.t0 < last.outcome.t0 && !tracker.valid(outcome.t0, outcome.dependencies.iter());
         if let Some(last) = &self.last
-            && (last.outcome.compared == outcome.compared || outcome.t0 < last.outcome.t0)
+            && (last.outcome.compared == outcome.compared || is_past(last))
         {
             return None;
         }

@@ -72,6 +72,37 @@ async fn a_role_is_made_given_changed_and_deleted_and_holds_at_once() {
 }
 
 #[tokio::test]
+async fn a_live_query_shows_again_what_may_be_seen_again() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let bob = bed.join(&ada, "bob@example.org", &["viewer"]).await;
+    let carol = bed.join(&ada, "carol@example.org", &["viewer"]).await;
+    project(&bed, &ada, "ATLAS").await;
+    let set = async |of: &Person, field: &str| {
+        let input = json!({ "id": of.member, "permission": "projects:view" });
+        assert_eq!(change(&bed, &ada.access, field, input).await, NONE);
+    };
+    set(&bob, "memberPermissionGrant").await;
+    set(&carol, "memberPermissionGrant").await;
+    let follow = |who: &Person| {
+        let live = operation(Request::new("subscription { live { projects { totalCount } } }")).unwrap();
+        bed.endpoint.execute_stream(live, bed.caller(Some(&who.access)).unwrap())
+    };
+    let (mut hers, mut his) = (follow(&carol), follow(&bob));
+    let patience = Duration::from_secs(60);
+    let first = tokio::time::timeout(patience, hers.next()).await.unwrap().unwrap().text();
+    assert!(first.contains("\"totalCount\":1"), "{first}");
+    // Hers goes on, unchanged: his is hers again, which was read before what he saw in between.
+    for (field, count) in [("", 1), ("memberPermissionRevoke", 0), ("memberPermissionGrant", 1)] {
+        if !field.is_empty() {
+            set(&bob, field).await;
+        }
+        let heard = tokio::time::timeout(patience, his.next()).await.unwrap().unwrap().text();
+        assert!(heard.contains(&format!("\"totalCount\":{count}")), "{field}: {heard}");
+    }
+}
+
+#[tokio::test]
 async fn built_in_and_made_roles_are_listed_and_found_alike() {
     let bed = Bed::new().await;
     let ada = bed.register("Engines", "ada@example.org").await;
