@@ -164,6 +164,19 @@ async fn read_everything(schema: &Schema, session: &Session) -> Value {
     Value::Object(answers)
 }
 
+/// What ends the session that calls it, or begins another.
+const LEAVES: &[&str] = &["register", "login", "sessionRefresh", "logout", "memberAccept", "passwordChange"];
+
+/// The owner of an organisation, one with each other role in it, and a key of the owner with all that they have.
+async fn thieves(owner: &Session) -> Vec<(String, Session)> {
+    let mut thieves = vec![("owner".to_owned(), owner.clone())];
+    for role in ["admin", "moderator", "operator", "report_manager", "report_viewer", "member", "viewer"] {
+        thieves.push((role.to_owned(), owner.join(&format!("Thief-{role}"), role).await));
+    }
+    thieves.push(("a key".to_owned(), owner.with_key(&["*"]).await));
+    thieves
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_organisation_sees_nothing_of_the_first() {
     for database in databases() {
@@ -189,44 +202,62 @@ async fn a_second_organisation_sees_nothing_of_the_first() {
         let uploaded = victim.upload(&project, "harbour.txt", b"the harbour is mine alone".to_vec()).await;
         let document = uploaded["document"]["id"].as_str().unwrap().to_owned();
         assert_eq!(victim.document_ends(&document).await["status"], "READY");
+        victim.with_key(&["*"]).await;
+        victim.create_role("SECRET").await;
         let thief = server.register("Thief").await;
         let schema = Schema::of(&thief).await;
+        let thieves = thieves(&thief).await;
 
         let mut stolen = BTreeSet::new();
         ids(&read_everything(&schema, &victim).await, &mut stolen);
         assert!(stolen.contains(&project) && stolen.contains(&document) && stolen.len() >= 8, "{stolen:?}");
-        let mut own = BTreeSet::new();
-        let mine = read_everything(&schema, &thief).await;
-        ids(&mine, &mut own);
-        assert_eq!(stolen.intersection(&own).collect::<Vec<_>>(), Vec::<&String>::new());
-        assert!(!mine.to_string().contains("Victim"), "{mine:#}");
+        for (role, thief) in &thieves {
+            let mut own = BTreeSet::new();
+            let mine = read_everything(&schema, thief).await;
+            ids(&mine, &mut own);
+            assert_eq!(stolen.intersection(&own).collect::<Vec<_>>(), Vec::<&String>::new(), "{role}");
+            assert!(!mine.to_string().contains("Victim"), "{role}: {mine:#}");
+        }
 
         let before = victim.ask("{ events(first: 1) { totalCount } }", json!({})).await;
+        let mut kinds = BTreeSet::new();
+        let first_id = stolen.first().cloned().unwrap();
         for id in &stolen {
+            // The owner tries everything, all others one of each kind.
+            let thieves = if kinds.insert(&id[..3]) { &thieves[..] } else { &thieves[..1] };
             // `node` resolves every id that the schema returned, for its owner; for the thief it is not there.
             let node = victim.raw("query($id: ID!) { node(id: $id) { id __typename } }", json!({"id": id})).await;
             assert_eq!(node["data"]["node"]["id"], json!(id), "{node}");
-            for (root, kind) in [("Query", "query"), ("Mutation", "mutation")] {
-                for field in schema.root(root) {
-                    let name = field["name"].as_str().unwrap();
-                    let leaves = ["register", "login", "sessionRefresh", "logout", "memberAccept", "passwordChange"];
-                    if leaves.contains(&name) || field["args"].as_array().unwrap().is_empty() {
-                        continue;
-                    }
-                    let (declared, call, variables) = schema.call(&field, id, true);
-                    let answer = thief.raw(&format!("{kind}{declared} {{ {call} }}"), variables.clone()).await;
-                    let mut seen = BTreeSet::new();
-                    ids(&answer["data"], &mut seen);
-                    let leaked: Vec<_> = seen.intersection(&stolen).collect();
-                    assert!(leaked.is_empty(), "{name} {variables} shows {leaked:?}: {answer:#}");
-                    let text = answer.to_string();
-                    assert!(!text.contains("SECRET") && !text.contains("mine alone"), "{name}: {answer:#}");
-                    // A mutation of what is not theirs looks exactly like one of what is not there.
-                    if root == "Mutation" {
-                        let absent = format!("{}{}", &id[..4], "0".repeat(26));
-                        let (declared, call, variables) = schema.call(&field, &absent, true);
-                        let nothing = thief.raw(&format!("{kind}{declared} {{ {call} }}"), variables).await;
-                        assert_eq!(errors(&answer), errors(&nothing), "{name}: not yours differs from not there");
+            for (role, thief) in thieves {
+                for (root, kind) in [("Query", "query"), ("Mutation", "mutation")] {
+                    for field in schema.root(root) {
+                        let name = field["name"].as_str().unwrap();
+                        if LEAVES.contains(&name) || field["args"].as_array().unwrap().is_empty() {
+                            continue;
+                        }
+                        let (declared, call, variables) = schema.call(&field, id, true);
+                        let names_it = variables.to_string().contains(id.as_str());
+                        // What takes no id is asked once: it is the same with every one.
+                        if !names_it && *id != first_id {
+                            continue;
+                        }
+                        let answer = thief.raw(&format!("{kind}{declared} {{ {call} }}"), variables.clone()).await;
+                        let mut seen = BTreeSet::new();
+                        ids(&answer["data"], &mut seen);
+                        let leaked: Vec<_> = seen.intersection(&stolen).collect();
+                        assert!(leaked.is_empty(), "{name} {variables} shows {leaked:?} to {role}: {answer:#}");
+                        let text = answer.to_string();
+                        assert!(
+                            !text.contains("SECRET") && !text.contains("mine alone"),
+                            "{name} to {role}: {answer:#}"
+                        );
+                        // A mutation of what is not theirs looks exactly like one of what is not there.
+                        if root == "Mutation" && names_it {
+                            let absent = format!("{}{}", &id[..4], "0".repeat(26));
+                            let (declared, call, variables) = schema.call(&field, &absent, true);
+                            let nothing = thief.raw(&format!("{kind}{declared} {{ {call} }}"), variables).await;
+                            assert_eq!(errors(&answer), errors(&nothing), "{name} as {role}: not yours, not there");
+                        }
                     }
                 }
             }

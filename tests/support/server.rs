@@ -206,6 +206,35 @@ impl Session {
         answer["data"].clone()
     }
 
+    /// Invites somebody with this role, who accepts.
+    pub async fn join(&self, name: &str, role: &str) -> Self {
+        let input = json!({ "email": format!("{}@example.org", name.to_lowercase()), "roles": [role] });
+        let query = "mutation($input: MemberInviteInput!) { memberInvite(input: $input) { invitationToken userErrors { message } } }";
+        let answer = self.ask(query, json!({ "input": input })).await;
+        let token = &answer["memberInvite"]["invitationToken"];
+        let input = json!({ "token": token, "name": name, "password": "correct horse battery" });
+        let query = "mutation($input: MemberAcceptInput!) { memberAccept(input: $input) { accessToken userErrors { message } } }";
+        let answer = Self { token: String::new(), ..self.clone() }.ask(query, json!({ "input": input })).await;
+        let token = answer["memberAccept"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        Self { token, ..self.clone() }
+    }
+
+    /// The same with a key that has these scopes.
+    pub async fn with_key(&self, scopes: &[&str]) -> Self {
+        let query =
+            "mutation($input: ApiKeyCreateInput!) { apiKeyCreate(input: $input) { secret userErrors { message } } }";
+        let answer = self.ask(query, json!({ "input": { "name": "A program", "scopes": scopes } })).await;
+        let token = answer["apiKeyCreate"]["secret"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
+        Self { token, ..self.clone() }
+    }
+
+    /// Makes a role that lets documents be seen.
+    pub async fn create_role(&self, name: &str) {
+        let query = "mutation($input: RoleCreateInput!) { roleCreate(input: $input) { userErrors { message } } }";
+        let answer = self.ask(query, json!({ "input": { "name": name, "permissions": ["documents:view"] } })).await;
+        assert_eq!(answer["roleCreate"]["userErrors"], json!([]), "{answer}");
+    }
+
     pub async fn create_project(&self, key: &str) -> String {
         let query = "mutation($input: ProjectCreateInput!) { projectCreate(input: $input) { project { id } userErrors { message } } }";
         let answer = self.ask(query, json!({"input": {"key": key, "name": format!("Project {key}")}})).await;
