@@ -36,7 +36,7 @@ async fn an_uploaded_text_becomes_ready_and_is_found_by_its_words() {
 
     let states = reactors.states();
     assert!(states.consumers.iter().any(|consumer| consumer.name == "search_index" && consumer.set_aside == 0));
-    assert_eq!(states.consumers.len(), 4);
+    assert_eq!(states.consumers.len(), 2 + crate::reactors().len(), "the index, its stage, and the reactors");
     reactors.stop().await;
 }
 
