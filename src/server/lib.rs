@@ -3,8 +3,8 @@
 //! It is the only room that knows all others. It holds no rule of the product: what it does not compose, it asks.
 
 pub mod audit;
-pub mod backup;
 pub mod backends;
+pub mod backup;
 pub mod cli;
 pub mod client;
 mod connections;

@@ -23,8 +23,8 @@ pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
 pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, choice, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles, secret_key,
-    secret_text, size, web_url, whole,
+    address, backend_url, choice, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles,
+    secret_key, secret_text, size, web_url, whole,
 };
 
 /// Who may register an organisation.
@@ -95,8 +95,7 @@ impl Setting {
 }
 
 /// What the URL of a Redis begins with.
-const REDIS: &[&str] =
-    &["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
+const REDIS: &[&str] = &["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 
 fn variable(key: &str) -> String {
     format!("ORIEL_{}", key.to_ascii_uppercase())
@@ -440,9 +439,13 @@ mod tests {
     #[test]
     fn what_is_deployed_sets_what_can_be_set() {
         let known: Vec<String> = table().iter().map(|setting| variable(setting.key)).collect();
-        for file in ["docker-compose.yml", "deploy/Dockerfile", "deploy/direct-downloads.yml", "deploy/make-env",
-            "deploy/kubernetes/oriel.yml"]
-        {
+        for file in [
+            "docker-compose.yml",
+            "deploy/Dockerfile",
+            "deploy/direct-downloads.yml",
+            "deploy/make-env",
+            "deploy/kubernetes/oriel.yml",
+        ] {
             let text = std::fs::read_to_string(format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
             let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
             let set: Vec<&str> = words.filter(|word| word.starts_with("ORIEL_")).collect();
