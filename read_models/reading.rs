@@ -141,6 +141,7 @@ async fn database() -> DatabaseConnection {
     let everything = Everything::of(&world.log, (usize::MAX, 1));
     put(&db, everything.users).await;
     put(&db, everything.organizations).await;
+    put(&db, everything.standings).await;
     put(&db, everything.members).await;
     put(&db, everything.sessions).await;
     put(&db, everything.projects).await;
@@ -243,6 +244,7 @@ async fn from_a_session_to_what_somebody_sees() {
         format!("session:{}", uuid(SESSION, 2)),
         format!("members@user:{}", uuid(USER, 2)),
         format!("project_members@member:{}", uuid(MEMBER, 2)),
+        format!("organization_standing:{}", uuid(ORGANIZATION, 0)),
     ];
     assert_eq!(texts, expected);
 }
