@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use data_encoding::{BASE64, HEXLOWER};
 use oriel_engine::chain::Envelope;
 use oriel_engine::keyring::ANY_KEY;
-use oriel_engine::read::{Dependency, Filterable, On, OrderDirection, ReadError, ReadModel, Reader, StringFilter, Within};
+use oriel_engine::read::{
+    Dependency, Filterable, On, OrderDirection, ReadError, ReadModel, Reader, StringFilter, Within,
+};
 use oriel_kernel::{
     Actor as Author, CommandId, EventDecoder, EventId, Grant, OrganizationId, Permission, Position, RawId, Timestamp,
     Viewer,

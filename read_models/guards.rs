@@ -13,7 +13,10 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 
-use crate::{api_keys, documents, erasures, events, members, organizations, persisted_operations, projects, roles, sessions, users};
+use crate::{
+    api_keys, documents, erasures, events, members, organizations, persisted_operations, projects, roles, sessions,
+    users,
+};
 
 mod plans;
 

@@ -19,9 +19,7 @@ use oriel_domain::tickets::{INVITATION, INVITATION_LIFE, Ticket};
 use oriel_domain::users::Email;
 use oriel_engine::read::{Connection, PageArgs};
 use oriel_engine::{CommandContext, Committed, Scope, Transaction};
-use oriel_kernel::{
-    Actor, Command, ErrorCode, MemberId, OrganizationId, Rejection, UserId, operations,
-};
+use oriel_kernel::{Actor, Command, ErrorCode, MemberId, OrganizationId, Rejection, UserId, operations};
 use oriel_read_models::members::{MemberFilter, MemberOrder, Model as Member, leaving};
 use oriel_read_models::sign_in;
 

@@ -12,8 +12,8 @@
 use std::collections::BTreeSet;
 
 use oriel_kernel::{
-    Aggregate, Command, Decision, ErrorCode, Given, Grant, MemberId, OrganizationId, Outcome, Personal,
-    Rejection, UserId, bounded_text, ids,
+    Aggregate, Command, Decision, ErrorCode, Given, Grant, MemberId, OrganizationId, Outcome, Personal, Rejection,
+    UserId, bounded_text, ids,
 };
 use uuid::Uuid;
 

@@ -9,8 +9,8 @@
 use std::collections::BTreeSet;
 
 use oriel_kernel::{
-    Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
-    Rejection, Visible, bounded_text, ids,
+    Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome, Rejection,
+    Visible, bounded_text, ids,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -122,7 +122,8 @@ impl AssignedRole {
         match lacking {
             None => Ok(()),
             Some(pattern) => {
-                let message = format!("This role allows `{pattern}`, which you do not have: nobody gives more than that.");
+                let message =
+                    format!("This role allows `{pattern}`, which you do not have: nobody gives more than that.");
                 Err(Rejection::new(ErrorCode::Forbidden, message).at("roles"))
             }
         }
@@ -448,9 +449,11 @@ impl Command for DeleteRole {
         let role = role.present()?;
         must_reach_all(given)?;
         let id = RoleId::from_uuid(given.id);
-        Ok(Outcome::events([RoleEvent::Deleted])
-            .release(named(role.organization, &role.name))
-            .release(definition(role.organization, id, &role.permissions)))
+        Ok(Outcome::events([RoleEvent::Deleted]).release(named(role.organization, &role.name)).release(definition(
+            role.organization,
+            id,
+            &role.permissions,
+        )))
     }
 }
 

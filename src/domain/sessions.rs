@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 
 use oriel_kernel::{
-    Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome,
-    Personal, Rejection, SessionId, Timestamp, UserId, kinds,
+    Aggregate, Command, Decision, ErrorCode, Event, Fact, Given, Grant, MemberId, OrganizationId, Outcome, Personal,
+    Rejection, SessionId, Timestamp, UserId, kinds,
 };
 use serde::{Deserialize, Serialize};
 

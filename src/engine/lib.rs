@@ -6,8 +6,8 @@
 // The derives write `::oriel_engine`, here too.
 extern crate self as oriel_engine;
 
-mod bulk;
 pub mod backup;
+mod bulk;
 pub mod bus;
 pub mod chain;
 mod committer;

@@ -25,7 +25,12 @@ fn change(permissions: &[&str]) -> ChangeRole {
 }
 
 fn rename(name: &str) -> ChangeRole {
-    ChangeRole { name: Some(RoleTitle::parse_new(name).unwrap()), description: None, permissions: None, operations: None }
+    ChangeRole {
+        name: Some(RoleTitle::parse_new(name).unwrap()),
+        description: None,
+        permissions: None,
+        operations: None,
+    }
 }
 
 fn desk(permissions: &[&str]) -> Desk {
@@ -77,7 +82,9 @@ fn names_are_unique_whatever_their_case() {
     assert_eq!(desk.refused(uuid(7), &first, &DeleteRole), (ErrorCode::NotFound, ""));
     assert_eq!(desk.refused(uuid(7), &first, &change(&["documents:view"])), (ErrorCode::NotFound, ""));
     desk.done(uuid(8), &mut second, &rename("Auditors"));
-    for (bad, code) in [("Admin", ErrorCode::Taken), ("", ErrorCode::Required), ("rol_01jd0000000000000000000000", ErrorCode::Invalid)] {
+    for (bad, code) in
+        [("Admin", ErrorCode::Taken), ("", ErrorCode::Required), ("rol_01jd0000000000000000000000", ErrorCode::Invalid)]
+    {
         assert_eq!(RoleTitle::parse_new(bad).map_err(|r| r.code), Err(code), "{bad}");
     }
 }
@@ -88,7 +95,9 @@ fn roles_are_nobodys_own_and_have_their_limits() {
     let mut role = CustomRole::default();
     desk.done(uuid(7), &mut role, &create("Auditors", &[]));
     let many: Vec<String> = (0..101)
-        .map(|n| format!("{n:03}").bytes().map(|digit| char::from(digit - b'0' + b'a')).chain(":view".chars()).collect())
+        .map(|n| {
+            format!("{n:03}").bytes().map(|digit| char::from(digit - b'0' + b'a')).chain(":view".chars()).collect()
+        })
         .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     assert_eq!(desk.refused(uuid(7), &role, &change(&many)), (ErrorCode::LimitExceeded, "permissions"));
@@ -102,7 +111,9 @@ fn roles_are_nobodys_own_and_have_their_limits() {
 #[test]
 fn a_role_is_a_text() {
     let id: RoleId = "rol_01jd0000000000000000000000".parse().unwrap();
-    for (role, text) in [(Role::from(RoleName::ReportManager), "report_manager"), (Role::Custom(id), "rol_01jd0000000000000000000000")] {
+    for (role, text) in
+        [(Role::from(RoleName::ReportManager), "report_manager"), (Role::Custom(id), "rol_01jd0000000000000000000000")]
+    {
         assert_eq!((role.to_string().as_str(), Role::parse(text)), (text, Some(role)));
         assert_eq!(serde_json::to_string(&role).unwrap(), format!("\"{text}\""));
         assert_eq!(serde_json::from_str::<Role>(&format!("\"{text}\"")).unwrap(), role);

@@ -66,7 +66,7 @@ on_both! {
         let kept = write_about(&engine, org(1), person(3)).await.unwrap();
         other.feed().catch_up().await.unwrap();
         let clear = Personal::new(person(1), "Ada Lovelace".to_owned());
-        assert_eq!(owners(&other, &theirs[..1]).await, [clear.clone()], "the other node has the key at hand");
+        assert_eq!(owners(&other, &theirs[..1]).await, std::slice::from_ref(&clear), "the other node has the key at hand");
         let before = rows(&engine).await;
 
         let since = engine.tracker().tick();

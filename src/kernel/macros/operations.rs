@@ -41,7 +41,8 @@ pub fn expand(args: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
 
 /// Removes the declaration from the method; gives it as a value and as a line of the description.
 fn take_access(method: &mut ImplItemFn) -> Result<(TokenStream, String)> {
-    let is_access = |a: &Attribute| ["permission", "signed_in", "authenticated", "public"].iter().any(|n| a.path().is_ident(n));
+    let is_access =
+        |a: &Attribute| ["permission", "signed_in", "authenticated", "public"].iter().any(|n| a.path().is_ident(n));
     let found: Vec<Attribute> = method.attrs.iter().filter(|a| is_access(a)).cloned().collect();
     method.attrs.retain(|a| !is_access(a));
     let [attribute] = found.as_slice() else {

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use async_graphql::{Enum, SimpleObject};
 use chrono::DateTime;
-use oriel_kernel::{Credential, MemberId, OrganizationId, Permissions, SessionId, Timestamp, UserId, Viewer, Visible, ids};
+use oriel_kernel::{
+    Credential, MemberId, OrganizationId, Permissions, SessionId, Timestamp, UserId, Viewer, Visible, ids,
+};
 use sea_orm::entity::prelude::*;
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, IntoActiveModel, Schema};
 

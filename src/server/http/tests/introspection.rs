@@ -55,7 +55,8 @@ async fn shows(bed: &Bed, token: Option<&str>, wanted: Option<&str>) {
     if token.is_some() {
         let nearly = "{ viewr { user { id } } }";
         let input = json!({ "operations": [{ "hash": "ab", "body": nearly }] });
-        let publish = "mutation($input: OperationsPublishInput!) { operationsPublish(input: $input) { userErrors { message } } }";
+        let publish =
+            "mutation($input: OperationsPublishInput!) { operationsPublish(input: $input) { userErrors { message } } }";
         let text = bed.ask(token, publish, json!({ "input": input })).await.text();
         assert_eq!(text.contains("Did you mean"), wanted.is_none(), "{text}");
         assert!(text.contains("viewr"), "what is wrong is said to everybody: {text}");
