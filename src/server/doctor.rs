@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use oriel_backends::extraction::{Input, Limits, Program, extract};
+use oriel_backends::extraction::{Input, Limits, extract};
 use oriel_engine::{Database, Sources, SystemSources};
 
 use crate::installation::{Installation, InstallationError, location};
+use crate::serve::reader_of_documents;
 use crate::settings::Settings;
 
 /// Checks everything that can be checked from here; the exit code is 1 when something has to be mended.
@@ -100,7 +101,7 @@ async fn read_models(installation: &Installation) -> Result<String, String> {
 
 /// Whether documents can be read in the limited child process.
 async fn child() -> Result<String, String> {
-    let program = Program::this().map_err(|e| format!("this program cannot start itself: {e}"))?;
+    let program = reader_of_documents().map_err(|e| format!("this program cannot start itself: {e}"))?;
     let input = Input::Stream(Box::pin(std::io::Cursor::new(b"Is anybody there?".to_vec())));
     match extract(&program, input, "text/plain", &Limits::default()).await {
         Ok(read) if read.text.contains("anybody") => {

@@ -45,6 +45,15 @@ pub async fn run(mut settings: Settings, with_demo: bool) -> ExitCode {
     }
 }
 
+/// This program as the child that reads documents.
+///
+/// # Errors
+/// When it cannot be found.
+pub fn reader_of_documents() -> std::io::Result<Program> {
+    // In KiB: the allocator takes addresses for a gigabyte at once by itself, which is more than the child may have.
+    Ok(Program::this()?.with_variable("MIMALLOC_ARENA_RESERVE", "16384"))
+}
+
 async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeError> {
     let listener = TcpListener::bind(settings.listen)
         .await
@@ -57,7 +66,7 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     };
     let metrics = Metrics::install()?;
     let stop = CancellationToken::new();
-    let house = House::open(settings, Program::this()?, &stop).await?;
+    let house = House::open(settings, reader_of_documents()?, &stop).await?;
     let upkeep = tokio::spawn(metrics.clone().upkeep());
     let state = HttpState::new(house.endpoint.clone(), settings, Some(metrics), stop.clone())?;
     let made = if with_demo { Some(demo::make(&house.endpoint).await?) } else { None };

@@ -212,6 +212,7 @@ impl Default for Limits {
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Program {
@@ -225,7 +226,13 @@ impl Program {
 
     /// A program and the arguments that lead it to [`child_main`].
     pub fn new<A: Into<OsString>>(path: PathBuf, arguments: impl IntoIterator<Item = A>) -> Self {
-        Self { path, arguments: arguments.into_iter().map(Into::into).collect() }
+        Self { path, arguments: arguments.into_iter().map(Into::into).collect(), environment: Vec::new() }
+    }
+
+    /// With this variable. It has no others: nothing of this process's environment is handed on.
+    pub fn with_variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
     }
 }
 

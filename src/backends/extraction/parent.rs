@@ -38,6 +38,7 @@ pub async fn extract(
         .args(&program.arguments)
         .args(arguments(media_type, limits))
         .env_clear()
+        .envs(program.environment.iter().copied())
         .current_dir("/")
         .stdin(stdin)
         .stdout(Stdio::piped())
