@@ -278,3 +278,32 @@ fn generations(folder: &tempfile::TempDir) -> Vec<PathBuf> {
 fn files(folder: &PathBuf) -> Vec<PathBuf> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_is_put_first_after_a_restart_is_there_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let organization = Uuid::new_v4();
+    let one = |name: &str| put(entry(organization, name, "Harbour", "a lamp"));
+    let commits = [
+        "a b c d e f g h i j", // A large segment in which nothing is replaced,
+        "k l m n",             // one in which something is,
+        "o",
+        "p",
+        "q",
+        "r",
+        "s",
+        "l", // right before the process ends, and with so many segments that they are about to be merged.
+    ];
+    let search = open(&folder).await.unwrap();
+    for (entries, position) in commits.iter().zip(1..) {
+        search.apply(entries.split(' ').map(one).collect(), at(position)).await.unwrap();
+    }
+    drop(search);
+    let search = open(&folder).await.unwrap();
+    search.apply(vec![one("k")], at(9)).await.unwrap();
+    // The merge ends at some time beside these.
+    for position in 10..40 {
+        search.apply(vec![one("o")], at(position)).await.unwrap();
+        assert_eq!(search.stats().await.unwrap().documents, 19);
+    }
+}
