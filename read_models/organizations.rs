@@ -2,8 +2,8 @@
 //!
 //! Invariants: the counters say what the lists say: `memberCount` counts whom `members` lists as active,
 //! `projectCount` what `projects` lists, `documentCount` what `documents` lists by itself (nothing in the trash).
-//! Storage counts every revision of every document until it is purged, the trash included, as it does in a project. An event moves a
-//! counter once, however often it is folded.
+//! Storage counts every revision of every document until it is purged, the trash included, as it does in a project. An
+//! event moves a counter once, however often it is folded.
 
 use std::sync::Arc;
 

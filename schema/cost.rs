@@ -51,6 +51,8 @@ pub const WEIGHTS: &[Weight] = &[
     // The whole log is replayed.
     weight("Mutation", "readModelRebuild", 10_000),
     weight("Mutation", "readModelVerify", 10_000),
+    // The whole log of an organization is read.
+    weight("Query", "auditVerify", 10_000),
     // The index is asked, and what it finds is looked up.
     weight("Query", "search", 100),
     weight("Query", "suggest", 20),

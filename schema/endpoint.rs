@@ -54,8 +54,8 @@ pub struct Caller {
     pub request: Uuid,
     /// By what they are known: the session that the access token names, which was verified, or a key.
     pub credential: Option<Credential>,
-    /// When the access token ends; nothing for a key. What goes on longer (a live query, a socket) goes on while its session was given
-    /// another one in time.
+    /// When the access token ends; nothing for a key. What goes on longer (a live query, a socket) goes on while its
+    /// session was given another one in time.
     pub token_ends: Option<Timestamp>,
     /// The client's address.
     pub ip: Option<String>,

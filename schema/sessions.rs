@@ -132,8 +132,8 @@ impl Viewer {
         own(&reader, reader.organization().uuid()).await
     }
 
-    /// All organizations that you are an active member of, the oldest first: `sessionSwitch` goes to another one. Of a key
-    /// the one in which it acts.
+    /// All organizations that you are an active member of, the oldest first: `sessionSwitch` goes to another one. Of a
+    /// key the one in which it acts.
     async fn organizations(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Arc<Organization>>> {
         Ok(organizations::of_viewer(&reading(cx)?).await?)
     }
@@ -424,7 +424,8 @@ pub(crate) async fn repetition(cx: &Context<'_>, context: &CommandContext) -> Re
     Ok(done.repeated.then_some(done))
 }
 
-/// Begins an attempt at a secret of this account, from where the request comes. `user`: whose account it is, if anybody's.
+/// Begins an attempt at a secret of this account, from where the request comes. `user`: whose account it is, if
+/// anybody's.
 pub(crate) async fn begin_attempt(
     cx: &Context<'_>,
     secret: Secret,

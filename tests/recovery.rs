@@ -60,6 +60,25 @@ async fn what_was_acknowledged_before_a_backup_is_restored() {
     let text = said(&oriel(&["backup", folder], &data));
     assert!(text.contains("6 blobs (2 new"), "{text}");
 
+    // A disk that is not mounted is no reason to remove what is kept of it.
+    let (blobs, away) = (data.join("blobs"), data.join("away"));
+    std::fs::rename(&blobs, &away).unwrap();
+    assert!(!oriel(&["backup", folder], &data).status.success());
+    std::fs::create_dir(&blobs).unwrap();
+    let refused = oriel(&["backup", folder], &data);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is a disk not mounted?"), "{refused:?}");
+    std::fs::remove_dir(&blobs).unwrap();
+    std::fs::rename(&away, &blobs).unwrap();
+    // What was purged is gone from the backup as well, and so is what a killed backup has left.
+    let kept = walkdir::WalkDir::new(backups.join("blobs/texts")).into_iter().map(Result::unwrap);
+    let kept = kept.filter(|entry| entry.file_type().is_file()).last().unwrap().into_path();
+    let (purged, left) = (kept.with_file_name("0".repeat(32)), kept.with_extension("unfinished"));
+    std::fs::copy(&kept, &purged).unwrap();
+    std::fs::copy(&kept, &left).unwrap();
+    let text = said(&oriel(&["backup", folder], &data));
+    assert!(text.contains("6 blobs (0 new") && text.contains("2 removed"), "{text}");
+    assert!(!purged.exists() && !left.exists());
+
     // What is said about people is sealed in it, and so are the keys.
     let mut files = 0;
     for entry in walkdir::WalkDir::new(&backups).into_iter().map(Result::unwrap) {
@@ -72,7 +91,7 @@ async fn what_was_acknowledged_before_a_backup_is_restored() {
             files += 1;
         }
     }
-    assert_eq!(files, 3, "two logs and the keys");
+    assert_eq!(files, 4, "three logs and the keys");
 
     // The machine is gone; only the backups and the master key are left.
     let master = std::fs::read(data.join("master.key")).unwrap();

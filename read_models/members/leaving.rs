@@ -1,5 +1,5 @@
-//! What a member leaves behind who is suspended or removed, and what a person does who is erased: read for the command that ends it, and for no answer.
-//! Whoever is removed has no row any more, so nothing here asks for one.
+//! What a member leaves behind who is suspended or removed, and what a person does who is erased: read for the command
+//! that ends it, and for no answer. Whoever is removed has no row any more, so nothing here asks for one.
 
 use oriel_domain::api_keys::ApiKeyId;
 use oriel_domain::projects::ProjectId;

@@ -1,4 +1,5 @@
-//! Whether an organisation is open to its people, and what it asks of them: what signing in and every request ask, and no answer shows.
+//! Whether an organisation is open to its people, and what it asks of them: what signing in and every request ask, and
+//! no answer shows.
 //!
 //! Invariants: a row is there from the founding until nothing is left of the organisation. Only what closes or opens it,
 //! or moves its end, changes the row: whoever depends on it is not disturbed by anything else that happens there.

@@ -59,8 +59,8 @@ pub enum Bus {
 }
 
 impl Bus {
-    /// The bus through the Redis that `url` names; without one, that of this process. `namespace` keeps installations apart that share
-    /// a Redis. To be called on a runtime, on which the connections live.
+    /// The bus through the Redis that `url` names; without one, that of this process. `namespace` keeps installations
+    /// apart that share a Redis. To be called on a runtime, on which the connections live.
     pub fn open(url: Option<&str>, namespace: &str) -> Result<Self, InvalidRedisUrl> {
         match url {
             None => Ok(Self::in_process()),

@@ -28,7 +28,7 @@ const BESIDE: &str = "__";
 
 /// A copy of the log, or what was put back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Copy {
+pub struct Copied {
     /// Its last event.
     pub position: Position,
     /// When that was decided; `None` in an empty log.
@@ -60,7 +60,7 @@ pub enum BackupError {
 ///
 /// # Errors
 /// See [`BackupError`]; then `target` does not exist.
-pub async fn copy_log(database: &Path, target: &Path, read_models: &[&str]) -> Result<Copy, BackupError> {
+pub async fn copy_log(database: &Path, target: &Path, read_models: &[&str]) -> Result<Copied, BackupError> {
     let keep = |table: &str| !read_models.contains(&table) && !LEFT_OUT.contains(&table) && !KEYS.contains(&table);
     let unfinished = copy(database, target, |table| !table.contains(BESIDE), keep).await?;
     let copied = at_its_end(&unfinished).await?;
@@ -82,7 +82,7 @@ pub async fn copy_keys(database: &Path, target: &Path) -> Result<(), BackupError
 ///
 /// # Errors
 /// See [`BackupError`]; then `database` does not exist.
-pub async fn put_back(log: &Path, keys: &Path, database: &Path, incarnation: Uuid) -> Result<Copy, BackupError> {
+pub async fn put_back(log: &Path, keys: &Path, database: &Path, incarnation: Uuid) -> Result<Copied, BackupError> {
     let unfinished = copy(log, database, |_| true, |_| true).await?;
     let failed = |source| BackupError::Database { path: keys.to_owned(), source };
     let mut connection = open(&unfinished).await?;
@@ -155,7 +155,7 @@ async fn open(path: &Path) -> Result<SqliteConnection, BackupError> {
 }
 
 async fn attach(connection: &mut SqliteConnection, path: &Path) -> Result<(), BackupError> {
-    let name = path.to_string_lossy().into_owned();
+    let name = path.to_str().ok_or_else(|| file(path)(io::Error::other("SQLite needs a name in UTF-8")))?;
     let attached = sqlx::query("ATTACH ?1 AS source").bind(name).execute(connection).await;
     attached.map(drop).map_err(|source| BackupError::Database { path: path.to_owned(), source })
 }
@@ -171,14 +171,14 @@ async fn fill(connection: &mut SqliteConnection, table: &str) -> Result<(), sqlx
     sqlx::query(AssertSqlSafe(sql)).execute(connection).await.map(drop)
 }
 
-async fn at_its_end(path: &Path) -> Result<Copy, BackupError> {
+async fn at_its_end(path: &Path) -> Result<Copied, BackupError> {
     let failed = |source| BackupError::Database { path: path.to_owned(), source };
     let mut connection = open(path).await?;
     let sql = "SELECT position, at FROM events ORDER BY position DESC LIMIT 1";
     let last = sqlx::query_as(sql).fetch_optional(&mut connection).await.map_err(failed)?;
     connection.close().await.map_err(failed)?;
-    let copied = |(position, at)| Copy { position: Position::new(position), at: Some(at) };
-    Ok(last.map_or(Copy { position: Position::START, at: None }, copied))
+    let copied = |(position, at)| Copied { position: Position::new(position), at: Some(at) };
+    Ok(last.map_or(Copied { position: Position::START, at: None }, copied))
 }
 
 /// The name of a file until it is whole.

@@ -173,8 +173,8 @@ impl Writes {
         self.removals.extend(other.removals);
     }
 
-    /// Writes everything in one call: on PostgreSQL that is one round trip, on SQLite one turn of its thread. A table stands in here at most once for rows and once for
-    /// removals, and the two never name the same row.
+    /// Writes everything in one call: on PostgreSQL that is one round trip, on SQLite one turn of its thread. A table
+    /// stands in here at most once for rows and once for removals, and the two never name the same row.
     pub(crate) async fn execute(self, transaction: &DatabaseTransaction) -> Result<(), DbErr> {
         let backend = transaction.get_database_backend();
         let mut parts = Vec::new();

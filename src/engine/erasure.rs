@@ -1,8 +1,9 @@
 //! What the end of an organisation and the erasure of a person ask of the log, and of what stands beside it.
 //!
 //! Rows of read models go by events ([`Effect`](oriel_kernel::Effect)), so that a rebuilt read model equals a grown one
-//! (while it goes on, a replay shows as erased what the running one has yet to lose): here it is only found out which. What is not made of the log (facts, jobs) is removed at once.
-//! Everything here may be done again. Nothing knows which aggregates or read models exist.
+//! (while it goes on, a replay shows as erased what the running one has yet to lose): here it is only found out which.
+//! What is not made of the log (facts, jobs) is removed at once. Everything here may be done again. Nothing knows which
+//! aggregates or read models exist.
 
 use std::collections::BTreeSet;
 

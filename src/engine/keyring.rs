@@ -101,24 +101,17 @@ impl Keyring {
         Ok(this)
     }
 
-    /// A 32 byte secret of the installation by its name; made once.
+    /// The newest 32 byte secret of the installation under this name; made when there is none.
     ///
     /// # Errors
     /// See [`Keyring::open`].
     pub async fn secret(&self, name: &str, now: Timestamp) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let fresh = random_key()?;
-        // One current key a name for now; the key id leaves the room for rotation with overlap.
-        let wrapped = self.wrap(fresh.as_slice(), name.as_bytes())?;
-        let insert = self.database.statement(
-            "INSERT INTO secrets (name, key_id, wrapped, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-            "INSERT INTO secrets (name, key_id, wrapped, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-            vec![name.into(), Uuid::nil().into(), wrapped.into(), now.into()],
-        );
         let select = "SELECT wrapped FROM secrets WHERE name = $1 ORDER BY created_at DESC LIMIT 1";
         if let Some(row) = self.database.query(select, vec![name.into()]).await?.first() {
             return self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name);
         }
-        self.database.writer().execute_raw(insert).await?;
+        // Whoever is first makes it: all nodes would give it the same id.
+        self.add_secret(name, Uuid::nil(), now).await?;
         let statement = self.database.statement(select, select, vec![name.into()]);
         let row = self.database.writer().query_one_raw(statement).await?.ok_or(KeyError::Unwrap)?;
         self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name)

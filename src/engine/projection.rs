@@ -1,8 +1,8 @@
 //! Projections: how events become the rows of a read model.
 //!
 //! A projection is a pure fold. The engine finds out which rows a batch of events updates by a dry run, loads those of
-//! all read models in one statement, folds, and writes them in bulk, in the transaction that appends the events. What changed, old row
-//! against new, is computed here, so that nobody writes an invalidation.
+//! all read models in one statement, folds, and writes them in bulk, in the transaction that appends the events. What
+//! changed, old row against new, is computed here, so that nobody writes an invalidation.
 //!
 //! Rebuilding is the same fold into another table. Nothing here knows which read models exist.
 

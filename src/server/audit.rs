@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{AuditAction, AuditArgs, AuditFormat, ServerArgs};
-use crate::client::{Client, ClientError, Patience};
+use crate::client::{Client, ClientError, PageInfo, Patience};
 
 const EVENTS: &str = "query AuditExport($after: String) {
   events(first: 100, after: $after, orderBy: [{ field: POSITION, direction: ASC }]) {
@@ -75,15 +75,8 @@ struct Page {
     page_info: PageInfo,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageInfo {
-    has_next_page: bool,
-    end_cursor: Option<String>,
-}
-
 async fn export(file: &Path, format: AuditFormat, server: &ServerArgs) -> Result<String, AuditError> {
-    let token = server.token.as_deref().filter(|token| !token.trim().is_empty()).ok_or(AuditError::NoToken)?;
+    let token = server.token().ok_or(AuditError::NoToken)?;
     let client = Client::new(&server.url, Some(token), Patience::default())?.on_waiting(|error| eprintln!("{error}"));
     let mut unfinished = file.as_os_str().to_owned();
     unfinished.push(".unfinished");
@@ -100,9 +93,9 @@ async fn export(file: &Path, format: AuditFormat, server: &ServerArgs) -> Result
             hash = event["hash"].as_str().unwrap_or_default().to_owned();
         }
         count += nodes.len();
-        match page_info {
-            PageInfo { has_next_page: true, end_cursor: Some(cursor) } => after = Some(cursor),
-            _ => break,
+        after = page_info.next(after.as_deref());
+        if after.is_none() {
+            break;
         }
     }
     sheet.end()?;

@@ -20,10 +20,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use oriel_backends::blobs::{FILES, TEXTS};
-use oriel_engine::backup::{self, BackupError, Copy};
+use oriel_engine::backup::{self, BackupError, Copied};
 use oriel_engine::db::Location;
 use oriel_engine::{Sources, SystemSources};
-use uuid::Uuid;
 use walkdir::WalkDir;
 
 use crate::installation::{self, Installation, InstallationError};
@@ -47,6 +46,10 @@ enum Failure {
     NoInstallation(PathBuf),
     #[error("another backup is written to {} at the moment", .0.display())]
     Busy(PathBuf),
+    #[error(
+        "there is no file in {}, but there are some in the backup: is a disk not mounted? If all were purged, remove {} and try again", .0.display(), .1.display()
+    )]
+    Empty(PathBuf, PathBuf),
     #[error("there is no backup {name} in {}; there are: {there}", folder.display())]
     NoBackup { folder: PathBuf, name: String, there: String },
     #[error("{} holds an installation already; name an empty folder with --data", .0.display())]
@@ -124,7 +127,7 @@ fn say(outcome: Result<String, Failure>) -> ExitCode {
     }
 }
 
-async fn back_up_into(settings: &Settings, folder: &Path, keep: usize) -> Result<(String, Copy, Mirrored), Failure> {
+async fn back_up_into(settings: &Settings, folder: &Path, keep: usize) -> Result<(String, Copied, Mirrored), Failure> {
     let database = database(settings)?;
     if !database.exists() {
         return Err(Failure::NoInstallation(settings.data.clone()));
@@ -133,7 +136,11 @@ async fn back_up_into(settings: &Settings, folder: &Path, keep: usize) -> Result
     make_folder(&logs)?;
     let _lock = lock(folder)?;
     let (from, to) = (settings.data.join(BLOBS), folder.join(BLOBS));
+    make_folder(&to)?;
     let before = copy_blobs(&from, &to).await?;
+    if before.there == 0 && names(&to)?.next().is_some() {
+        return Err(Failure::Empty(from, to));
+    }
     let name = SystemSources.now().format(NAME).to_string();
     let read_models = oriel_read_models::read_models();
     let read_models: Vec<&str> = read_models.iter().map(|read_model| read_model.table()).collect();
@@ -155,7 +162,7 @@ async fn restore_from(
     settings: &Settings,
     folder: &Path,
     name: Option<&str>,
-) -> Result<(String, Copy, Mirrored), Failure> {
+) -> Result<(String, Copied, Mirrored), Failure> {
     let database = database(settings)?;
     let mut there = backups(folder)?;
     let found = match name {
@@ -176,7 +183,7 @@ async fn restore_from(
     let blobs = copy_blobs(&folder.join(BLOBS), &settings.data.join(BLOBS)).await?;
     let log = folder.join(LOGS).join(&name).with_extension(SUFFIX);
     // The database last: while it is not there, the folder is not an installation and the same can be done again.
-    let copied = backup::put_back(&log, &folder.join(KEYS), &database, Uuid::now_v7()).await?;
+    let copied = backup::put_back(&log, &folder.join(KEYS), &database, SystemSources.id()).await?;
     let installation = Installation::open(settings).await?;
     let damaged = installation.engine.log().verify().await?;
     installation.engine.stop().await;
@@ -220,10 +227,15 @@ async fn copy_blobs(from: &Path, to: &Path) -> Result<Mirrored, Failure> {
     blocking(move || {
         let mut mirrored = Mirrored::default();
         let mut folders = HashSet::new();
-        for name in names(&from) {
+        for name in names(&from)? {
+            let name = name?;
+            // Left by a backup that was killed.
+            if name.extension().is_some() {
+                continue;
+            }
             mirrored.there += 1;
             let (source, target) = (from.join(&name), to.join(&name));
-            if target.exists() {
+            if target.try_exists().map_err(file(&target))? {
                 continue;
             }
             let Some(folder) = target.parent() else { continue };
@@ -252,23 +264,32 @@ async fn remove_blobs(from: &Path, to: &Path) -> Result<u64, Failure> {
     let (from, to) = (from.to_owned(), to.to_owned());
     blocking(move || {
         let mut removed = 0;
-        for name in names(&to).filter(|name| !from.join(name).exists()) {
-            let path = to.join(name);
-            fs::remove_file(&path).map_err(file(&path))?;
-            removed += 1;
+        for name in names(&to)? {
+            let name = name?;
+            let (source, path) = (from.join(&name), to.join(&name));
+            if !source.try_exists().map_err(file(&source))? {
+                fs::remove_file(&path).map_err(file(&path))?;
+                removed += 1;
+            }
         }
         Ok(removed)
     })
     .await
 }
 
-/// The names of all blobs that documents are made of, below this folder.
-fn names(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+/// The names of all blobs that documents are made of, below this folder, which has to be there: where a disk is not
+/// mounted, nothing is not all that there is.
+fn names(folder: &Path) -> Result<impl Iterator<Item = Result<PathBuf, Failure>> + use<>, Failure> {
+    fs::read_dir(folder).map_err(file(folder))?;
     let root = folder.to_owned();
     let below = [FILES, TEXTS].map(|prefix| WalkDir::new(folder.join(prefix.as_str())));
-    // A folder that is not there yet has no files.
-    let entries = below.into_iter().flatten().filter_map(Result::ok).filter(|entry| entry.file_type().is_file());
-    entries.filter_map(move |entry| entry.path().strip_prefix(&root).map(Path::to_owned).ok())
+    Ok(below.into_iter().flatten().filter_map(move |entry| match entry {
+        Ok(entry) if entry.file_type().is_file() => entry.path().strip_prefix(&root).ok().map(|name| Ok(name.into())),
+        Ok(_) => None,
+        // Of a kind of which there is none yet.
+        Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => None,
+        Err(error) => Some(Err(Failure::File { path: root.clone(), source: error.into() })),
+    }))
 }
 
 /// Held as long as a backup is written.

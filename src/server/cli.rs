@@ -154,6 +154,13 @@ pub struct ServerArgs {
     pub token: Option<String>,
 }
 
+impl ServerArgs {
+    /// The token, unless it is left empty.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref().filter(|token| !token.trim().is_empty())
+    }
+}
+
 impl std::fmt::Debug for ServerArgs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ServerArgs").field("url", &self.url).finish_non_exhaustive()

@@ -11,6 +11,7 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Body, RequestBuilder, Response, StatusCode, Url};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -101,6 +102,22 @@ impl Patience {
             Some(asked) => asked.min(LONGEST_WAIT) + doubled.mul_f64(chance),
             None => doubled.mul_f64(0.5 + chance / 2.0),
         }
+    }
+}
+
+/// Where a page of a list ends, as every list of the API says.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PageInfo {
+    has_next_page: bool,
+    end_cursor: Option<String>,
+}
+
+impl PageInfo {
+    /// The cursor after which the next page begins; `None` behind the last one. `after`: where this page began. A server
+    /// that names that again is not followed in a circle.
+    pub fn next(self, after: Option<&str>) -> Option<String> {
+        self.end_cursor.filter(|cursor| self.has_next_page && after != Some(cursor))
     }
 }
 

@@ -25,7 +25,7 @@ use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::ImportArgs;
-use crate::client::{Client, ClientError, Patience};
+use crate::client::{Client, ClientError, PageInfo, Patience};
 pub use progress::Progress;
 use tree::{Fingerprint, Found};
 
@@ -151,7 +151,7 @@ pub async fn run(args: &ImportArgs) -> ExitCode {
 }
 
 async fn import_as_asked(args: &ImportArgs, stop: &CancellationToken) -> Result<Summary, ImportError> {
-    let token = args.server.token.as_deref().filter(|token| !token.trim().is_empty()).ok_or(ImportError::NoToken)?;
+    let token = args.server.token().ok_or(ImportError::NoToken)?;
     let client = Client::new(&args.server.url, Some(token), Patience::default())?.on_waiting(|error| {
         // A busy server is nothing to speak of, and a bar may be on the screen.
         if matches!(error, ClientError::Unreachable { .. }) {
@@ -302,12 +302,6 @@ async fn known_documents(
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct PageInfo {
-        has_next_page: bool,
-        end_cursor: Option<String>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
     struct Documents {
         nodes: Vec<Document>,
         page_info: PageInfo,
@@ -333,11 +327,9 @@ async fn known_documents(
                 known.insert(Fingerprint::of(project, name, &document.sha256.to_ascii_lowercase()));
             }
         }
-        match documents.page_info {
-            PageInfo { has_next_page: true, end_cursor: Some(cursor) } if after.as_ref() != Some(&cursor) => {
-                after = Some(cursor);
-            }
-            _ => return Ok(known),
+        after = documents.page_info.next(after.as_deref());
+        if after.is_none() {
+            return Ok(known);
         }
     }
 }

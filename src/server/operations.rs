@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{OperationsAction, OperationsArgs, ServerArgs};
-use crate::client::{Client, ClientError, Patience};
+use crate::client::{Client, ClientError, PageInfo, Patience};
 use manifest::Operation;
 
 /// Operations of one call.
@@ -58,7 +58,7 @@ pub async fn run(args: &OperationsArgs) -> ExitCode {
 }
 
 fn client(server: &ServerArgs) -> Result<Client, OperationsError> {
-    let token = server.token.as_deref().filter(|token| !token.trim().is_empty()).ok_or(OperationsError::NoToken)?;
+    let token = server.token().ok_or(OperationsError::NoToken)?;
     Ok(Client::new(&server.url, Some(token), Patience::default())?.on_waiting(|error| eprintln!("{error}")))
 }
 
@@ -163,13 +163,6 @@ struct Page {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct PageInfo {
-    has_next_page: bool,
-    end_cursor: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Node {
     hash: String,
     name: Option<String>,
@@ -189,11 +182,9 @@ async fn list(server: &ServerArgs) -> Result<bool, OperationsError> {
         for Node { hash, name, kind, created_at } in nodes {
             println!("{hash:<64} {:<12} {created_at:<32} {}", kind.to_lowercase(), name.unwrap_or_default());
         }
-        match page_info {
-            PageInfo { has_next_page: true, end_cursor: Some(cursor) } if after.as_ref() != Some(&cursor) => {
-                after = Some(cursor);
-            }
-            _ => break,
+        after = page_info.next(after.as_deref());
+        if after.is_none() {
+            break;
         }
     }
     println!("{count} published");

@@ -155,3 +155,12 @@ proptest! {
         prop_assert!((0.0..1.0).contains(&chance()));
     }
 }
+
+#[test]
+fn pages_end_where_the_server_says_and_never_go_in_a_circle() {
+    let next = |info: &str, after| serde_json::from_str::<PageInfo>(info).unwrap().next(after);
+    assert_eq!(next(r#"{"hasNextPage":true,"endCursor":"b"}"#, Some("a")).as_deref(), Some("b"));
+    assert_eq!(next(r#"{"hasNextPage":false,"endCursor":"b"}"#, Some("a")), None);
+    assert_eq!(next(r#"{"hasNextPage":true,"endCursor":"a"}"#, Some("a")), None);
+    assert_eq!(next(r#"{"hasNextPage":true,"endCursor":null}"#, None), None);
+}

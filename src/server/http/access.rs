@@ -1,7 +1,7 @@
 //! What belongs to one HTTP request, what its answer tells of the rate limit, and its one line in the access log.
 //!
-//! A line has the ids of the request and its trace, route, status, time, the names of the operations and who is signed in; never a
-//! variable, a query's text, a URL's parameters or an address.
+//! A line has the ids of the request and its trace, route, status, time, the names of the operations and who is signed
+//! in; never a variable, a query's text, a URL's parameters or an address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
