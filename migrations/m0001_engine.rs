@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, binary, binary_null, integer, small_integer, string, text, text_null, timestamp_with_time_zone,
+    big_integer, binary, binary_null, integer, small_integer, string, string_null, text, text_null, timestamp_with_time_zone,
     timestamp_with_time_zone_null, uuid, uuid_null,
 };
 
@@ -142,13 +142,27 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_with_time_zone("created_at"))
             .col(timestamp_with_time_zone_null("finished_at"))
             .to_owned(),
-        // A key for each person and each organisation, wrapped by the master key. `wrapped` is null once it is destroyed.
-        table("data_keys").col(uuid("id").primary_key()).col(binary_null("wrapped")).to_owned(),
-        // Keys of the installation, wrapped by the master key.
+        // The master keys that wrap or wrapped, in the order of their turns: ids and times, never the keys.
+        table("master_keys")
+            .col(integer("turn").primary_key())
+            .col(string("id"))
+            .col(timestamp_with_time_zone("since"))
+            .col(timestamp_with_time_zone_null("replaced_at"))
+            .col(timestamp_with_time_zone_null("emptied_at"))
+            .col(uuid_null("command"))
+            .to_owned(),
+        // A key for each person and each organisation, wrapped by a master key. `wrapped` is null once it is destroyed.
+        table("data_keys")
+            .col(uuid("id").primary_key())
+            .col(binary_null("wrapped"))
+            .col(string_null("wrapped_by"))
+            .to_owned(),
+        // Keys of the installation, wrapped by a master key.
         table("secrets")
             .col(string("name"))
             .col(uuid("key_id"))
             .col(binary("wrapped"))
+            .col(string("wrapped_by"))
             .col(timestamp_with_time_zone("created_at"))
             .primary_key(&mut primary(&["name", "key_id"]))
             .to_owned(),
@@ -171,6 +185,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("events", &["organization_id", "at", "position"], false),
         index("events", &["organization_id", "subject_id", "position"], false),
         index("events", &["organization_id", "position"], false),
+        index("master_keys", &["id"], true),
         index("commands", &["at"], false),
         index("jobs", &["queue", "state", "run_at"], false),
         index("jobs", &["queue", "state", "organization_id", "position", "id"], false),

@@ -95,6 +95,7 @@ modules! {
         api_keys::ApiKeyMutation,
         system::SystemMutation,
         erasures::ErasureMutation,
+        system::keys::MasterKeyMutation,
         system::cache::CacheMutation;
     subscriptions:
         events::LiveSubscription,

@@ -15,6 +15,7 @@ use crate::access::{Result, answered, reader};
 use crate::services::{self, Services};
 
 pub mod cache;
+pub mod keys;
 pub mod read_models;
 #[cfg(test)]
 mod tests;
@@ -81,6 +82,11 @@ impl System {
     /// The answers that the node keeps.
     async fn cache(&self, cx: &Context<'_>) -> Result<cache::CacheStats, async_graphql::Error> {
         answered(cache::stats(cx))
+    }
+
+    /// Which keys wrap and seal what: ids, ages and counts, never a key.
+    async fn key_inventory(&self, cx: &Context<'_>) -> async_graphql::Result<keys::KeyInventory> {
+        keys::inventory(Services::of(cx)?).await
     }
 
     /// What is read from and made of the log alone: the tables and the search index, with those that are being built

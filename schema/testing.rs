@@ -179,7 +179,7 @@ impl Bed {
         let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
         let parts = Parts {
             database,
-            master: MasterKey::new([7; 32]),
+            master: Arc::new(MasterKey::new([7; 32])),
             decoders: oriel_domain::DECODERS,
             read_models: oriel_read_models::read_models(),
             sources: Arc::clone(&clock) as Arc<dyn Sources>,

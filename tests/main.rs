@@ -12,6 +12,7 @@ mod first_light;
 mod freshness;
 mod hostile;
 mod mail;
+mod keys;
 mod nodes;
 mod operations;
 mod outages;

@@ -11,7 +11,7 @@ use crate::bus::Cached;
 use crate::committer::Committer;
 use crate::db::Database;
 use crate::feed::Feed;
-use crate::keyring::{KeyError, Keyring, MasterKey};
+use crate::keyring::{KeyError, Keyring, MasterKeys};
 use crate::live::Tracker;
 use crate::log::{Log, LogError};
 use crate::projection::Inline;
@@ -44,8 +44,8 @@ impl Sources for SystemSources {
 pub struct Parts {
     /// Migrated.
     pub database: Database,
-    /// Wraps all keys.
-    pub master: MasterKey,
+    /// Where the keys are that wrap all others.
+    pub master: Arc<dyn MasterKeys>,
     /// The aggregates whose events the log holds.
     pub decoders: &'static [EventDecoder],
     /// The read models that are projected inside the commit.
@@ -109,7 +109,7 @@ impl Engine {
     /// See [`StartError`].
     pub async fn start(parts: Parts) -> Result<Arc<Self>, StartError> {
         let now = parts.sources.now();
-        let keyring = Arc::new(Keyring::open(parts.database.clone(), &parts.master, now).await?);
+        let keyring = Arc::new(Keyring::open(parts.database.clone(), parts.master, now).await?);
         let log = Log::new(parts.database.clone(), Arc::clone(&keyring), parts.decoders);
         let incarnation = incarnation(&parts.database, parts.sources.id()).await?;
         let (head, _) = log.head().await?;

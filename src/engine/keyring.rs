@@ -1,7 +1,7 @@
 //! Keys: the data keys of persons and organisations, by which personal data in the log is sealed, and the
 //! installation's.
 //!
-//! All are rows, wrapped by the master key, made once by insert-if-absent; nothing that a second node needs is local
+//! All are rows, wrapped by a [master key](master), made once by insert-if-absent; nothing that a second node needs is local
 //! to a node. What an organisation's event says about a person is sealed with a key that follows from both their keys:
 //! when either is destroyed, it is erased. The installation's events need the person's alone.
 //!
@@ -16,30 +16,18 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use oriel_kernel::{AnyEvent, Blinder, OrganizationId, PersonalField, PersonalVisitor, Timestamp};
-use sea_orm::{ColumnType, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, Value};
+use sea_orm::{ColumnType, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, Value};
 use uuid::Uuid;
 use zeroize::Zeroizing;
+
+mod master;
+
+use master::Masters;
+pub use master::{Inventory, MasterKey, MasterKeyState, MasterKeys, MasterKeysError, Rotation, SecretState};
 
 use crate::bulk::{Bulk, OnConflict, ids_json, in_ids};
 use crate::db::Database;
 use crate::read::Dependency;
-
-/// The key that wraps all others. 32 bytes, never printed.
-#[derive(Clone)]
-pub struct MasterKey(Arc<Zeroizing<[u8; 32]>>);
-
-impl MasterKey {
-    /// From 32 bytes of a file or a setting.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(Arc::new(Zeroizing::new(bytes)))
-    }
-}
-
-impl std::fmt::Debug for MasterKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("MasterKey(***)")
-    }
-}
 
 /// Why a key cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +35,23 @@ pub enum KeyError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DbErr),
-    /// Wrapped by another master key, or damaged.
-    #[error("a key of the installation does not open with this master key")]
+    /// Damaged.
+    #[error("a key of the installation does not open with its master key: it is damaged")]
     Unwrap,
+    /// This process was not given a master key that is needed.
+    #[error(
+        "keys of this installation are wrapped by the master key {wanted}, and this process was given {given}; give it \
+         that one as well (ORIEL_MASTER_KEY_PREVIOUS, or a line of the file master.key) until `oriel keys rotate` is done"
+    )]
+    Lacking {
+        /// The id of the one that is needed.
+        wanted: String,
+        /// The ids of those that are there.
+        given: String,
+    },
+    /// The place of the master keys.
+    #[error(transparent)]
+    MasterKeys(#[from] MasterKeysError),
     /// The operating system gives no random bytes, or refuses the cipher.
     #[error("the cipher failed")]
     Cipher,
@@ -68,7 +70,7 @@ type DataKeys = HashMap<Uuid, DataKey>;
 /// The keys, with a bounded cache.
 pub struct Keyring {
     database: Database,
-    master: LessSafeKey,
+    masters: Masters,
     random: SystemRandom,
     cached: moka::sync::Cache<Uuid, DataKey>,
     /// How often this process was told that keys were destroyed: what was read before that is not kept.
@@ -86,11 +88,11 @@ impl Keyring {
     /// Opens the installation's keys, and makes those that are missing.
     ///
     /// # Errors
-    /// When the master key is not the one that wrapped them.
-    pub async fn open(database: Database, master: &MasterKey, now: Timestamp) -> Result<Self, KeyError> {
+    /// When a master key that is needed is not given.
+    pub async fn open(database: Database, masters: Arc<dyn MasterKeys>, now: Timestamp) -> Result<Self, KeyError> {
         let mut this = Self {
+            masters: Masters::open(&database, masters, now).await?,
             database,
-            master: aes(master.0.as_slice())?,
             random: SystemRandom::new(),
             cached: moka::sync::Cache::new(100_000),
             dropped: AtomicU64::new(0),
@@ -106,15 +108,15 @@ impl Keyring {
     /// # Errors
     /// See [`Keyring::open`].
     pub async fn secret(&self, name: &str, now: Timestamp) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let select = "SELECT wrapped FROM secrets WHERE name = $1 ORDER BY created_at DESC LIMIT 1";
+        let select = "SELECT wrapped, wrapped_by FROM secrets WHERE name = $1 ORDER BY created_at DESC LIMIT 1";
         if let Some(row) = self.database.query(select, vec![name.into()]).await?.first() {
-            return self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name);
+            return self.open_secret(row, name);
         }
         // Whoever is first makes it: all nodes would give it the same id.
         self.add_secret(name, Uuid::nil(), now).await?;
         let statement = self.database.statement(select, select, vec![name.into()]);
         let row = self.database.writer().query_one_raw(statement).await?.ok_or(KeyError::Unwrap)?;
-        self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name)
+        self.open_secret(&row, name)
     }
 
     /// All secrets of the installation under a name, the oldest first, each with the moment since when it is there.
@@ -122,13 +124,9 @@ impl Keyring {
     /// # Errors
     /// See [`Keyring::open`].
     pub async fn secrets(&self, name: &str) -> Result<Vec<(Timestamp, Zeroizing<[u8; 32]>)>, KeyError> {
-        let select = "SELECT wrapped, created_at FROM secrets WHERE name = $1 ORDER BY created_at, key_id";
+        let select = "SELECT wrapped, wrapped_by, created_at FROM secrets WHERE name = $1 ORDER BY created_at, key_id";
         let rows = self.database.query(select, vec![name.into()]).await?;
-        let open = |row: &sea_orm::QueryResult| -> Result<(Timestamp, Zeroizing<[u8; 32]>), KeyError> {
-            let secret = self.open_secret(&row.try_get::<Vec<u8>>("", "wrapped")?, name)?;
-            Ok((row.try_get("", "created_at")?, secret))
-        };
-        rows.iter().map(open).collect()
+        rows.iter().map(|row| Ok((row.try_get("", "created_at")?, self.open_secret(row, name)?))).collect()
     }
 
     /// Adds a secret under a name; those before it stay. Added again with the same id, nothing changes.
@@ -136,17 +134,32 @@ impl Keyring {
     /// # Errors
     /// See [`Keyring::open`].
     pub async fn add_secret(&self, name: &str, id: Uuid, now: Timestamp) -> Result<(), KeyError> {
-        let wrapped = self.wrap(random_key()?.as_slice(), name.as_bytes())?;
-        let insert =
-            "INSERT INTO secrets (name, key_id, wrapped, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-        let values = vec![name.into(), id.into(), wrapped.into(), now.into()];
-        self.database.writer().execute_raw(self.database.statement(insert, insert, values)).await?;
-        Ok(())
+        let bytes = random_key()?;
+        let postgres = "WITH m AS (SELECT id FROM master_keys WHERE id = $5 AND replaced_at IS NULL FOR SHARE) \
+                        INSERT INTO secrets (name, key_id, wrapped, created_at, wrapped_by) \
+                        SELECT $1, $2, $3, $4, m.id FROM m ON CONFLICT DO NOTHING";
+        let sqlite = "INSERT INTO secrets (name, key_id, wrapped, created_at, wrapped_by) \
+                      SELECT $1, $2, $3, $4, id FROM master_keys WHERE id = $5 AND replaced_at IS NULL \
+                      ON CONFLICT DO NOTHING";
+        loop {
+            let (wrapped, by) = self.wrap(bytes.as_slice(), name.as_bytes())?;
+            let values = vec![name.into(), id.into(), wrapped.into(), now.into(), by.clone().into()];
+            self.database.writer().execute_raw(self.database.statement(postgres, sqlite, values)).await?;
+            if self.wraps_still(&by).await? {
+                return Ok(());
+            }
+        }
     }
 
-    fn open_secret(&self, wrapped: &[u8], name: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-        let bytes = open(&self.master, wrapped, name.as_bytes()).ok_or(KeyError::Unwrap)?;
-        Ok(Zeroizing::new(bytes.as_slice().try_into().map_err(|_| KeyError::Unwrap)?))
+    /// Whether this master key is still the one that wraps. If not, what was to be wrapped by it was not written.
+    async fn wraps_still(&self, by: &str) -> Result<bool, KeyError> {
+        self.masters.refresh(&self.database).await?;
+        Ok(self.masters.wrapping()?.0 == by)
+    }
+
+    fn open_secret(&self, row: &QueryResult, name: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        let by: String = row.try_get("", "wrapped_by")?;
+        self.masters.unwrap(&by, &row.try_get::<Vec<u8>>("", "wrapped")?, name.as_bytes())
     }
 
     /// Seals the personal data of an event of this organisation (`ABSENT`: of the installation) with the keys of the
@@ -220,17 +233,33 @@ impl Keyring {
         }
         keys.extend(self.stored(self.connection(make), &unknown).await?);
         unknown.retain(|id| !keys.contains_key(id));
-        if make && !unknown.is_empty() {
+        while make && !unknown.is_empty() {
+            let (by, _) = self.masters.wrapping()?;
             for id in &unknown {
-                let wrapped = self.wrap(random_key()?.as_slice(), id.as_bytes())?;
-                let sql = "INSERT INTO data_keys (id, wrapped) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-                let statement = self.database.statement(sql, sql, vec![(*id).into(), wrapped.into()]);
-                self.database.writer().execute_raw(statement).await?;
+                self.add_data_key(*id).await?;
             }
             // Another node may have been first: what is stored counts.
             keys.extend(self.stored(self.database.writer(), &unknown).await?);
+            unknown.retain(|id| !keys.contains_key(id));
+            // None was written when another master key has taken the place of the one that they were wrapped by.
+            if !unknown.is_empty() && self.wraps_still(&by).await? {
+                return Err(KeyError::Unwrap);
+            }
         }
         Ok(keys)
+    }
+
+    /// Makes a data key, unless it is there.
+    async fn add_data_key(&self, id: Uuid) -> Result<(), KeyError> {
+        let (wrapped, by) = self.wrap(random_key()?.as_slice(), id.as_bytes())?;
+        let postgres = "WITH m AS (SELECT id FROM master_keys WHERE id = $3 AND replaced_at IS NULL FOR SHARE) \
+                        INSERT INTO data_keys (id, wrapped, wrapped_by) SELECT $1, $2, m.id FROM m \
+                        ON CONFLICT DO NOTHING";
+        let sqlite = "INSERT INTO data_keys (id, wrapped, wrapped_by) SELECT $1, $2, id FROM master_keys \
+                      WHERE id = $3 AND replaced_at IS NULL ON CONFLICT DO NOTHING";
+        let values = vec![id.into(), wrapped.into(), by.into()];
+        self.database.writer().execute_raw(self.database.statement(postgres, sqlite, values)).await?;
+        Ok(())
     }
 
     /// Where keys are looked up: what is about to be sealed sees a key that was made a moment ago; what is opened was
@@ -241,8 +270,9 @@ impl Keyring {
 
     async fn stored(&self, connection: &DatabaseConnection, ids: &[Uuid]) -> Result<DataKeys, KeyError> {
         let backend: DbBackend = self.database.backend();
-        let sql = format!("SELECT id, wrapped FROM data_keys WHERE {}", in_ids(backend, "id", 1));
-        loop {
+        let sql = format!("SELECT id, wrapped, wrapped_by FROM data_keys WHERE {}", in_ids(backend, "id", 1));
+        let mut refreshed = false;
+        'reading: loop {
             let dropped = self.dropped.load(Ordering::SeqCst);
             let statement = self.database.statement(&sql, &sql, vec![Value::from(ids_json(ids))]);
             let mut found = DataKeys::new();
@@ -251,9 +281,17 @@ impl Keyring {
                 let key = match row.try_get::<Option<Vec<u8>>>("", "wrapped")? {
                     None => None,
                     Some(wrapped) => {
-                        let bytes = open(&self.master, &wrapped, id.as_bytes()).ok_or(KeyError::Unwrap)?;
-                        let bytes: [u8; 32] = bytes.as_slice().try_into().map_err(|_| KeyError::Unwrap)?;
-                        Some(Arc::new(Zeroizing::new(bytes)))
+                        let by: String = row.try_get("", "wrapped_by")?;
+                        match self.masters.unwrap(&by, &wrapped, id.as_bytes()) {
+                            Ok(bytes) => Some(Arc::new(bytes)),
+                            // It may have come since this process looked.
+                            Err(KeyError::Lacking { .. }) if !refreshed => {
+                                self.masters.refresh(&self.database).await?;
+                                refreshed = true;
+                                continue 'reading;
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                 };
                 self.cached.insert(id, key.clone());
@@ -267,8 +305,10 @@ impl Keyring {
         }
     }
 
-    fn wrap(&self, bytes: &[u8], context: &[u8]) -> Result<Vec<u8>, KeyError> {
-        self.encrypt(&self.master, bytes, context)
+    /// The bytes, wrapped by the master key in force, and its id.
+    fn wrap(&self, bytes: &[u8], context: &[u8]) -> Result<(Vec<u8>, String), KeyError> {
+        let (id, master) = self.masters.wrapping()?;
+        Ok((self.encrypt(&master, bytes, context)?, id))
     }
 
     fn encrypt(&self, key: &LessSafeKey, bytes: &[u8], context: &[u8]) -> Result<Vec<u8>, KeyError> {

@@ -89,7 +89,7 @@ async fn engine(folder: &Path, clock: &Arc<Ahead>) -> Arc<Engine> {
     Migrator::up(database.writer(), None).await.unwrap();
     let engine = Engine::start(EngineParts {
         database,
-        master: oriel_engine::keyring::MasterKey::new([7; 32]),
+        master: Arc::new(oriel_engine::keyring::MasterKey::new([7; 32])),
         decoders: oriel_domain::DECODERS,
         read_models: oriel_read_models::read_models(),
         sources: Arc::clone(clock) as _,

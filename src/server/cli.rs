@@ -45,6 +45,8 @@ pub enum Command {
     ReadModels(ReadModelsArgs),
     /// Publish the operations of a client, or list those that are published
     Operations(OperationsArgs),
+    /// List the keys of a running installation, or let another master key take the place of the one in force
+    Keys(KeysArgs),
     /// Write the log of an organization to a file, or check such a file
     Audit(AuditArgs),
     /// Copy the log, the keys and the blobs of a running or stopped installation to a folder
@@ -138,6 +140,27 @@ pub struct ServeArgs {
     /// Make an organisation with documents to look at, when the installation is empty
     #[arg(long)]
     pub demo: bool,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: SettingArgs,
+}
+
+/// `oriel migrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "`oriel serve` migrates by itself; nodes of this release and of the one before work on one database.\n\
+    With --reporting-role a role of PostgreSQL can read the projects, documents, members and events of one organization,\n\
+    and nothing else: no keys, no sessions, no passwords, no file. It is made where there is none; give it a password with\n\
+    ALTER ROLE. Repeat it after a release that reports more.\n\n\
+    Examples:\n  \
+    oriel migrate\n  \
+    oriel migrate --reporting-role acme_reports --organization org_01jd8y4ve0e8xv3q4kq7m6z5ts")]
+pub struct MigrateArgs {
+    /// Let this role of PostgreSQL read what is reported on an organization
+    #[arg(long, value_name = "NAME", requires = "organization")]
+    pub reporting_role: Option<String>,
+    /// The organization that the role reports on
+    #[arg(long, value_name = "ID", requires = "reporting_role")]
+    pub organization: Option<String>,
     /// Where settings come from.
     #[command(flatten)]
     pub settings: SettingArgs,
@@ -269,6 +292,31 @@ pub enum OperationsAction {
     },
     /// Hash, kind, time and name of each
     List(ServerArgs),
+}
+
+/// `oriel keys`.
+#[derive(Debug, Args)]
+#[command(after_help = "The master key wraps the keys of persons and organizations, and the secrets of the installation.\n\
+    In the data folder (master.key) `rotate` makes another one and removes the old one when nothing needs it. From the\n\
+    settings: give every node the new one as ORIEL_MASTER_KEY and the old one as ORIEL_MASTER_KEY_PREVIOUS, restart\n\
+    them, rotate, and take ORIEL_MASTER_KEY_PREVIOUS away. Everybody goes on reading and writing. A backup that was made\n\
+    before needs the old one: make another.\n\n\
+    Examples:\n  \
+    ORIEL_TOKEN=... oriel keys list\n  \
+    oriel keys rotate --url https://docs.example.com")]
+pub struct KeysArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: KeysAction,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysAction {
+    /// Ids, ages and counts of all keys; never a key
+    List(ServerArgs),
+    /// Let another master key wrap everything
+    Rotate(ServerArgs),
 }
 
 /// `oriel audit`.

@@ -4,7 +4,6 @@
 //! owns the data folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use oriel_backends::mail::Mail;
 use oriel_backends::redis::{InvalidRedisUrl, Redis};
 use oriel_backends::search::{Meilisearch, Search, SearchError, Tantivy};
 use oriel_engine::db::{Connections, Location, OpenError};
-use oriel_engine::keyring::{KeyError, MasterKey};
+use oriel_engine::keyring::KeyError;
 use oriel_engine::queue::QueueLimits;
 use oriel_engine::{Database, Engine, Parts, StartError, SystemSources};
 use oriel_migrations::{Migrator, MigratorTrait};
@@ -23,6 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::settings::Settings;
 
+use crate::master_keys::master_keys;
 /// How long the folder may still be held: a child that a killed server was about to start has its lock for a moment.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
@@ -56,9 +56,6 @@ pub enum InstallationError {
     /// Somebody else has it.
     #[error("another process works on {} already; stop it, or name another folder with --data", .0.display())]
     Locked(PathBuf),
-    /// The key file.
-    #[error("{} does not hold 32 bytes in base64; restore it from a backup: what was sealed with it cannot be read without it", .0.display())]
-    KeyFile(PathBuf),
     /// A setting for something that this release does not have.
     #[error("{0}")]
     NotHere(String),
@@ -99,7 +96,6 @@ impl Installation {
             return Err(InstallationError::NotHere(why.to_owned()));
         }
         let lock = lock(&settings.data).await?;
-        let master = master_key(settings)?;
         // What works in the background reads through the same connections, and has its usual time.
         let reading = settings.request_timeout.max(Connections::READING);
         let connections = Connections { most: settings.database_max_connections, reading };
@@ -107,7 +103,7 @@ impl Installation {
         Migrator::up(database.writer(), None).await?;
         let parts = Parts {
             database,
-            master,
+            master: master_keys(settings),
             decoders: oriel_domain::DECODERS,
             read_models: oriel_read_models::read_models(),
             sources: Arc::new(SystemSources),
@@ -196,51 +192,15 @@ async fn lock(folder: &Path) -> Result<File, InstallationError> {
     }
 }
 
-/// The key that wraps all others: from the settings, or a file of the data folder that only its owner reads.
-fn master_key(settings: &Settings) -> Result<MasterKey, InstallationError> {
-    if let Some(key) = &settings.master_key {
-        return Ok(MasterKey::new(*key.expose()));
-    }
-    let path = settings.data.join("master.key");
-    let wrong = |source| InstallationError::Folder { folder: path.clone(), source };
-    let mut text = String::new();
-    match File::open(&path) {
-        Ok(mut file) => {
-            file.read_to_string(&mut text).map_err(wrong)?;
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = oriel_engine::keyring::random_key()?;
-            text = data_encoding::BASE64.encode(key.as_slice());
-            write_new(&path, &text).map_err(wrong)?;
-        }
-        Err(error) => return Err(wrong(error)),
-    }
-    let bytes = data_encoding::BASE64.decode(text.trim().as_bytes()).ok().and_then(|b| b.try_into().ok());
-    bytes.map(MasterKey::new).ok_or(InstallationError::KeyFile(path))
-}
-
-/// On disk under its name only once it is whole.
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&beside)?;
-    restrict(&beside, 0o600)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(())
-}
-
+/// Lets only whom the mode says have it.
 #[cfg(unix)]
-fn restrict(path: &Path, mode: u32) -> std::io::Result<()> {
+pub(crate) fn restrict(path: &Path, mode: u32) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(not(unix))]
-fn restrict(_: &Path, _: u32) -> std::io::Result<()> {
+pub(crate) fn restrict(_: &Path, _: u32) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -280,7 +240,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("master.key"), "nonsense").unwrap();
         let opened = Installation::open(&settings(folder.path())).await;
-        assert!(matches!(opened, Err(InstallationError::KeyFile(_))));
+        assert!(opened.err().unwrap().to_string().contains("does not hold 32 bytes in base64"));
         assert_eq!(std::fs::read_to_string(folder.path().join("master.key")).unwrap(), "nonsense");
     }
 }

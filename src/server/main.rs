@@ -7,7 +7,7 @@ use oriel_server::cli::{Cli, Command, ConfigArgs, DoctorArgs, SettingArgs};
 use oriel_server::client::{Client, Patience};
 use oriel_server::settings::Settings;
 use oriel_server::traces::Recording;
-use oriel_server::{audit, backup, doctor, import, installation, operations, read_models, serve, settings, telemetry};
+use oriel_server::{audit, backup, doctor, import, installation, keys, operations, read_models, serve, settings, telemetry};
 
 /// Rows are made by one thread and dropped by another, in many small pieces.
 #[global_allocator]
@@ -43,6 +43,7 @@ async fn run(command: Command) -> ExitCode {
         Command::Audit(args) => audit::run(&args).await,
         Command::Backup(args) => {
             let (folder, keep) = (&args.folder, usize::from(args.keep));
+        Command::Keys(args) => keys::run(&args).await,
             with_settings(&args.settings, |settings| async move { backup::back_up(&settings, folder, keep).await })
                 .await
         }

@@ -15,6 +15,7 @@ use oriel_schema::endpoint::Endpoint;
 use oriel_schema::passwords::Passwords;
 use oriel_schema::services::{BackendState, ConsumerState, IndexFailure, Operations, Policy, QueueState, Services};
 use oriel_schema::sessions::attempts::Attempts;
+use oriel_schema::system::keys::wrap_anew;
 use oriel_schema::system::read_models::Rebuilds;
 use oriel_schema::tokens::{SETTLED, Tokens};
 use tokio::net::TcpListener;

@@ -24,7 +24,7 @@ pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
     address, backend_url, choice, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles,
-    secret_key, secret_text, size, web_url, whole,
+    secret_key, secret_keys, secret_text, size, web_url, whole,
 };
 
 /// Who may register an organisation.
@@ -185,6 +185,9 @@ settings! {
         /// Who may register an organisation. auto: open on a loopback listener, else invite.
         registration: Registration = "auto",
             choice(&[("auto", Registration::Auto), ("open", Registration::Open), ("invite", Registration::Invite)]);
+        /// Master keys that wrapped before, or still do: needed beside another master_key until `oriel keys rotate` is
+        /// done.
+        master_key_previous: Vec<Secret<[u8; 32]>> = "", secret_keys();
         /// What one person may spend in a minute, or one address that nobody signed in from, in the units of
         /// max_cost. auto: off on a loopback listener, else 120000.
         rate_limit: RateLimit = "auto", rate_limit();
@@ -373,6 +376,9 @@ impl Settings {
         if self.role != Role::Both && !self.is_postgres() {
             let why = "role is api or worker, and only one process works on this installation; set ORIEL_DATABASE_URL \
                        to PostgreSQL, or role to both";
+        if self.master_key.is_none() && !self.master_key_previous.is_empty() {
+            wrong.push("master_key_previous is set and master_key is not: set both, or none".to_owned());
+        }
             wrong.push(why.to_owned());
         }
         if self.is_postgres() && self.blobs_url.is_none() {

@@ -52,10 +52,11 @@ on_both! {
     async fn what_was_sealed_once_opens_for_ever(place) {
         let database = Database::open(&place.location, 2).await.unwrap();
         let wrapped = seal(&[7; 32], &KEY, person(1).uuid().as_bytes());
-        let insert = "INSERT INTO data_keys (id, wrapped) VALUES ($1, $2)";
-        let values = vec![person(1).uuid().into(), wrapped.into()];
+        let master = MasterKey::new([7; 32]);
+        let insert = "INSERT INTO data_keys (id, wrapped, wrapped_by) VALUES ($1, $2, $3)";
+        let values = vec![person(1).uuid().into(), wrapped.into(), master.id().into()];
         database.writer().execute_raw(database.statement(insert, insert, values)).await.unwrap();
-        let keyring = Keyring::open(database, &MasterKey::new([7; 32]), place.sources.now()).await.unwrap();
+        let keyring = Keyring::open(database, Arc::new(master), place.sources.now()).await.unwrap();
 
         let payload = std::fs::read(folder().join("thing_made.v1.json")).unwrap();
         let mut read: Vec<Box<dyn AnyEvent>> = vec![Box::new(ThingEvent::decode("thing_made", 1, &payload).unwrap())];

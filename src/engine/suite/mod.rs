@@ -12,6 +12,7 @@ mod echoes;
 mod erasure;
 mod golden;
 mod jobs;
+mod keys;
 mod log;
 mod personal;
 mod rebuilds;
@@ -110,7 +111,7 @@ impl Place {
     ) -> Arc<Engine> {
         let parts = Parts {
             database,
-            master: MasterKey::new([7; 32]),
+            master: Arc::new(MasterKey::new([7; 32])),
             decoders: &things::DECODERS,
             read_models,
             sources: Arc::clone(&self.sources) as Arc<dyn Sources>,

@@ -205,7 +205,8 @@ async fn the_keys_of_a_page_are_one_question() {
     });
     let sealed: Vec<_> = sealed.collect();
     // A process that has no key at hand.
-    let cold = Keyring::open(engine.database().clone(), &MasterKey::new([7; 32]), engine.now()).await.unwrap();
+    let master = Arc::new(MasterKey::new([7; 32]));
+    let cold = Keyring::open(engine.database().clone(), master, engine.now()).await.unwrap();
     let log = Log::new(engine.database().clone(), Arc::new(cold), &things::DECODERS);
     let before = proxy.trips();
     let opened = log.unseal(&sealed).await.unwrap();

@@ -219,6 +219,23 @@ pub fn secret_key() -> Kind<Option<Secret<[u8; 32]>>> {
     })
 }
 
+/// A list of keys with commas.
+pub fn secret_keys() -> Kind<Vec<Secret<[u8; 32]>>> {
+    let one = secret_key();
+    Kind {
+        secret: true,
+        mask: |text| if text.is_empty() { String::new() } else { MASK.to_owned() },
+        ..Kind::new(
+            "a list of keys, each of 32 random bytes in base64; empty for none",
+            move |text: &str| {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                parts.map(|part| one.read(part)?).collect()
+            },
+            |list: &Vec<Secret<[u8; 32]>>| if list.is_empty() { String::new() } else { MASK.to_owned() },
+        )
+    }
+}
+
 /// A filter of log lines, as `tracing` reads it.
 pub fn log_filter() -> Kind<String> {
     Kind::new(
