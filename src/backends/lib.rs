@@ -2,6 +2,7 @@
 pub mod blobs;
 pub mod bus;
 pub mod extraction;
+pub mod identity;
 pub mod mail;
 pub mod redis;
 pub mod resilience;
