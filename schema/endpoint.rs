@@ -43,9 +43,13 @@ use self::shared::Shared;
 use crate::OrielSchema;
 use crate::api_keys::secret;
 use crate::contents::{BlobContents, LogPayloads};
+use crate::events::known;
 use crate::services::Services;
 use crate::uploads::Uploads;
 use crate::validation::SchemaIsHidden;
+
+/// How long a position that this node has not seen is waited for before the log is asked whether there is one.
+const SOON: Duration = Duration::from_millis(300);
 
 /// What a transport knows of a request.
 #[derive(Clone, Default)]
@@ -291,14 +295,11 @@ impl Endpoint {
         if engine.feed().head() >= position {
             return Ok(());
         }
-        let wait = self.services.policy.at_least_wait;
-        tokio::time::timeout(wait, engine.feed().reached(position)).await.map_err(|_| {
-            let message = format!(
-                "This server has not seen position {position} within {wait:?}; it is at {}. Try again.",
-                engine.feed().head()
-            );
-            crate::access::error("BEHIND", message)
-        })
+        if tokio::time::timeout(SOON, engine.feed().reached(position)).await.is_ok() {
+            return Ok(());
+        }
+        // It comes, or there is none: what was promoted or restored may lack it.
+        known(&self.services, position).await.map(drop)
     }
 
     /// Hears when they are somebody else.

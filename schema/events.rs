@@ -191,8 +191,8 @@ impl EventSubscription {
     }
 }
 
-/// The position, once this node has seen it.
-async fn known(services: &Services, position: Position) -> async_graphql::Result<Position> {
+/// The position, once this node has seen it; or that there is none.
+pub(crate) async fn known(services: &Services, position: Position) -> async_graphql::Result<Position> {
     let engine = &services.engine;
     if position <= engine.feed().head() {
         return Ok(position);
@@ -200,12 +200,14 @@ async fn known(services: &Services, position: Position) -> async_graphql::Result
     let (head, _) = engine.log().head().await.map_err(unavailable)?;
     if position > head {
         let message =
-            format!("The log knows no position {position}; it ends at {head}. Was it restored from a backup?");
+            format!("The log knows no position {position}; it ends at {head}. Was it restored from a backup, or went a server on without it?");
         return Err(error("POSITION_UNKNOWN", message));
     }
     let wait = services.policy.at_least_wait;
     tokio::time::timeout(wait, engine.feed().reached(position)).await.map_err(|_| {
-        error("BEHIND", format!("This server has not seen position {position} within {wait:?}. Try again."))
+        let at = engine.feed().head();
+        let message = format!("This server has not seen position {position} within {wait:?}; it is at {at}. Try again.");
+        error("BEHIND", message)
     })?;
     Ok(position)
 }

@@ -67,6 +67,8 @@ impl Shared {
         }
         let mut hash = Context::new(&SHA256);
         hash.update(&self.release);
+        // What was answered before a restore or a promotion is of another history.
+        hash.update(engine.incarnation().as_bytes());
         hash.update(&engine.feed().generations().to_le_bytes());
         hash.update(key.question());
         Some(Name(format!("answer:{}", data_encoding::HEXLOWER.encode(&hash.finish().as_ref()[..16]))))

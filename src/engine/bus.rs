@@ -546,6 +546,7 @@ impl Engine {
         let Some(row) = rows.first() else { return Ok(None) };
         let input_hash: Vec<u8> = row.try_get("", "input_hash").map_err(LogError::from)?;
         same_input(context, &input_hash)?;
+        self.database.confirm().await.map_err(LogError::from)?;
         Ok(Some(Committed {
             position: Position::new(row.try_get("", "position").map_err(LogError::from)?),
             subject: row.try_get("", "subject_id").map_err(LogError::from)?,

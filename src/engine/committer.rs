@@ -123,6 +123,9 @@ pub(crate) struct Committer {
     closing: std::sync::atomic::AtomicBool,
 }
 
+/// How long a batch may take on PostgreSQL. Who sent its commands has given up long before.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(45);
+
 /// Why a batch was not written.
 #[derive(Debug, thiserror::Error)]
 enum BatchError {
@@ -226,7 +229,7 @@ impl Committer {
     }
 
     async fn write_or_halve(&self, proposals: &[Proposal]) -> Vec<Verdict> {
-        match self.write(proposals).await {
+        match self.write_in_time(proposals).await {
             Ok(verdicts) => verdicts,
             Err(error) if is_outage(&error) => {
                 tracing::error!(%error, commands = proposals.len(), "a batch was not committed: the database is not available");
@@ -248,6 +251,16 @@ impl Committer {
         }
     }
 
+    /// A server that is gone without a word does not end what waits for it.
+    async fn write_in_time(&self, proposals: &[Proposal]) -> Result<Vec<Verdict>, BatchError> {
+        if self.database.backend() == DbBackend::Sqlite {
+            return self.write(proposals).await;
+        }
+        tokio::time::timeout(WRITTEN_WITHIN, self.write(proposals)).await.unwrap_or_else(|_| {
+            Err(BatchError::Uncertain(DbErr::Custom(format!("the database does not answer within {WRITTEN_WITHIN:?}"))))
+        })
+    }
+
     async fn write(&self, proposals: &[Proposal]) -> Result<Vec<Verdict>, BatchError> {
         let transaction = self.database.begin_ordered().await?;
         let ground = Ground::read(&transaction, proposals).await?;
@@ -261,6 +274,9 @@ impl Committer {
         let verdicts: Vec<Verdict> = proposals.iter().map(|proposal| batch.judge(proposal)).collect();
         if batch.events.is_empty() {
             transaction.rollback().await?;
+            if verdicts.iter().any(|verdict| matches!(verdict, Verdict::Repeated { .. })) {
+                self.database.confirm().await?;
+            }
             return Ok(verdicts);
         }
         let last = batch.ground.head;
@@ -309,7 +325,7 @@ impl Committer {
             let sql = "SELECT position FROM commands WHERE id = $1";
             let statement = Statement::from_sql_and_values(self.database.backend(), sql, [survivor.command.into()]);
             match self.database.writer().query_one_raw(statement).await {
-                Ok(Some(_)) => return Ok(()),
+                Ok(Some(_)) => return self.database.confirm().await.map_err(BatchError::Uncertain),
                 Ok(None) => return Err(error.into()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(100 << attempt)).await,
             }
@@ -346,8 +362,9 @@ fn is_outage(error: &BatchError) -> bool {
                 &**error,
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_)
             ) || error.as_database_error().and_then(|e| e.code()).is_some_and(|code| {
-                // The server ends, or has ended the transaction of a process that stood still in it.
-                code.starts_with("57P") || code == "25P03"
+                // The server ends, or has ended the transaction of a process that stood still in it; it is not the one
+                // that takes writes any more; it has no room left.
+                code.starts_with("57P") || code.starts_with("53") || code == "25P03" || code == "25006"
             })
         }
         _ => false,

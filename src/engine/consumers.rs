@@ -152,7 +152,8 @@ impl Default for ConsumerLimits {
             batch: 500,
             attempts: 5,
             backoff: Duration::from_millis(100),
-            longest_backoff: Duration::from_secs(30),
+            // What is back is noticed so soon: who waits for an index or a letter waits no longer than that.
+            longest_backoff: Duration::from_secs(5),
             poll: Duration::from_secs(1),
             lease: Duration::from_secs(5),
             stand_by: Duration::from_millis(500),

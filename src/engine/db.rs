@@ -8,7 +8,7 @@
 //! before its end there, such as a count, goes on to that end and holds one of the readers meanwhile.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{
@@ -18,6 +18,9 @@ use sea_orm::{
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use tokio::task::JoinHandle;
+
+use crate::primary::{Primary, Terms};
 
 fn count<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> (u32, usize, u32) {
     (pool.size(), pool.num_idle(), pool.options().get_max_connections())
@@ -72,6 +75,19 @@ pub struct Database {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
     backend: DbBackend,
+    /// Of PostgreSQL.
+    primary: Option<Arc<Primary>>,
+    _following: Option<Arc<Following>>,
+}
+
+/// Ends with the last who has the database.
+#[derive(Debug)]
+struct Following(JoinHandle<()>);
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why the database cannot be used.
@@ -165,12 +181,16 @@ impl Database {
             writer: SqlxSqliteConnector::from_sqlx_sqlite_pool(writer),
             reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
             backend: DbBackend::Sqlite,
+            primary: None,
+            _following: None,
         })
     }
 
     async fn open_postgres(url: &str, connections: Connections) -> Result<Self, OpenError> {
-        let options = PgConnectOptions::from_str(url)?.application_name("oriel").statement_cache_capacity(200);
+        let primary = Arc::new(Primary::parse(url)?);
+        let place = primary.find().await?;
         let pool = || {
+            let (admits, watches) = (Arc::clone(&primary), Arc::clone(&primary));
             PgPoolOptions::new()
                 .max_connections(connections.most.max(2))
                 .acquire_timeout(Duration::from_secs(10))
@@ -178,8 +198,16 @@ impl Database {
                 // A round trip before each use would double the cost of small reads: only what has been idle is asked
                 // whether it is still there.
                 .test_before_acquire(false)
-                .before_acquire(|connection, meta| {
+                .after_connect(move |connection, _| {
+                    let primary = Arc::clone(&admits);
+                    Box::pin(async move { primary.admit(connection).await })
+                })
+                .before_acquire(move |connection, meta| {
+                    let is_current = watches.is_current(meta.age);
                     Box::pin(async move {
+                        if !is_current {
+                            return Err(sqlx::Error::Protocol("another server has taken its place".to_owned()));
+                        }
                         if meta.idle_for > Duration::from_secs(1) {
                             connection.ping().await?;
                         }
@@ -187,19 +215,8 @@ impl Database {
                     })
                 })
         };
-        let writing = [
-            ("statement_timeout", "60s"),
-            // A node that stands still in the middle of a commit holds the order lock: the others wait so long.
-            ("idle_in_transaction_session_timeout", "10s"),
-        ];
-        let writer = pool().connect_with(options.clone().options(writing)).await?;
-        let reading = connections.reading.as_millis().max(1).to_string();
-        let options = options.options([
-            ("statement_timeout", reading.as_str()),
-            ("default_transaction_read_only", "on"),
-            // A server that is at work looks that often whether somebody still listens.
-            ("client_connection_check_interval", "500ms"),
-        ]);
+        let (writing, reading) = (writing(), reading(connections.reading));
+        let writer = pool().connect_with(writing(place.clone())).await?;
         // The pool keeps a connection whose query was dropped, and waits for the end of that query. This one is closed
         // instead, which the server takes for the end of its work.
         let reader = pool().after_release(|connection, _| {
@@ -209,11 +226,17 @@ impl Database {
                 Ok(true)
             })
         });
-        let reader = reader.connect_with(options).await?;
+        let reader = reader.connect_with(reading(place)).await?;
+        let following = primary.is_one_of_several().then(|| {
+            let (primary, pools) = (Arc::clone(&primary), vec![(writer.clone(), writing), (reader.clone(), reading)]);
+            Arc::new(Following(tokio::spawn(async move { primary.follow(pools).await })))
+        });
         let this = Self {
             writer: SqlxPostgresConnector::from_sqlx_postgres_pool(writer),
             reader: SqlxPostgresConnector::from_sqlx_postgres_pool(reader),
             backend: DbBackend::Postgres,
+            primary: Some(primary),
+            _following: following,
         };
         this.refuse_unsafe().await?;
         Ok(this)
@@ -285,6 +308,21 @@ impl Database {
         self.reader.query_all_raw(Statement::from_sql_and_values(self.backend, sql, values)).await
     }
 
+    /// The server that takes writes; none where it is SQLite.
+    pub(crate) fn primary(&self) -> Option<&Primary> {
+        self.primary.as_deref()
+    }
+
+    /// What was read is where an acknowledged commit has to be, on a synchronous replica too: a server that was started
+    /// again shows what it had not yet been told of by that replica. Its log is one, so what is behind a commit is there
+    /// with the commit.
+    pub(crate) async fn confirm(&self) -> Result<(), DbErr> {
+        if self.backend == DbBackend::Postgres {
+            self.writer.execute_unprepared("UPDATE installation SET one = one").await?;
+        }
+        Ok(())
+    }
+
     /// Closes both pools; what was committed is on disk.
     pub async fn close(self) {
         for connection in [self.reader, self.writer] {
@@ -293,4 +331,30 @@ impl Database {
             }
         }
     }
+}
+
+fn writing() -> Terms {
+    Box::new(|place| {
+        common(place).options([
+            ("statement_timeout", "60s"),
+            // A node that stands still in the middle of a commit holds the order lock: the others wait so long.
+            ("idle_in_transaction_session_timeout", "5s"),
+        ])
+    })
+}
+
+fn reading(most: Duration) -> Terms {
+    let most = most.as_millis().max(1).to_string();
+    Box::new(move |place| {
+        common(place).options([
+            ("statement_timeout", most.as_str()),
+            ("default_transaction_read_only", "on"),
+            // A server that is at work looks that often whether somebody still listens.
+            ("client_connection_check_interval", "500ms"),
+        ])
+    })
+}
+
+fn common(place: PgConnectOptions) -> PgConnectOptions {
+    place.application_name("oriel").statement_cache_capacity(200)
 }

@@ -1,7 +1,9 @@
 //! The engine: the log and what moves along it, as one value.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use oriel_kernel::{EventDecoder, Id, Timestamp};
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 use tokio::task::JoinHandle;
@@ -91,7 +93,7 @@ pub struct Engine {
     pub(crate) sources: Arc<dyn Sources>,
     /// Counts whenever there may be a job to claim.
     pub(crate) work: tokio::sync::watch::Sender<u64>,
-    incarnation: Uuid,
+    incarnation: ArcSwap<Uuid>,
     committing: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -112,7 +114,10 @@ impl Engine {
         let keyring = Arc::new(Keyring::open(parts.database.clone(), parts.master, now).await?);
         let log = Log::new(parts.database.clone(), Arc::clone(&keyring), parts.decoders);
         let incarnation = incarnation(&parts.database, parts.sources.id()).await?;
-        let (head, _) = log.head().await?;
+        let (head, last) = log.head().await?;
+        if let (Some(primary), Some(last)) = (parts.database.primary(), last) {
+            primary.applied(head, last);
+        }
         let tracker = Tracker::new(parts.remembered_changes);
         let feed = Arc::new(Feed::new(parts.database.clone(), tracker.clone(), Arc::clone(&keyring), head));
         let read_models = Arc::new(parts.read_models);
@@ -129,9 +134,14 @@ impl Engine {
             turns: (0..4096).map(|_| Arc::default()).collect(),
             sources: parts.sources,
             work: tokio::sync::watch::Sender::new(0),
-            incarnation,
+            incarnation: ArcSwap::from_pointee(incarnation),
             committing: std::sync::Mutex::new(None),
         });
+        if let Some(primary) = engine.database.primary() {
+            let this = Arc::downgrade(&engine);
+            primary.on_promotion(move || _ = this.upgrade().map(|engine| engine.forget_what_is_kept()));
+            tokio::spawn(renew_incarnation(Arc::downgrade(&engine), primary.promotions()));
+        }
         rebuild::bring_up_to_date(&engine).await?;
         if engine.shared_with_other_nodes() {
             engine.feed.begin().await?;
@@ -183,9 +193,25 @@ impl Engine {
         &self.read_models
     }
 
-    /// Which history this is: another one after a restore.
+    /// Which history this is: another one after a restore, and after the promotion of a replica.
     pub fn incarnation(&self) -> Uuid {
-        self.incarnation
+        **self.incarnation.load()
+    }
+
+    /// Ends when the database that takes writes now lacks what this process has applied: what is known here is of a
+    /// history that is gone, and the process can only begin anew.
+    pub async fn history_is_lost(&self) {
+        match self.database.primary() {
+            Some(primary) => _ = primary.is_lost().wait_for(|is_lost| *is_lost).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What was read from a server whose place another one has taken may be of what that one lacks.
+    fn forget_what_is_kept(&self) {
+        self.keyring.drop_all();
+        self.aggregates.invalidate_all();
+        self.tracker.raise_floor();
     }
 
     /// Commands that wait to be committed.
@@ -194,7 +220,7 @@ impl Engine {
     }
 
     /// How long the first of them has waited.
-    pub fn queued_for(&self) -> std::time::Duration {
+    pub fn queued_for(&self) -> Duration {
         self.committer.age()
     }
 
@@ -231,6 +257,22 @@ impl Engine {
         let sql = "DELETE FROM commands WHERE id IN (SELECT id FROM commands WHERE at < $1 ORDER BY at LIMIT 1000)";
         let statement = self.database.statement(sql, sql, vec![before.into()]);
         Ok(self.database.writer().execute_raw(statement).await?.rows_affected())
+    }
+}
+
+/// Notes each promotion, for all nodes: the first that comes gives the history its new name.
+async fn renew_incarnation(engine: Weak<Engine>, mut promotions: tokio::sync::watch::Receiver<u64>) {
+    while promotions.changed().await.is_ok() {
+        while let Some(engine) = engine.upgrade() {
+            match incarnation(&engine.database, engine.sources.id()).await {
+                Ok(renewed) => {
+                    engine.incarnation.store(Arc::new(renewed));
+                    break;
+                }
+                Err(error) => tracing::warn!(%error, "the promotion of a replica cannot be noted at the moment"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use oriel_kernel::{Position, Recorded};
+use oriel_kernel::{EventId, Position, Recorded};
 use sea_orm::{DbBackend, DbErr, QueryResult};
 use tokio::sync::{broadcast, watch};
 
@@ -88,13 +88,10 @@ impl Feed {
         let mut known = self.order.lock().await;
         *known = self.generations_now().await?;
         self.generations.store(hash(&known), Ordering::Release);
-        let sql = format!(
-            "SELECT first_position, position, touched FROM changes WHERE position <= $1 \
-             ORDER BY position DESC LIMIT {BEFORE}"
-        );
+        let sql = format!("SELECT {CHANGES} WHERE position <= $1 ORDER BY position DESC LIMIT {BEFORE}");
         let rows = self.database.query(&sql, vec![self.head().number().into()]).await?;
         for row in rows.iter().rev() {
-            let batch = applied(row)?;
+            let (batch, _) = applied(row)?;
             let before = Position::new(batch.first.number() - 1);
             self.ticks().note(before, self.tracker.tick());
             let tick = self.tracker.apply(&batch.touched);
@@ -172,7 +169,8 @@ impl Feed {
             self.keyring.drop_all();
             self.tracker.raise_floor();
         }
-        self.send(batch);
+        let last = batch.events.last().map(|event| event.id);
+        self.send(batch, last);
     }
 
     /// Reads from the changes table what other nodes committed, and which read models they have switched. Called when
@@ -212,17 +210,16 @@ impl Feed {
     }
 
     async fn read_changes(&self, before: Option<Position>) -> Result<(), DbErr> {
-        let sql =
-            "SELECT first_position, position, touched FROM changes WHERE position > $1 ORDER BY position LIMIT 1000";
+        let sql = format!("SELECT {CHANGES} WHERE position > $1 ORDER BY position LIMIT 1000");
         loop {
-            let rows = self.database.query(sql, vec![self.head().number().into()]).await?;
+            let rows = self.database.query(&sql, vec![self.head().number().into()]).await?;
             let full = rows.len() == 1000;
             for row in rows {
-                let batch = applied(&row)?;
+                let (batch, last) = applied(&row)?;
                 if before.is_some_and(|before| batch.first >= before) {
                     return Ok(());
                 }
-                self.send(batch);
+                self.send(batch, last);
             }
             if !full {
                 return Ok(());
@@ -235,7 +232,11 @@ impl Feed {
         self.tracker.apply(touched);
     }
 
-    fn send(&self, batch: Applied) {
+    /// `last`: its last event.
+    fn send(&self, batch: Applied, last: Option<EventId>) {
+        if let (Some(primary), Some(last), true) = (self.database.primary(), last, batch.last > self.head()) {
+            primary.applied(batch.last, last);
+        }
         self.keyring.hear(&batch.touched);
         let tick = self.tracker.apply(&batch.touched);
         self.ticks().note(batch.last, tick);
@@ -250,16 +251,22 @@ impl Feed {
     }
 }
 
-/// A row of the changes table.
-fn applied(row: &QueryResult) -> Result<Applied, DbErr> {
+/// What a row of the changes table says, and the last event that it is of.
+const CHANGES: &str = "first_position, position, touched, \
+                       (SELECT id FROM events WHERE events.position = changes.position) AS last_id FROM changes";
+
+/// A row of the changes table, and its last event.
+fn applied(row: &QueryResult) -> Result<(Applied, Option<EventId>), DbErr> {
     let text: String = row.try_get("", "touched")?;
     let touched: Vec<String> = serde_json::from_str(&text).map_err(|e| DbErr::Json(e.to_string()))?;
-    Ok(Applied {
+    let batch = Applied {
         first: Position::new(row.try_get("", "first_position")?),
         last: Position::new(row.try_get("", "position")?),
         touched: touched.into_iter().map(Dependency::named).collect(),
         events: Vec::new(),
-    })
+    };
+    let last: Option<uuid::Uuid> = row.try_get("", "last_id")?;
+    Ok((batch, last.map(EventId::from_uuid)))
 }
 
 fn hash(generations: &Generations) -> u64 {

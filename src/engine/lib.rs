@@ -20,6 +20,7 @@ pub mod jobs;
 pub mod keyring;
 pub mod live;
 pub mod log;
+mod primary;
 pub mod projection;
 pub mod queue;
 pub mod read;

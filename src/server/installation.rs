@@ -16,6 +16,7 @@ use oriel_engine::db::{Connections, Location, OpenError};
 use oriel_engine::keyring::KeyError;
 use oriel_engine::queue::QueueLimits;
 use oriel_engine::{Database, Engine, Parts, StartError, SystemSources};
+use oriel_kernel::Blinder;
 use oriel_migrations::{Migrator, MigratorTrait};
 use sea_orm::DbErr;
 use tokio::time::{Instant, sleep};
@@ -130,9 +131,10 @@ impl Installation {
     }
 }
 
-/// What keeps an installation apart from others that share a Redis, and from itself before a restore.
+/// What keeps an installation apart from others that share a Redis. It stays as it is over a restore and a promotion:
+/// the word that there are changes is no more than a word, and answers name the incarnation that they are of.
 pub fn namespace(engine: &Engine) -> String {
-    format!("oriel:{}", engine.incarnation())
+    format!("oriel:{}", engine.keyring().blind("redis", "namespace"))
 }
 
 /// Only the migrations.

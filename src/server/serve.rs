@@ -85,7 +85,14 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     let room = (settings.max_connections, settings.max_connections_per_address, settings.trusted_proxies.clone());
     let terms = Terms { idle: settings.idle_timeout, room: Connections::new(room.0, room.1, room.2) };
     let serving = tokio::spawn(listener::serve(listener, tls, router(state), terms, stop.clone()));
-    stop.cancelled().await;
+    let engine = Arc::clone(&house.installation.engine);
+    if stop.run_until_cancelled(engine.history_is_lost()).await.is_some() {
+        // Nothing of what is kept here is the truth any more, and nothing more can be read: a new process begins with
+        // what there is.
+        let why = "the database lacks what was committed: a replica was promoted, or a backup restored, without it. \
+                   This node ends, and has to be started anew; what it has kept is made anew from the log";
+        return Err(why.into());
+    }
     tracing::info!("stopping: running requests are finished, nothing new is taken");
     match tokio::time::timeout(settings.shutdown_grace, serving).await {
         Ok(ended) => ended?,

@@ -168,6 +168,11 @@ impl Lease {
         ];
         let statement = self.engine.database().statement(sql, sql, values);
         if connection.execute_raw(statement).await?.rows_affected() == 0 {
+            tracing::warn!(
+                consumer = self.consumer,
+                fence = self.fence,
+                "another node has taken the lease: what was to be written under it is not"
+            );
             return Err(ConsumerError::Elsewhere);
         }
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = asked;
