@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
+use sea_orm_migration::sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement, TransactionTrait,
+};
 
-use super::Migrator;
+use super::migrate::{LOCK, migrate_as};
+use super::{MigrateError, Migrated, Migrator, Patience, migrate};
 
 async fn empty() -> DatabaseConnection {
     let mut options = ConnectOptions::new("sqlite::memory:");
@@ -60,4 +64,135 @@ async fn index_names_fit_both_databases() {
         // PostgreSQL cuts longer names, and two that were cut may be one.
         assert!(name.starts_with("ix_") && name.len() <= 63, "{name}");
     }
+}
+
+// --- while others work on the database --------------------------------------------------------------------------------
+
+/// The engine's own tests use the same server.
+#[path = "../src/engine/testing.rs"]
+#[allow(dead_code)]
+mod testing;
+
+/// The release after this one.
+struct Later;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Later {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        let mut migrations = Migrator::migrations();
+        migrations.push(Box::new(Colour));
+        migrations
+    }
+}
+
+struct Colour;
+
+impl MigrationName for Colour {
+    fn name(&self) -> &'static str {
+        "m9999_colour"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Colour {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        manager.get_connection().execute_unprepared("ALTER TABLE projects ADD COLUMN colour TEXT").await?;
+        Ok(())
+    }
+}
+
+fn colour() -> String {
+    Colour.name().to_owned()
+}
+
+/// A short one: what is waited for in these tests does not come.
+const PATIENCE: Patience =
+    Patience { whole: Duration::from_millis(600), lock: Duration::from_millis(100), pause: Duration::from_millis(20) };
+
+/// Two that are connected to the same new database; nothing where PostgreSQL is not installed.
+async fn two_nodes() -> Option<(DatabaseConnection, DatabaseConnection)> {
+    let server = tokio::task::spawn_blocking(testing::postgres).await.unwrap()?;
+    let url = tokio::task::spawn_blocking(|| server.fresh_database()).await.unwrap();
+    let connect = || {
+        let mut options = ConnectOptions::new(&url);
+        options.sqlx_logging(false);
+        Database::connect(options)
+    };
+    Some((connect().await.unwrap(), connect().await.unwrap()))
+}
+
+#[tokio::test]
+async fn of_two_that_start_at_once_one_migrates() {
+    let Some((one, other)) = two_nodes().await else { return };
+    let (first, second) = tokio::join!(migrate(&one), migrate(&other));
+    let (first, second) = (first.unwrap().applied, second.unwrap().applied);
+    assert_eq!((first.min(second), first.max(second)), (0, Migrator::migrations().len()));
+    assert_eq!(migrate(&one).await.unwrap(), Migrated::default());
+}
+
+#[tokio::test]
+async fn who_waits_for_another_that_migrates_waits_so_long_and_no_longer() {
+    let Some((one, other)) = two_nodes().await else { return };
+    let migrating = one.begin().await.unwrap();
+    migrating.execute_unprepared(LOCK).await.unwrap();
+    let refused = migrate_as::<Migrator>(&other, &[], PATIENCE).await.unwrap_err();
+    assert!(matches!(refused, MigrateError::Busy(_)), "{refused}");
+    migrating.rollback().await.unwrap();
+    assert_eq!(migrate(&other).await.unwrap().applied, Migrator::migrations().len());
+}
+
+#[tokio::test]
+async fn a_migration_does_not_stand_in_the_way_of_those_behind_it() {
+    let Some((one, other)) = two_nodes().await else { return };
+    migrate(&one).await.unwrap();
+    let reading = one.begin().await.unwrap();
+    reading.execute_unprepared("SELECT count(*) FROM projects").await.unwrap();
+    let migrating = migrate_as::<Later>(&other, &[], PATIENCE);
+    let others = async {
+        // Each of them would wait behind a lock that is waited for.
+        for _ in 0..200 {
+            let sql = "SET statement_timeout = '5s'; SELECT count(*) FROM projects";
+            one.execute_unprepared(sql).await.unwrap();
+        }
+    };
+    let (refused, ()) = tokio::join!(migrating, others);
+    assert!(matches!(refused, Err(MigrateError::Held(_))), "{refused:?}");
+    assert_eq!(migrate(&one).await.unwrap(), Migrated::default(), "nothing of it is there");
+    reading.rollback().await.unwrap();
+    assert_eq!(migrate_as::<Later>(&other, &[], PATIENCE).await.unwrap().applied, 1);
+}
+
+#[tokio::test]
+async fn a_program_lives_with_what_a_newer_one_added_and_refuses_what_took_something_away() {
+    let mut databases = vec![empty().await];
+    databases.extend(two_nodes().await.map(|(one, _)| one));
+    for db in databases {
+        migrate(&db).await.unwrap();
+        migrate_as::<Later>(&db, &[], PATIENCE).await.unwrap();
+        let expected = Migrated { applied: 0, unknown: vec![colour()] };
+        assert_eq!(migrate(&db).await.unwrap(), expected);
+        let forget = format!("DELETE FROM schema_compatibility WHERE version = '{}'", colour());
+        db.execute_unprepared(&forget).await.unwrap();
+        let refused = migrate(&db).await.unwrap_err();
+        assert!(matches!(refused, MigrateError::Newer { .. }), "nothing is said of it: {refused}");
+    }
+    let mut databases = vec![empty().await];
+    databases.extend(two_nodes().await.map(|(one, _)| one));
+    for db in databases {
+        let name = colour();
+        migrate_as::<Later>(&db, &[(&name, &name)], PATIENCE).await.unwrap();
+        let refused = migrate(&db).await.unwrap_err().to_string();
+        assert!(refused.contains(&name) && refused.contains("Start the newer release"), "{refused}");
+        assert_eq!(migrate_as::<Later>(&db, &[], PATIENCE).await.unwrap(), Migrated::default());
+    }
+}
+
+#[tokio::test]
+async fn two_lines_of_releases_do_not_share_a_database() {
+    let db = empty().await;
+    migrate_as::<Later>(&db, &[], PATIENCE).await.unwrap();
+    let last = Migrator::migrations().last().unwrap().name().to_owned();
+    db.execute_unprepared(&format!("DELETE FROM seaql_migrations WHERE version = '{last}'")).await.unwrap();
+    let refused = migrate(&db).await.unwrap_err().to_string();
+    assert!(refused.contains(&colour()) && refused.contains(&last), "{refused}");
 }

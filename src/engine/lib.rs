@@ -29,6 +29,7 @@ pub mod rebuild;
 mod suite;
 #[cfg(test)]
 mod testing;
+mod wall;
 mod workers;
 
 pub use bus::{Authority, CommandContext, CommandError, Committed, Scope, Transaction};

@@ -25,6 +25,7 @@ use sea_orm::{
 use crate::engine::Engine;
 use crate::log::LogError;
 use crate::projection::{Inline, ProjectError, project};
+use crate::wall;
 
 /// Events in one transaction of a rebuild.
 const CHUNK: u64 = 500;
@@ -487,7 +488,7 @@ async fn create_beside(transaction: &DatabaseTransaction, table: &str, suffix: &
     if transaction.get_database_backend() == DbBackend::Postgres {
         let sql = format!("CREATE TABLE \"{table}{suffix}\" (LIKE \"{table}\" INCLUDING ALL)");
         transaction.execute_unprepared(&sql).await?;
-        return Ok(());
+        return wall::copy(transaction, table, &format!("{table}{suffix}")).await;
     }
     let sql = format!(
         "SELECT type, name, sql FROM sqlite_master WHERE tbl_name = '{table}' AND sql IS NOT NULL ORDER BY type DESC"

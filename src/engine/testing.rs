@@ -1,5 +1,7 @@
 //! A PostgreSQL server for tests: started once per test process in a temporary folder, a fresh database per test.
 //!
+//! The databases are a plain role's, as an installation's are: a superuser would be exempt from row-level security.
+//!
 //! It listens on a socket in its folder, never on the network, and ends with the process that started it, however
 //! that ends: a small shell holds the server and reads from a pipe that only this process can write to.
 //! Standard library only, so that other test programs include this file by its path.
@@ -29,7 +31,9 @@ cd / && trap '' INT TERM HUP
 end() { "$1/pg_ctl" -D "$2/data" -m immediate stop >/dev/null 2>&1; rm -rf "$2"; exit; }
 { "$1/initdb" -D "$2/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
   "$1/pg_ctl" -D "$2/data" -l "$2/log" -w \
-    -o "-p 5432 -k $2 -c listen_addresses='' -c max_connections=200 -c shared_buffers=32MB" start; } >"$2/out" 2>&1 </dev/null \
+    -o "-p 5432 -k $2 -c listen_addresses='' -c max_connections=200 -c shared_buffers=32MB" start &&
+  "$1/psql" -X -q -U postgres -h "$2" -d template1 -c 'CREATE ROLE oriel LOGIN CREATEROLE' \
+    -c 'ALTER FUNCTION jsonb_contains(jsonb, jsonb) LEAKPROOF'; } >"$2/out" 2>&1 </dev/null \
   || { cat "$2/out" "$2/log"; echo failed; end "$@"; }
 echo ready
 read -r line
@@ -55,7 +59,7 @@ impl Postgres {
         let made = Command::new(self.programs.join("psql"))
             .args(["-X", "-q", "-U", "postgres", "-d", "postgres", "-p", "5432", "-h"])
             .arg(&self.folder)
-            .args(["-c", &format!("CREATE DATABASE {name}")])
+            .args(["-c", &format!("CREATE DATABASE {name} OWNER oriel")])
             .stdin(Stdio::null())
             .status();
         assert!(made.is_ok_and(|status| status.success()), "the database {name} cannot be made");
@@ -64,7 +68,7 @@ impl Postgres {
 
     /// The URL of a database through the socket in another folder (a proxy's).
     pub fn url(&self, folder: &Path, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", folder.display())
+        format!("postgres://oriel@localhost/{database}?host={}", folder.display())
     }
 
     /// The server's socket.
