@@ -7,10 +7,17 @@
 //! - A generation is two indexes, entries and checkpoint, exchanged in one task.
 //! - A server that is away when this process starts is found later: the indexes are made before they are first used.
 //!
-//! What differs from the embedded index, because Meilisearch is so: no English stemming; the last word is always
-//! also a prefix, while `*` has no meaning; one fragment per body; scores lie between 0 and 1; a cursor is an
-//! offset, so a page may repeat or miss entries that moved meanwhile.
+//! Meilisearch finds what has all words, or drops words one after the other. What has any of them is found by asking for
+//! several [`Part`]s in one federated search, whose weights keep the order: all words, most of them, one.
+//!
+//! What differs from the embedded index, because Meilisearch is so: no English stemming; `*` has a meaning behind the
+//! last word of a query, elsewhere it only adds what has that word alone, and it has none behind an excluded one; one
+//! fragment per body; a cursor is an offset, so a page may repeat or miss entries that moved meanwhile.
 
+#[cfg(test)]
+mod peer;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
@@ -20,7 +27,8 @@ use std::time::Duration;
 use meilisearch_sdk::client::SwapIndexes;
 use meilisearch_sdk::documents::{DocumentDeletionQuery, DocumentsQuery, DocumentsResults};
 use meilisearch_sdk::errors::{Error, ErrorCode, ErrorType};
-use meilisearch_sdk::search::{MatchingStrategies, SearchResult, SearchResults, Selectors};
+use meilisearch_sdk::request::{HttpClient, Method};
+use meilisearch_sdk::search::{MatchingStrategies, SearchQuery, SearchResult, SearchResults, Selectors};
 use meilisearch_sdk::settings::{
     FacetSortValue, FacetingSettings, MinWordSizeForTypos, PaginationSetting, Settings, TypoToleranceSettings,
 };
@@ -32,7 +40,7 @@ use uuid::Uuid;
 
 use super::compare::Comparison;
 use super::highlight::escape;
-use super::query::Query;
+use super::query::{Excluded, Query};
 use super::suggest::{Candidates, Typed};
 use super::{
     Change, Checkpoint, Compared, Cursor, Entry, FacetCounts, FacetField, Highlight, HighlightField, Hit,
@@ -61,7 +69,14 @@ const MAX_SUGGESTING: usize = 200;
 /// Stand for the marks until the text around them is escaped. Private use: no text means anything by them.
 const OPEN: char = '\u{E000}';
 const CLOSE: char = '\u{E001}';
+/// Signs that end a word beside those that do so by themselves.
+const SEPARATORS: [&str; 9] = ["<", ">", "=", "+", "~", "$", "^", "`", "|"];
 const CHECKPOINT_ID: &str = "checkpoint";
+/// How much more what matches the whole query counts than what has one of its words: a score lies between 0 and 1, and
+/// is above a half for whoever has all the words that were asked for.
+const WHOLE: f64 = 4.0;
+const MOST: f64 = 2.0;
+const ONE: f64 = 1.0;
 
 /// Indexes on a server, named by a prefix. Cheap to clone.
 #[derive(Clone)]
@@ -87,11 +102,10 @@ impl Meilisearch {
     /// server is away, as soon as it is back.
     pub async fn open(url: &str, key: Option<&str>, prefix: &str) -> Result<Self, SearchError> {
         let http = ToMeilisearch::new(key).map_err(SearchError::unavailable)?;
-        let client = Client::new_with_client(url.trim_end_matches('/'), key, http);
         // What reads has a time of its own, and what writes takes its time.
         let guard = Guard::new("search", Policy { time_out: None, ..Policy::default() });
         let this = Self {
-            live: Arc::new(Generation::new(&client, prefix)),
+            live: Arc::new(Generation::new(&http, url, key, prefix)),
             made: Arc::default(),
             guard: Arc::new(guard),
             prefix: prefix.to_owned(),
@@ -143,25 +157,31 @@ impl Meilisearch {
         // Read before the entries, which may be newer but never older than this.
         let checkpoint = self.live().await?.checkpoint().await?;
         let wall = wall(scope, Some(request));
-        let facets = FacetField::ALL.map(attribute);
+        let parts = parts(&query, &request.query);
+        let live = self.live().await?;
 
-        let mut count = self.live.entries.search();
-        count.with_query(&request.query).with_filter(&wall).with_facets(Selectors::Some(&facets));
-        count.with_matching_strategy(MatchingStrategies::FREQUENCY).with_page(1).with_hits_per_page(0);
-        let counted: SearchResults<Found> = bounded(count.execute()).await?;
+        let facets = [(live.entries.uid.as_str(), FacetField::ALL.map(attribute))].into();
+        let count = parts.iter().map(|part| part.query(&live.entries, &wall));
+        let count = live.federated(
+            Federation { page: Some(1), hits_per_page: Some(0), facets_by_index: facets, ..Federation::default() },
+            count,
+        );
 
-        let mut page = self.live.entries.search();
-        page.with_query(&request.query).with_filter(&wall).with_offset(offset).with_limit(request.first);
-        page.with_matching_strategy(MatchingStrategies::FREQUENCY).with_show_ranking_score(true);
-        page.with_attributes_to_retrieve(Selectors::Some(&["id", "kind"]));
-        page.with_attributes_to_highlight(Selectors::Some(&["title", "body"]));
-        page.with_attributes_to_crop(Selectors::Some(&[("body", Some(25))])).with_crop_marker("");
         let (open, close) = (OPEN.to_string(), CLOSE.to_string());
-        page.with_highlight_pre_tag(&open).with_highlight_post_tag(&close);
-        if query.is_browse() {
-            page.with_sort(&["updated_at:desc", "id:desc"]);
-        }
-        let found: SearchResults<Found> = bounded(page.execute()).await?;
+        let page = parts.iter().map(|part| {
+            let mut page = part.query(&live.entries, &wall);
+            page.query.with_attributes_to_retrieve(Selectors::Some(&["id", "kind"]));
+            page.query.with_attributes_to_highlight(Selectors::Some(&["title", "body"]));
+            page.query.with_attributes_to_crop(Selectors::Some(&[("body", Some(25))])).with_crop_marker("");
+            page.query.with_highlight_pre_tag(&open).with_highlight_post_tag(&close);
+            if query.is_browse() {
+                page.query.with_sort(&["updated_at:desc", "id:desc"]);
+            }
+            page
+        });
+        let page = live
+            .federated(Federation { offset: Some(offset), limit: Some(request.first), ..Federation::default() }, page);
+        let (counted, found) = tokio::try_join!(count, page)?;
 
         let total = counted.total_hits.unwrap_or(0);
         let hits: Vec<Hit> =
@@ -207,10 +227,9 @@ impl Meilisearch {
     pub(super) async fn begin_rebuild(&self) -> Result<Rebuild, SearchError> {
         let only = Arc::clone(&self.rebuilding).try_lock_owned().map_err(|_| SearchError::Rebuilding)?;
         self.live().await?;
-        let next = Arc::new(Generation::new(&self.live.client, &format!("{}_next", self.prefix)));
+        let next = Arc::new(self.live.next(&self.prefix));
         next.delete().await?;
         next.create().await?;
-        next.number.store(self.generation() + 1, Ordering::Relaxed);
         Ok(Rebuild { live: Arc::clone(&self.live), next, writing: Arc::clone(&self.writing), _only: only })
     }
 
@@ -289,6 +308,9 @@ impl Rebuild {
 
 struct Generation {
     client: Client,
+    /// For what the client has no words for.
+    http: ToMeilisearch,
+    url: String,
     entries: Index,
     checkpoint: Index,
     /// Which one it is, from 1; stands in the mark.
@@ -296,13 +318,30 @@ struct Generation {
 }
 
 impl Generation {
-    fn new(client: &Client, prefix: &str) -> Self {
+    fn new(http: &ToMeilisearch, url: &str, key: Option<&str>, prefix: &str) -> Self {
+        let url = url.trim_end_matches('/').to_owned();
+        let client = Client::new_with_client(&url, key, http.clone());
         let index = |name: &str| client.index(format!("{prefix}_{name}"));
         Self {
-            client: client.clone(),
+            http: http.clone(),
+            url,
             entries: index("entries"),
             checkpoint: index("checkpoint"),
             number: AtomicI32::new(1),
+            client,
+        }
+    }
+
+    /// The one that is built to take this one's place.
+    fn next(&self, prefix: &str) -> Self {
+        let index = |name: &str| self.client.index(format!("{prefix}_next_{name}"));
+        Self {
+            client: self.client.clone(),
+            http: self.http.clone(),
+            url: self.url.clone(),
+            entries: index("entries"),
+            checkpoint: index("checkpoint"),
+            number: AtomicI32::new(self.number.load(Ordering::Relaxed) + 1),
         }
     }
 
@@ -408,6 +447,17 @@ impl Generation {
         }
     }
 
+    /// What any of the queries finds, each entry once, the best first.
+    async fn federated<'a>(
+        &'a self,
+        federation: Federation<'a>,
+        queries: impl Iterator<Item = Weighted<'a>>,
+    ) -> Result<Merged, SearchError> {
+        let body = Federated { federation, queries: queries.collect() };
+        let url = format!("{}/multi-search", self.url);
+        bounded(self.http.request::<(), _, _>(&url, Method::Post { query: (), body }, 200)).await
+    }
+
     async fn done(&self, task: TaskInfo) -> Result<(), SearchError> {
         match self.client.wait_for_task(task, Some(TASK_INTERVAL), Some(TASK_TIMEOUT)).await? {
             Task::Failed { content } => Err(Error::Meilisearch(content.error).into()),
@@ -477,6 +527,106 @@ struct Found {
     keywords: Vec<String>,
 }
 
+/// One of the queries of a federated search.
+struct Part {
+    text: String,
+    strategy: MatchingStrategies,
+    weight: f64,
+}
+
+impl Part {
+    fn query<'a>(&'a self, entries: &'a Index, wall: &'a str) -> Weighted<'a> {
+        let mut query = entries.search();
+        query.with_index_uid();
+        query.with_query(&self.text).with_filter(wall).with_matching_strategy(self.strategy.clone());
+        Weighted { query, federation_options: Weight { weight: self.weight } }
+    }
+}
+
+/// What the server is asked to find what the embedded index finds: everything with all quoted phrases, and without
+/// phrases everything with any of the words.
+fn parts(query: &Query, typed: &str) -> Vec<Part> {
+    let part = |text: String, strategy, weight| Part { text, strategy, weight };
+    let quoted = |words: &[String]| format!("\"{}\" ", words.join(" "));
+    let mut without = String::new();
+    for excluded in &query.excluded {
+        without += &match excluded {
+            Excluded::Word(word) | Excluded::Prefix(word) => format!("-{word} "),
+            Excluded::Phrase(words) => format!("-{}", quoted(words)),
+        };
+    }
+    let phrases: String = query.phrases.iter().map(|phrase| quoted(phrase)).collect();
+    // The last word of a query is also the beginning of longer ones, unless something follows it.
+    let closed = |text: &str, prefix: bool| if prefix { text.to_owned() } else { format!("{text} ") };
+    let words = query.words.iter().map(|word| word.text.as_str()).collect::<Vec<_>>().join(" ");
+    let Some(last) = query.words.last() else {
+        // Signs that are no words are looked for as they are.
+        let text = if query.is_browse() || !phrases.is_empty() { format!("{without}{phrases}") } else { typed.into() };
+        return vec![part(text, MatchingStrategies::ALL, ONE)];
+    };
+    let whole = format!("{without}{phrases}{}", closed(&words, last.prefix));
+    let mut parts = vec![part(whole.clone(), MatchingStrategies::ALL, WHOLE)];
+    if !phrases.is_empty() {
+        parts.push(part(format!("{without}{phrases}"), MatchingStrategies::ALL, ONE));
+    } else if query.words.len() > 1 {
+        parts.push(part(whole, MatchingStrategies::FREQUENCY, MOST));
+        let one = |text: String| part(text, MatchingStrategies::ALL, ONE);
+        let each = query.words.iter().map(|word| closed(&word.text, word.prefix));
+        parts.extend(each.map(|word| one(format!("{without}{word}"))));
+    }
+    parts
+}
+
+/// The body of a federated search (<https://www.meilisearch.com/docs/reference/api/multi_search>); the client's own has
+/// no pages, and only pages are counted exactly.
+#[derive(Serialize)]
+struct Federated<'a> {
+    federation: Federation<'a>,
+    queries: Vec<Weighted<'a>>,
+}
+
+#[derive(Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct Federation<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hits_per_page: Option<usize>,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    facets_by_index: HashMap<&'a str, [&'static str; FacetField::ALL.len()]>,
+    /// The facets of all queries are counted together, with the settings of the index.
+    merge_facets: MergeFacets,
+}
+
+#[derive(Serialize, Default)]
+struct MergeFacets {}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Weighted<'a> {
+    #[serde(flatten)]
+    query: SearchQuery<'a, ToMeilisearch>,
+    federation_options: Weight,
+}
+
+#[derive(Serialize)]
+struct Weight {
+    weight: f64,
+}
+
+/// The answer to a federated search.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Merged {
+    hits: Vec<SearchResult<Found>>,
+    total_hits: Option<usize>,
+    facet_distribution: Option<HashMap<String, HashMap<String, usize>>>,
+}
+
 fn settings() -> Settings {
     let mut settings = Settings::new()
         .with_searchable_attributes(["title", "tags", "keywords", "body"])
@@ -494,6 +644,7 @@ fn settings() -> Settings {
             max_values_per_facet: MAX_COUNTED_VALUES,
             sort_facet_values_by: Some([("*".to_owned(), FacetSortValue::Count)].into()),
         });
+    settings.separator_tokens = Some(SEPARATORS.map(str::to_owned).into());
     settings.search_cutoff_ms = Some(MAX_SEARCH_TIME.as_millis() as u64);
     settings
 }
@@ -551,7 +702,7 @@ fn hit(found: SearchResult<Found>, next: usize) -> Hit {
     Hit {
         id: found.result.id,
         kind: found.result.kind,
-        score: found.ranking_score.unwrap_or(0.0),
+        score: found.federation.map_or(0.0, |at| f64::from(at.weighted_ranking_score) / WHOLE),
         highlights,
         cursor: cursor_at(next),
     }
@@ -630,9 +781,8 @@ mod tests {
     #[test]
     fn the_key_is_not_shown() {
         let http = ToMeilisearch::new(Some("very-secret-key")).unwrap();
-        let client = Client::new_with_client("http://localhost:1", Some("very-secret-key"), http);
         let index = Meilisearch {
-            live: Arc::new(Generation::new(&client, "oriel")),
+            live: Arc::new(Generation::new(&http, "http://localhost:1", Some("very-secret-key"), "oriel")),
             made: Arc::default(),
             guard: Arc::new(Guard::new("search", Policy::default())),
             prefix: "oriel".into(),
