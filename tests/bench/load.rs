@@ -1,15 +1,20 @@
 //! Load, as lean as it can be: raw keep-alive connections.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::machine;
 
 /// Connections that ask at once when throughput is measured.
 const CONNECTIONS: usize = 8;
+/// What is not answered by then is an error.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn median(figures: &[f64]) -> f64 {
     percentile(figures, 0.5)
@@ -90,6 +95,107 @@ impl Rounds {
     }
 }
 
+/// What came of many requests.
+#[derive(Default)]
+pub struct Outcome {
+    /// How long each took that was answered, in seconds.
+    seconds: Vec<f64>,
+    /// How many were refused, failed, or were answered with errors.
+    errors: usize,
+    lasted: f64,
+}
+
+impl Outcome {
+    fn count(&mut self, answered: Option<f64>) {
+        match answered {
+            Some(seconds) => self.seconds.push(seconds),
+            None => self.errors += 1,
+        }
+    }
+
+    /// How many were answered in a second.
+    pub fn per_second(&self) -> f64 {
+        self.seconds.len() as f64 / self.lasted
+    }
+
+    /// How long a part of them took at most, in milliseconds. `part`: of one.
+    pub fn within(&self, part: f64) -> f64 {
+        if self.seconds.is_empty() { f64::INFINITY } else { percentile(&self.seconds, part) * 1e3 }
+    }
+
+    /// Of a hundred.
+    pub fn errors(&self) -> f64 {
+        self.errors as f64 / (self.errors + self.seconds.len()).max(1) as f64 * 1e2
+    }
+}
+
+/// So many clients, each of which asks on when it was answered, for so long; `request` makes the n-th one of a client.
+/// The clients take turns over the addresses.
+pub async fn clients(
+    addresses: &[&str],
+    clients: usize,
+    time: Duration,
+    request: impl Fn(usize, u64) -> Vec<u8>,
+) -> Outcome {
+    let began = Instant::now();
+    let request = &request;
+    let each = (0..clients).map(|client| async move {
+        let (mut connection, mut outcome) =
+            (Connection::open(addresses[client % addresses.len()]).await, Outcome::default());
+        for n in 0.. {
+            if began.elapsed() >= time {
+                break;
+            }
+            let request = request(client, n);
+            let asked = Instant::now();
+            let answered = connection.answered(&request).await;
+            outcome.count(answered.then(|| asked.elapsed().as_secs_f64()));
+        }
+        outcome
+    });
+    let mut all = Outcome::default();
+    for outcome in futures::future::join_all(each).await {
+        all.seconds.extend(outcome.seconds);
+        all.errors += outcome.errors;
+    }
+    all.lasted = began.elapsed().as_secs_f64();
+    all
+}
+
+/// Requests that come at this rate a second, for so long, whether or not those before them are answered; `request` makes
+/// the n-th one. Each goes over a connection that nobody uses, else over a new one.
+pub async fn arrivals(addresses: &[&str], rate: f64, time: Duration, request: impl Fn(u64) -> Vec<u8>) -> Outcome {
+    let idle: Arc<Vec<Mutex<Vec<Connection>>>> = Arc::new(addresses.iter().map(|_| Mutex::default()).collect());
+    let began = tokio::time::Instant::now();
+    let (mut asked, mut all) = (JoinSet::new(), Outcome::default());
+    for n in 0..(rate * time.as_secs_f64()) as u64 {
+        tokio::time::sleep_until(began + Duration::from_secs_f64(n as f64 / rate)).await;
+        let (request, idle, to) = (request(n), Arc::clone(&idle), n as usize % addresses.len());
+        let (address, came) = (addresses[to].to_owned(), Instant::now());
+        asked.spawn(async move {
+            let kept = idle[to].lock().unwrap().pop();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => Connection::open(&address).await,
+            };
+            let answered = connection.answered(&request).await;
+            let took = came.elapsed().as_secs_f64();
+            if answered {
+                idle[to].lock().unwrap().push(connection);
+            }
+            answered.then_some(took)
+        });
+        while let Some(done) = asked.try_join_next() {
+            all.count(done.unwrap());
+        }
+    }
+    while let Some(done) = asked.join_next().await {
+        all.count(done.unwrap());
+    }
+    all.lasted = began.elapsed().as_secs_f64();
+    all
+}
+
 /// A request in HTTP/1.1.
 pub fn request(path: &str, token: &str, body: &str) -> Vec<u8> {
     let authorization = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
@@ -115,21 +221,45 @@ impl Connection {
 
     /// Sends a request and reads its answer; gives the body.
     pub async fn exchange(&mut self, request: &[u8]) -> &[u8] {
+        let (status, body) = self.ask(request).await.unwrap();
+        assert_eq!(status, 200, "{}", String::from_utf8_lossy(body));
+        body
+    }
+
+    /// Sends a request that may be refused; if it is, the next one waits a moment.
+    pub async fn offer(&mut self, request: &[u8]) {
+        if !self.answered(request).await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether the answer has data and no errors.
+    async fn answered(&mut self, request: &[u8]) -> bool {
+        let asked = tokio::time::timeout(PATIENCE, self.ask(request)).await;
+        let Ok(Ok((200, body))) = asked else { return false };
+        !body.starts_with(b"{\"errors\"") && !body.windows(11).any(|part| part == b",\"errors\":[")
+    }
+
+    async fn ask(&mut self, request: &[u8]) -> io::Result<(u16, &[u8])> {
         let Self { stream, buffer } = self;
-        stream.write_all(request).await.unwrap();
+        stream.write_all(request).await?;
         buffer.clear();
-        let (head, length) = loop {
-            assert!(stream.read_buf(buffer).await.unwrap() > 0, "the server closed the connection");
+        let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let (head, length, status) = loop {
+            if stream.read_buf(buffer).await? == 0 {
+                return Err(closed());
+            }
             if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = std::str::from_utf8(&buffer[..end]).unwrap().to_ascii_lowercase();
-                assert!(head.starts_with("http/1.1 200"), "{head}");
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-                break (end + 4, length.parse::<usize>().unwrap());
+                break (end + 4, length.parse::<usize>().unwrap(), head[9..12].parse().unwrap());
             }
         };
         while buffer.len() < head + length {
-            assert!(stream.read_buf(buffer).await.unwrap() > 0, "the answer broke off");
+            if stream.read_buf(buffer).await? == 0 {
+                return Err(closed());
+            }
         }
-        &buffer[head..]
+        Ok((status, &buffer[head..]))
     }
 }

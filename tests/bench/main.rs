@@ -8,6 +8,7 @@
 //! `cargo bench -p oriel --bench floor` runs it, bounded in time; with `-- --long` more rows and more subscribers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod dashboards;
 /// The engine's own PostgreSQL for tests.
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
@@ -17,10 +18,18 @@ mod growth;
 mod live;
 mod load;
 mod machine;
+mod neighbours;
+mod nodes;
 mod oriel;
 mod reads;
+mod recovery;
+/// A Redis server, as the bus's own tests start it.
+#[path = "../../src/backends/bus/redis_server.rs"]
+#[allow(dead_code)]
+mod redis_server;
 mod report;
 mod rows;
+mod signing_in;
 mod start;
 mod subscribers;
 mod writes;
@@ -57,6 +66,11 @@ enum Part {
     Reads,
     Growth,
     Live,
+    Nodes,
+    Dashboards,
+    SigningIn,
+    Neighbours,
+    Recovery,
 }
 
 /// What this program does as a process that the measuring one has started.
@@ -106,6 +120,21 @@ async fn measure(options: &Options) -> Report {
     }
     if wanted(Part::Live) {
         live::measure(&mut report, options.long).await;
+    }
+    if wanted(Part::Nodes) {
+        nodes::measure(&mut report).await;
+    }
+    if wanted(Part::Dashboards) {
+        dashboards::measure(&mut report, options.long).await;
+    }
+    if wanted(Part::SigningIn) {
+        signing_in::measure(&mut report).await;
+    }
+    if wanted(Part::Neighbours) {
+        neighbours::measure(&mut report, options.long).await;
+    }
+    if wanted(Part::Recovery) {
+        recovery::measure(&mut report, options.long).await;
     }
     report
 }

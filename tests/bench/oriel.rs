@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,10 +11,12 @@ use tempfile::TempDir;
 
 use crate::load::{self, Connection};
 
+pub const PASSWORD: &str = "correct horse battery";
+
 /// A server in a folder of its own. Dropped: killed.
 pub struct Running {
     process: Child,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     pub address: String,
     pub started_in: Duration,
     connections: Mutex<Vec<Connection>>,
@@ -27,7 +29,11 @@ impl Running {
     }
 
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), settings)
+    }
+
+    /// On the folder `data` in this one.
+    pub fn start_in(folder: Arc<TempDir>, settings: &[(&str, &str)]) -> Self {
         let started = Instant::now();
         let mut process = Command::new(env!("CARGO_BIN_EXE_oriel"))
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
@@ -40,6 +46,13 @@ impl Running {
             .unwrap();
         let address = first_address(&mut process);
         Self { process, folder, address, started_in: started.elapsed(), connections: Mutex::default() }
+    }
+
+    /// Starts it again on the same data, with these settings.
+    pub fn restart_with(self, settings: &[(&str, &str)]) -> Self {
+        let folder = Arc::clone(&self.folder);
+        drop(self);
+        Self::start_in(folder, settings)
     }
 
     pub fn process(&self) -> u32 {
@@ -70,11 +83,37 @@ impl Running {
     }
 
     pub async fn register(&self) -> String {
+        self.register_as("Bench").await
+    }
+
+    /// An organisation of this name, and its owner; the address is the name, at example.org.
+    pub async fn register_as(&self, name: &str) -> String {
         let query =
             "mutation($input: RegisterInput!) { register(input: $input) { accessToken userErrors { message } } }";
-        let input = json!({"organizationName": "Bench", "name": "Bench", "email": "bench@example.org", "password": "correct horse battery"});
+        let email = format!("{}@example.org", name.to_lowercase());
+        let input = json!({"organizationName": name, "name": name, "email": email, "password": PASSWORD});
         let answer = self.post("", &json!({"query": query, "variables": {"input": input}})).await;
-        answer["data"]["register"]["accessToken"].as_str().unwrap().to_owned()
+        answer["data"]["register"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    /// Somebody else in the organisation of whoever has this token.
+    pub async fn join(&self, owner: &str, name: &str, role: &str) -> String {
+        let query = "mutation($input: MemberInviteInput!) { memberInvite(input: $input) { invitationToken userErrors { message } } }";
+        let input = json!({"email": format!("{name}@example.org"), "roles": [role]});
+        let answer = self.post(owner, &json!({"query": query, "variables": {"input": input}})).await;
+        let input =
+            json!({"token": answer["data"]["memberInvite"]["invitationToken"], "name": name, "password": PASSWORD});
+        let query = "mutation($input: MemberAcceptInput!) { memberAccept(input: $input) { accessToken userErrors { message } } }";
+        let answer = self.post("", &json!({"query": query, "variables": {"input": input}})).await;
+        answer["data"]["memberAccept"]["accessToken"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    /// A number of `/metrics`: of its name with its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let url = format!("http://{}/metrics", self.address);
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
     }
 
     pub async fn projects(&self, token: &str, count: usize) -> Vec<String> {
@@ -98,10 +137,32 @@ impl Running {
 
     /// Uploads a document and waits until the work on it is over; its id.
     pub async fn document(&self, token: &str, project: &str) -> String {
+        let id = self.upload(token, project, "words.txt", "A document of a few words".to_owned()).await;
+        self.documents_are_read(token).await;
+        id
+    }
+
+    /// Waits until no document is being worked on.
+    pub async fn documents_are_read(&self, token: &str) {
+        let pending = json!({"query": "{ documents(filter: {status: {eq: PROCESSING}}) { totalCount } }"});
+        while self.post(token, &pending).await["data"]["documents"]["totalCount"] != 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Uploads a document; its id.
+    pub async fn upload(&self, token: &str, project: &str, name: &str, text: String) -> String {
+        let answer = self.try_upload(token, project, name, text).await;
+        let id = answer["data"]["documentUpload"]["document"]["id"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        id.to_owned()
+    }
+
+    /// Uploads a document, which may be refused.
+    pub async fn try_upload(&self, token: &str, project: &str, name: &str, text: String) -> Value {
         let query = "mutation($input: DocumentUploadInput!) { documentUpload(input: $input) { document { id } userErrors { message } } }";
         let operations =
             json!({"query": query, "variables": {"input": {"projectId": project, "file": null}}}).to_string();
-        let file = reqwest::multipart::Part::bytes(&b"A document of a few words"[..]).file_name("words.txt");
+        let file = reqwest::multipart::Part::text(text).file_name(name.to_owned());
         let form = reqwest::multipart::Form::new()
             .text("operations", operations)
             .text("map", r#"{"0":["variables.input.file"]}"#)
@@ -109,13 +170,7 @@ impl Running {
         let request = reqwest::Client::new()
             .post(format!("http://{}/graphql", self.address))
             .header("graphql-require-preflight", "1");
-        let answer: Value = request.bearer_auth(token).multipart(form).send().await.unwrap().json().await.unwrap();
-        let id = answer["data"]["documentUpload"]["document"]["id"].as_str().unwrap_or_else(|| panic!("{answer}"));
-        let pending = json!({"query": "{ documents(filter: {status: {eq: PROCESSING}}) { totalCount } }"});
-        while self.post(token, &pending).await["data"]["documents"]["totalCount"] != 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        id.to_owned()
+        request.bearer_auth(token).multipart(form).send().await.unwrap().json().await.unwrap()
     }
 }
 
