@@ -14,7 +14,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 
 use crate::{
-    api_keys, documents, erasures, events, members, organizations, persisted_operations, projects, roles, sessions,
+    api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions,
     users,
 };
 
@@ -107,6 +107,9 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
         check::<organizations::standings::Model>(&db, "id", &["ends_at"]).await,
         check::<erasures::Model>(&db, "id", &[]).await,
         check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,
+        check::<data_exports::Model>(&db, "user_id", &["user_id"]).await,
+        check::<policies::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<consents::Model>(&db, "organization_id", &["user_id"]).await,
         check::<sessions::Model>(&db, "user_id", &["user_id"]).await,
         check::<projects::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<projects::members::Model>(&db, "organization_id", &["project_id", "member_id"]).await,

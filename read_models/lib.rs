@@ -16,6 +16,8 @@ use sea_orm::sea_query::{Expr, ExprTrait, IntoColumnRef};
 
 pub mod api_keys;
 pub mod authorization;
+pub mod consents;
+pub mod data_exports;
 pub mod documents;
 pub mod erasures;
 pub mod events;
@@ -25,6 +27,7 @@ pub mod organizations;
 pub mod persisted_operations;
 pub mod projects;
 mod readers;
+pub mod policies;
 pub mod roles;
 pub mod search;
 pub mod sessions;
@@ -52,6 +55,9 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         members::Members,
         sessions::Sessions,
         projects::Projects,
+        data_exports::DataExports,
+        policies::Policies,
+        consents::Consents,
         projects::members::ProjectMembers,
         documents::Documents,
         documents::revisions::DocumentRevisions,

@@ -17,7 +17,7 @@ use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Actor;
-use crate::{reader, roles, told, users};
+use crate::{consents, must, reader, roles, told, users};
 
 pub mod leaving;
 pub mod mine;
@@ -110,6 +110,17 @@ impl Model {
     #[graphql(name = "roles")]
     async fn shown_roles(&self, cx: &Context<'_>) -> Result<Vec<Arc<roles::Model>>> {
         Ok(roles::held(reader(cx)?, &self.roles).await?)
+    }
+
+    /// What they say to each policy that holds here. For who publishes policies (`policies:edit`); their own everybody sees in
+    /// `viewer.consents`.
+    async fn consents(&self, cx: &Context<'_>) -> Result<Vec<consents::ConsentStatus>> {
+        let reader = reader(cx)?;
+        must(reader, consents::VIEW)?;
+        if self.status == MemberStatus::Invited {
+            return Ok(Vec::new());
+        }
+        Ok(consents::of(reader, self.user_id).await?)
     }
 
     /// What they may do besides what their roles allow.

@@ -10,7 +10,7 @@ use oriel_engine::read::{ReadError, Reader};
 use oriel_kernel::{Id, IdKind, Permission, RawId, kinds};
 
 use crate::{
-    api_keys, documents, events, members, organizations, persisted_operations, projects, roles, sessions, users,
+    api_keys, data_exports, documents, events, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
 };
 
 /// Something with a global id.
@@ -37,6 +37,14 @@ pub enum Node {
     ApiKey(Arc<api_keys::Model>),
     /// What members may do, by name.
     Role(Arc<roles::Model>),
+    /// A server with which people sign in.
+    IdentityProvider(Arc<identity_providers::Model>),
+    /// That you are known to one.
+    Identity(Arc<identities::Model>),
+    /// A text that people agree to.
+    Policy(Arc<policies::Model>),
+    /// Everything that is held about a person, as a file.
+    DataExport(Arc<data_exports::Model>),
     /// Something that happened.
     Event(Arc<events::Model>),
 }
@@ -49,10 +57,12 @@ impl Node {
     pub async fn load(reader: &Reader, id: RawId<'_>) -> Result<Option<Self>, ReadError> {
         use crate::projects::members::kinds::ProjectMemberId;
         use oriel_domain::api_keys::kinds::ApiKeyId;
+        use oriel_domain::data_exports::kinds::DataExportId;
         use oriel_domain::documents::kinds::DocumentId;
         use oriel_domain::persisted_operations::kinds::PersistedOperationId;
         use oriel_domain::projects::kinds::ProjectId;
         use oriel_domain::roles::kinds::RoleId;
+        use oriel_domain::policies::kinds::PolicyId;
         let may = |wanted: Permission| reader.grant(wanted).is_some();
         Ok(match id.prefix {
             kinds::UserId::PREFIX if may(members::VIEW) => {
@@ -75,6 +85,10 @@ impl Node {
             }
             kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
             _ => None,
+            IdentityProviderId::PREFIX => reader.get(id.uuid).await?.map(Self::IdentityProvider),
+            IdentityId::PREFIX => reader.get(id.uuid).await?.map(Self::Identity),
+            PolicyId::PREFIX => reader.get(id.uuid).await?.map(Self::Policy),
+            DataExportId::PREFIX => reader.get(id.uuid).await?.map(Self::DataExport),
         })
     }
 

@@ -9,6 +9,7 @@ mod contents;
 #[cfg(test)]
 mod contract;
 pub mod cost;
+pub mod data_exports;
 pub mod documents;
 pub mod endpoint;
 pub mod erasures;
@@ -23,6 +24,7 @@ mod permissions;
 pub mod persisted_operations;
 pub mod projects;
 pub mod roles;
+pub mod policies;
 pub mod search;
 pub mod services;
 pub mod sessions;
@@ -81,6 +83,8 @@ modules! {
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
+        data_exports::DataExportQuery,
+        policies::PolicyQuery,
         users::UserMutation,
         users::addresses::AddressMutation,
         users::second_factor::SecondFactorMutation,
@@ -101,6 +105,8 @@ modules! {
         events::LiveSubscription,
         events::EventSubscription;
 }
+        data_exports::DataExportMutation,
+        policies::PolicyMutation,
 
 /// The schema.
 pub type OrielSchema = Schema<Query, Mutation, Subscription>;

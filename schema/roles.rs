@@ -210,6 +210,10 @@ fn owner(node: &Node) -> Option<MemberId> {
         | Node::ProjectMember(_)
         | Node::PersistedOperation(_)
         | Node::Role(_)
+        | Node::DataExport(_)
+        | Node::Policy(_)
+        | Node::IdentityProvider(_)
+        | Node::Identity(_)
         | Node::Event(_) => None,
     }
 }

@@ -32,6 +32,8 @@ use oriel_kernel::{
 };
 use oriel_read_models::api_keys::Model as ApiKey;
 use oriel_read_models::members::Model as Member;
+use oriel_read_models::consents::{self, ConsentStatus};
+use oriel_read_models::identities::{self, Model as Identity};
 use oriel_read_models::organizations::{self, Model as Organization, standings};
 use oriel_read_models::sessions::{self, Model as Session};
 use oriel_read_models::users::Model as User;
@@ -178,7 +180,27 @@ impl Viewer {
         }
     }
 
-    /// All devices on which you are signed in, in any organization, the newest first. To a key none is shown.
+    /// To which identity providers of this organization you are known, the oldest first: `identityLinkBegin` adds one. To
+    /// a key none is shown.
+    async fn identities(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Arc<Identity>>> {
+        Ok(identities::of_viewer(&reading(cx)?).await?)
+    }
+
+    /// What you say to each policy that holds for you: `consentGive` agrees to one.
+    async fn consents(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<ConsentStatus>> {
+        let reader = reading(cx)?;
+        Ok(consents::of(&reader, reader.viewer().user).await?)
+    }
+
+    /// Whether there is a policy to which you are to agree and do not.
+    async fn consents_missing(&self, cx: &Context<'_>) -> async_graphql::Result<bool> {
+        let reader = reading(cx)?;
+        let consents = consents::of(&reader, reader.viewer().user).await?;
+        Ok(consents.iter().any(ConsentStatus::is_lacking))
+    }
+
+    /// All devices on which you are signed in, in any organization, the newest first; where an identity provider says who
+    /// you are, those in its organization. To a key none is shown.
     async fn sessions(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Arc<Session>>> {
         let now = Services::of(cx)?.engine.now();
         Ok(sessions::of_viewer(&reading(cx)?, now).await?)
@@ -516,8 +538,44 @@ fn challenge(services: &Services, user: &User, organization: OrganizationId, pos
     }
 }
 
-/// Carries out the transaction and, as its last part, begins a session.
-async fn start_session(
+/// Whose right password this token stands for, and where they act.
+pub(crate) async fn challenged(cx: &Context<'_>, token: &str, now: Timestamp) -> Result<Who> {
+    let engine = &Services::of(cx)?.engine;
+    let (connection, blinder) = (engine.database().reader(), engine.keyring().as_ref());
+    let over = || {
+        let message = "This token is not good any more. Begin again with `login`.";
+        Rejection::new(ErrorCode::Expired, message).at("mfaToken")
+    };
+    let ticket: Ticket<UserId> = Ticket::read(token, SECOND_FACTOR, now, blinder).ok_or_else(over)?;
+    let user = sign_in::user(connection, ticket.subject).await.map_err(unavailable)?.ok_or_else(over)?;
+    let mut about = ticket.about.split('.');
+    let (organization, password) = about.next().zip(about.next()).ok_or_else(over)?;
+    if password != password_mark(&user, blinder) {
+        return Err(over().into());
+    }
+    let federated = match (about.next().map(str::parse), about.next().map(str::parse)) {
+        (None, None) => None,
+        (Some(Ok(provider)), Some(Ok(session))) => Some(Federated { provider, session }),
+        _ => return Err(over().into()),
+    };
+    let organization = OrganizationId::parse_or_absent(organization);
+    let member = sign_in::active_member(connection, user.id, Some(organization)).await.map_err(unavailable)?;
+    let (member, organization) = member.ok_or_else(over)?;
+    Ok(Who { user: user.id, member, organization, federated })
+}
+
+/// The answer of a command that began a session when it was carried out before.
+pub(crate) async fn started_before(
+    cx: &Context<'_>,
+    context: &CommandContext,
+    done: &Committed,
+) -> Result<SessionPayload> {
+    let (session, _) = started_at(cx, done.position).await?;
+    continued(cx, context, session, done.position).await
+}
+
+/// Carries out the transaction and, as its last part, begins a session; `method`: by what they showed who they are.
+pub(crate) async fn start_session(
     cx: &Context<'_>,
     context: &CommandContext,
     transaction: Transaction,

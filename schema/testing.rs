@@ -20,7 +20,7 @@ use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_engine::{Database, Engine, Parts, Sources};
 use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
 use oriel_read_models::{
-    api_keys, documents, erasures, members, organizations, persisted_operations, projects, roles, sessions, users,
+    api_keys, consents, data_exports, documents, erasures, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
 };
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::{Value, json};
@@ -169,6 +169,9 @@ impl Bed {
         table(&database, members::Entity).await;
         table(&database, sessions::Entity).await;
         table(&database, projects::Entity).await;
+        table(&database, data_exports::Entity).await;
+        table(&database, policies::Entity).await;
+        table(&database, consents::Entity).await;
         table(&database, projects::members::Entity).await;
         table(&database, documents::Entity).await;
         table(&database, documents::revisions::Entity).await;

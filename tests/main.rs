@@ -19,6 +19,7 @@ mod outages;
 mod rebuilds;
 mod recovery;
 mod redis;
+mod privacy;
 mod restarts;
 mod rolling;
 mod search;

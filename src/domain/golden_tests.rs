@@ -11,12 +11,17 @@ use oriel_kernel::{Id, IdKind, OrganizationId, Pattern, Personal, Position};
 
 use crate::DECODERS;
 use crate::api_keys::{ApiKeyEvent, ApiKeyName};
-use crate::documents::{Awaited, DocumentEvent, ExtractedText, Stage, Tags, Title};
+use crate::identities::IdentityEvent;
+use crate::identity_providers::{IdentityProviderEvent, Issuer, SealedSecret, Settings};
+use crate::consents::ConsentEvent;
+use crate::data_exports::{DataExportEvent, ExportEnd};
+use crate::documents::{Awaited, DocumentEvent, ExtractedText, ReleaseReason, Stage, Tags, Title};
 use crate::members::MemberEvent;
 use crate::organizations::{Cleaned, Language, OrganizationEvent, OrganizationName, Slug, SuspensionReason, TimeZone};
 use crate::persisted_operations::{
     OperationBody, OperationHash, OperationKind, OperationName, OperationsMode, PersistedOperationEvent,
 };
+use crate::policies::{PolicyEvent, PolicyKey, PolicyText, PolicyTitle};
 use crate::projects::{Description, ProjectEvent, ProjectKey, ProjectName};
 use crate::roles::{Role, RoleDescription, RoleEvent, RoleName, RoleTitle};
 use crate::sessions::{EndReason, SessionEvent};
@@ -48,6 +53,10 @@ fn samples() -> Vec<Sample> {
         roles(),
         api_keys(),
     ];
+        identity_providers(),
+        identities(),
+        data_exports(),
+        policies(),
     all.into_iter().flatten().collect()
 }
 
@@ -65,6 +74,40 @@ fn said(text: &str) -> Personal<String> {
 }
 
 fn users() -> Vec<Sample> {
+fn policies() -> Vec<Sample> {
+    let published = PolicyEvent::Published {
+        organization: organization(),
+        key: PolicyKey::parse("privacy").unwrap(),
+        revision: 2,
+        title: PolicyTitle::parse("Privacy").unwrap(),
+        text: PolicyText::parse("We keep\nlittle.").unwrap(),
+        required: true,
+    };
+    let given = ConsentEvent::Given { organization: organization(), policy: id(0x50), revision: 2, user: user(11) };
+    vec![
+        Sample::today(published),
+        Sample::today(PolicyEvent::Retired),
+        Sample::today(given),
+        Sample::today(ConsentEvent::Withdrawn),
+    ]
+}
+
+fn data_exports() -> Vec<Sample> {
+    use DataExportEvent as E;
+    let (size, sha256, blob) = (7, "5a".repeat(32), "exports/0199".to_owned());
+    let ended = |name, reason, blob| Sample::today(E::Ended { reason, blob }).case(name);
+    vec![
+        Sample::today(E::Requested { user: user(11) }),
+        Sample::today(E::Started { attempt: 1 }),
+        Sample::today(E::Failed { attempt: 1, reason: "The store is away.".to_owned() }),
+        Sample::today(E::Completed { blob: blob.clone(), size, sha256, ends_at: at(7) }),
+        Sample::today(E::Ended { reason: ExportEnd::Expired, blob: Some(blob) }),
+        ended("discarded", ExportEnd::Discarded, None),
+        ended("erased", ExportEnd::Erased, None),
+        ended("failed", ExportEnd::Failed, None),
+    ]
+}
+
     use UserEvent as E;
     let registered = |username: Option<&str>| E::Registered {
         email: said("Ada@example.org"),

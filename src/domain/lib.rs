@@ -10,12 +10,15 @@
 use oriel_kernel::{Aggregate, ErrorCode, EventDecoder, Rejection};
 
 pub mod api_keys;
+pub mod consents;
+pub mod data_exports;
 pub mod documents;
 pub mod members;
 pub mod organizations;
 pub mod persisted_operations;
 pub mod projects;
 pub mod roles;
+pub mod policies;
 pub mod sessions;
 pub mod tickets;
 pub mod users;
@@ -44,6 +47,11 @@ aggregates! {
     api_keys::ApiKey,
 }
 
+    identity_providers::IdentityProvider,
+    identities::Identity,
+    data_exports::DataExport,
+    policies::Policy,
+    consents::Consent,
 /// Refuses to make what exists.
 fn must_be_new<A: Aggregate>(state: &A) -> Result<(), Rejection> {
     match state.tenant() {

@@ -6,8 +6,9 @@
 //! aggregates or read models exist.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use oriel_kernel::{Effect, Id, OrganizationId, Position, UserId};
+use oriel_kernel::{Effect, Id, OrganizationId, Position, Recorded, UserId};
 use sea_orm::{ConnectionTrait, DbErr, Value};
 use uuid::Uuid;
 
@@ -60,6 +61,24 @@ impl Engine {
             reached = next;
         }
         Ok(subjects)
+    }
+
+    /// What one of these has caused, or what says something about a person, after a position: of a bounded part of the
+    /// log, and where that ends.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn events_of(
+        &self,
+        person: UserId,
+        actors: &[Uuid],
+        after: Position,
+        head: Position,
+    ) -> Result<(Vec<Arc<Recorded>>, Position), LogError> {
+        let to = Position::new((after.number() + EVENTS).min(head.number()));
+        // As whom they acted before they were a member.
+        let actors = [actors, &[person.uuid()]].concat();
+        Ok((self.log.read_of(person, &actors, (after, to)).await?, to))
     }
 
     /// Forgets the facts that are claimed in a scope of these things: `kind:id`, whatever the kind.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use oriel_kernel::{
-    Actor, AnyEvent, Effect, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded,
+    Actor, AnyEvent, Effect, EventDecodeError, EventDecoder, EventId, OrganizationId, Position, Recorded, UserId,
 };
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
@@ -179,6 +179,33 @@ impl Log {
         let sql = format!("SELECT {COLUMNS} FROM events WHERE subject_id = $1 ORDER BY version");
         let rows = self.database.query(&sql, vec![subject.into()]).await?;
         self.decode(rows).await
+    }
+
+    /// The events after a position and up to another that one of these has caused, or that hold something about a
+    /// person, in order.
+    pub(crate) async fn read_of(
+        &self,
+        person: UserId,
+        actors: &[Uuid],
+        (after, to): (Position, Position),
+    ) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let these = crate::bulk::in_ids(self.database.backend(), "actor_id", 3);
+        let sql = |holds: &str| {
+            format!(
+                "SELECT {COLUMNS} FROM events WHERE position > $1 AND position <= $2 AND ({these} OR {holds} > 0) \
+                 ORDER BY position"
+            )
+        };
+        let (postgres, sqlite) =
+            (sql("position(convert_to($4, 'UTF8') in data)"), sql("instr(data, CAST($4 AS BLOB))"));
+        let values: Vec<Value> = vec![
+            after.number().into(),
+            to.number().into(),
+            crate::bulk::ids_json(actors).into(),
+            format!("\"of\":\"{person}\"").into(),
+        ];
+        let statement = self.database.statement(&postgres, &sqlite, values);
+        self.decode(self.database.reader().query_all_raw(statement).await?).await
     }
 
     /// For each event that makes something anew, the events of those aggregates before it.

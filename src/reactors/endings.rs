@@ -221,6 +221,7 @@ pub(crate) struct Erasing {
     pub(crate) engine: Arc<Engine>,
     pub(crate) index: Arc<SearchIndex>,
 }
+    pub(crate) blobs: Blobs,
 
 /// What a membership has of sessions and projects that ends in one transaction.
 const AT_ONCE: u64 = 200;
@@ -250,6 +251,7 @@ impl Erasing {
         self.leave(user).await?;
         // All that was said about them: nothing is written with their key any more.
         let head = self.engine.log().head().await?.0;
+        crate::data_exports::erase(&self.engine, &self.blobs, user).await?;
         let about: Vec<Uuid> = self.engine.about(user, head).await?.into_iter().collect();
         for subjects in about.chunks(Effect::MOST) {
             let anew = MakeAnew { subjects: subjects.to_vec() };
@@ -264,7 +266,7 @@ impl Erasing {
         let mut stores = vec![cleaned("data_keys", job.position)];
         let read_models = self.engine.read_models().iter().filter(|read_model| read_model.is_made_of_one_stream());
         stores.extend(read_models.map(|read_model| cleaned(read_model.table(), position)));
-        stores.extend([INDEX, "facts"].map(|store| cleaned(store, position)));
+        stores.extend([INDEX, "blobs", "facts"].map(|store| cleaned(store, position)));
         self.execute(user, job.command("certify"), CertifyErasure { stores }).await?;
         tracing::info!(%user, %position, subjects = about.len(), "nothing is left of a person who was erased");
         Ok(())

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 mod endings;
+mod data_exports;
 mod extraction;
 mod index_stage;
 mod mail;
@@ -92,7 +93,13 @@ impl Default for Limits {
 
 /// Every reactor: the one list of what events lead to.
 fn reactors() -> Vec<Arc<dyn Reactor>> {
-    vec![Arc::new(extraction::Extract), Arc::new(purge::Purge), Arc::new(endings::Endings), Arc::new(mail::Letters)]
+    vec![
+        Arc::new(scan::Scan),
+        Arc::new(extraction::Extract),
+        Arc::new(purge::Purge),
+        Arc::new(endings::Endings), Arc::new(data_exports::Exports),
+        Arc::new(mail::Letters),
+    ]
 }
 
 /// Every worker: the one list of who does the jobs.
@@ -101,7 +108,8 @@ fn workers(parts: &Parts, index: &Arc<search_index::SearchIndex>) -> Vec<Arc<dyn
     vec![
         Arc::new(extraction::Extraction::new(parts)),
         Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
-        Arc::new(endings::Erasing { engine: Arc::clone(&engine), index: Arc::clone(&index) }),
+        Arc::new(data_exports::Gathering { engine: Arc::clone(&engine), blobs: blobs.clone() }),
+        Arc::new(endings::Erasing { engine: Arc::clone(&engine), blobs: blobs.clone(), index: Arc::clone(&index) }),
         Arc::new(endings::Ending { engine, blobs, index }),
         Arc::new(mail::Post::new(parts)),
     ]
@@ -153,6 +161,7 @@ impl Reactors {
     }
 
     /// Ends everything in order: batches and jobs that run are finished, within the workers' grace.
+            tasks.spawn(data_exports::every(parts.limits.end_every, Arc::clone(&engine), stopped.clone()));
     pub async fn stop(&self) {
         self.stopping.send_replace(true);
         tokio::join!(self.consumers.stop(), self.workers.stop());
@@ -227,5 +236,13 @@ impl Reactors {
     /// When the blobs or the read models cannot be read.
     pub async fn sweep(&self) -> Result<Swept, SweepError> {
         self.sweep.run().await
+    /// Ends the data exports whose time is over; how many. Also happens by itself now and then.
+    ///
+    /// # Errors
+    /// When the read models cannot be read, or nothing can be written.
+    pub async fn expire_exports(&self) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
+        data_exports::expire_due(&self.engine).await
+    }
+
     }
 }

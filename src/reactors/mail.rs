@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oriel_backends::mail::{Letter, Mail};
+use oriel_domain::data_exports::{DataExportEvent, DataExportId};
 use oriel_domain::members::MemberEvent;
 use oriel_domain::tickets::{INVITATION, INVITATION_LIFE, Ticket};
 use oriel_domain::users::UserEvent;
@@ -17,7 +18,7 @@ use oriel_engine::Engine;
 use oriel_engine::consumers::Reactor;
 use oriel_engine::jobs::{Job, JobFailure, NewJob, Worker};
 use oriel_kernel::{Actor, MemberId, Personal, Position, Recorded, Timestamp, UserId};
-use oriel_read_models::{members, organizations, users};
+use oriel_read_models::{data_exports, members, organizations, users};
 use sea_orm::{DbErr, EntityTrait};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,16 @@ enum Kind {
     SecondFactorOn,
     /// The second factor was given up.
     SecondFactorOff,
+    /// A passkey was added.
+    PasskeyAdded,
+    /// A passkey was removed.
+    PasskeyRemoved,
+    /// There may be a copy of a passkey.
+    PasskeyCopied,
+    /// Somebody else has taken away the second factor, which was lost.
+    SecondFactorReset,
+    /// What is held about them can be downloaded.
+    DataExportReady,
     /// To somebody who is invited: a link to accept with.
     Invitation,
 }
@@ -58,6 +69,10 @@ impl Reactor for Letters {
     }
 
     fn react(&self, event: &Recorded) -> Vec<NewJob> {
+        if let Some(DataExportEvent::Completed { .. }) = event.event_as() {
+            let order = serde_json::to_value(Kind::DataExportReady).ok();
+            return order.into_iter().map(|order| NewJob::new(QUEUE, event).payload(order)).collect();
+        }
         let kinds = match (event.event_as(), event.event_as()) {
             (Some(happened), _) => to_user(event, happened),
             (None, Some(happened)) => to_member(happened),
@@ -167,6 +182,9 @@ impl Post {
         let Some(user) = user else { return Ok(None) };
         let (name, link) = (user.name.as_str(), |purpose, ends_at, about: &str, page| {
             let ticket = Ticket { subject: id, ends_at, about: about.to_owned() };
+        if event.event_as::<DataExportEvent>().is_some() {
+            return self.data_export(event).await;
+        }
             self.link(page, ticket.sign(purpose, self.engine.keyring().as_ref()), ends_at)
         });
         let (to, text) = match (kind, happened) {
@@ -204,6 +222,17 @@ impl Post {
         let organization = organizations::Entity::find_by_id(*organization).one(connection).await?;
         let (Some(organization), true, Some(to)) = (organization, still, clear(email)) else { return Ok(None) };
         let host = match members::Entity::find_by_id(*invited_by).one(connection).await? {
+    async fn data_export(&self, event: &Recorded) -> Result<Option<Draft>, DbErr> {
+        let connection = self.engine.database().reader();
+        let export = data_exports::Entity::find_by_id(DataExportId::from_uuid(event.subject)).one(connection).await?;
+        // One that has ended meanwhile is not told of.
+        let Some(export) = export.filter(|export| export.blob.is_some()) else { return Ok(None) };
+        let user = users::Entity::find_by_id(export.user_id).one(connection).await?;
+        let Some((user, ends_at)) = user.zip(export.ends_at) else { return Ok(None) };
+        let text = texts::data_export_ready(&user.name, &self.base_url, ends_at);
+        Ok(user.email.map(|to| Draft { to, text }))
+    }
+
             Some(host) => users::Entity::find_by_id(host.user_id).one(connection).await?.map(|user| user.name),
             None => None,
         };

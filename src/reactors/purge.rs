@@ -1,6 +1,7 @@
 //! The files of a purged document go. The event says which: nobody else can know any more.
 
 use oriel_backends::blobs::{BlobKey, Blobs};
+use oriel_domain::data_exports::DataExportEvent;
 use oriel_domain::documents::DocumentEvent;
 use oriel_engine::consumers::Reactor;
 use oriel_engine::jobs::{Job, JobFailure, NewJob, Worker};
@@ -21,7 +22,12 @@ impl Reactor for Purge {
             Some(DocumentEvent::Purged { blobs, .. }) if !blobs.is_empty() => {
                 vec![NewJob::new(QUEUE, event).payload(blobs.clone().into())]
             }
-            _ => Vec::new(),
+            _ => match event.event_as() {
+                Some(DataExportEvent::Ended { blob: Some(blob), .. }) => {
+                    vec![NewJob::new(QUEUE, event).payload(vec![blob.clone()].into())]
+                }
+                _ => Vec::new(),
+            },
         }
     }
 }

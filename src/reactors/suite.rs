@@ -1,6 +1,7 @@
 //! The side effects on a real engine (SQLite), real blobs, a real index and a real child: this test program starts
 //! itself as the reader of documents. Nothing sleeps: tests wait on the feed and on positions.
 
+mod data_exports;
 mod documents;
 mod endings;
 mod index;

@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oriel_backends::blobs::{BlobError, BlobKey, BlobPrefix, Blobs, MAX_LISTED};
+use oriel_backends::blobs::{EXPORTS, BlobError, BlobKey, BlobPrefix, Blobs, MAX_LISTED};
 use oriel_engine::Engine;
 use oriel_kernel::Timestamp;
+use oriel_read_models::data_exports;
 use oriel_read_models::documents::{self, revisions};
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use serde::Deserialize;
@@ -57,7 +58,7 @@ pub(crate) struct Sweep {
     next: Mutex<[Option<BlobKey>; KINDS.len()]>,
 }
 
-const KINDS: [BlobPrefix; 3] = [FILES, TEXTS, STAGING];
+const KINDS: [BlobPrefix; 4] = [FILES, TEXTS, EXPORTS, STAGING];
 
 impl Sweep {
     pub(crate) fn new(engine: Arc<Engine>, blobs: Blobs) -> Self {
@@ -124,6 +125,7 @@ impl Sweep {
                 old.remove(&key);
             }
         };
+        data_exports::files(reader).await?.iter().for_each(|file| keep(file));
         let mut after = Uuid::nil();
         loop {
             use revisions::Column;

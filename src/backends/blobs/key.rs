@@ -37,6 +37,8 @@ impl BlobPrefix {
 pub const FILES: BlobPrefix = BlobPrefix::new("files");
 /// Where the texts of files are kept.
 pub const TEXTS: BlobPrefix = BlobPrefix::new("texts");
+/// Where data exports are kept, until they end.
+pub const EXPORTS: BlobPrefix = BlobPrefix::new("exports");
 /// Where clients upload to by a signed URL. What stays there is removed after a day.
 pub const STAGING: BlobPrefix = BlobPrefix::new("staging");
 

@@ -34,7 +34,7 @@ use tokio::io::AsyncWriteExt;
 use url::Url;
 
 use self::body::{Meter, Terms};
-pub use self::key::{BlobKey, BlobPrefix, FILES, InvalidBlobKey, STAGING, TEXTS};
+pub use self::key::{BlobKey, BlobPrefix, EXPORTS, FILES, InvalidBlobKey, STAGING, TEXTS};
 pub use self::local::LocalBlobs;
 pub use self::s3::{Credentials, S3Blobs, S3Settings};
 pub use self::signed::{BASE_PATH, Disposition, Grant, PresignError, Presigned, PutSize, SignatureError, UrlKeys};

@@ -98,6 +98,7 @@ impl RoleName {
                 "events:*",
                 "operations:*",
                 "reports:*",
+                "policies:*",
                 "monitoring:*",
             ],
             Self::Moderator => &[

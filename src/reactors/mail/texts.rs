@@ -75,6 +75,16 @@ pub(super) fn password_reset(name: &str, link: &Link) -> Text {
     text("Choose another password", name, &body)
 }
 
+pub(super) fn data_export_ready(name: &str, url: &str, ends_at: Timestamp) -> Text {
+    let until = ends_at.format("%Y-%m-%d %H:%M UTC");
+    let body = format!(
+        "everything that is held about you was gathered into a file. Sign in at {url} to download it (`dataExports`); \
+         it is there until {until}.\n\nIf you did not ask for it, the operator of the installation did: nobody but you \
+         can download it."
+    );
+    text("Your data can be downloaded", name, &body)
+}
+
 pub(super) fn password_changed(name: &str) -> Text {
     let body = "your password was changed, and you were signed out elsewhere.\n\nIf it was not you, choose another \
                 one now: ask for a link where you sign in.";
