@@ -1,8 +1,8 @@
 //! Documents, and the files that each has had.
 
 use sea_orm_migration::schema::{
-    big_integer, integer, integer_null, json_binary, string, string_null, text, text_null, timestamp_with_time_zone,
-    timestamp_with_time_zone_null, uuid,
+    big_integer, integer, integer_null, json_binary, json_binary_null, string, string_null, text, text_null,
+    timestamp_with_time_zone, timestamp_with_time_zone_null, uuid,
 };
 
 use crate::read_model::{ReadModel, migration};
@@ -32,6 +32,7 @@ migration! {
             integer("revision"),
             text("blob"),
             text_null("text_blob"),
+            json_binary_null("scan"),
         ],
     )
     .index(&["organization_id", "id"])

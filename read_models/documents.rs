@@ -21,10 +21,12 @@ use crate::{defect, members, passing, projects, reader};
 pub mod pipeline;
 mod projection;
 pub mod revisions;
+mod scan;
 
 pub use pipeline::{DocumentStage, Stage, StageState, Stages};
 pub use projection::Documents;
 pub use revisions::{DocumentRevision, DocumentRevisionConnection, DocumentRevisionEdge};
+pub use scan::{DocumentRelease, DocumentScan, Scan, ScanVerdict};
 
 /// Seeing documents.
 pub const VIEW: Permission = Permission::new("documents", "view");
@@ -42,7 +44,8 @@ pub enum DocumentStatus {
     /// A stage failed for good, until somebody retries; `pipeline` says which and why.
     #[sea_orm(string_value = "failed")]
     Failed,
-    /// The scan for viruses found something, or could not be finished: the file is not handed out.
+    /// The scan for viruses found something, or could not be finished: the file is not handed out, unless somebody
+    /// releases it.
     #[sea_orm(string_value = "quarantined")]
     Quarantined,
     /// In the trash: it can be restored or purged.
@@ -123,6 +126,10 @@ pub struct Model {
     /// The key under which the text of the current file is kept. Never shown.
     #[graphql(skip)]
     pub text_blob: Option<String>,
+    /// What the scan for viruses found in the current file, and who answered for it.
+    #[graphql(skip)]
+    #[sea_orm(column_type = "JsonBinary", nullable)]
+    pub scan: Option<Scan>,
 }
 
 /// None: relations are read through the reader.
@@ -172,6 +179,18 @@ impl Model {
         self.pipeline.shown()
     }
 
+    /// What the scan for viruses found in the current file; null while it has no verdict, and where files are not
+    /// scanned.
+    #[graphql(name = "scan")]
+    async fn shown_scan(&self) -> Option<DocumentScan> {
+        self.scan.as_ref().and_then(Scan::shown)
+    }
+
+    /// Who released the current file from quarantine; null unless somebody did.
+    async fn release(&self) -> Option<DocumentRelease> {
+        self.scan.as_ref().and_then(Scan::release)
+    }
+
     /// The project that it is in.
     async fn project(&self, cx: &Context<'_>) -> Result<Arc<projects::Model>> {
         let project = reader(cx)?.get::<projects::Model>(self.project_id).await?;
@@ -184,7 +203,7 @@ impl Model {
         member.await.transpose()
     }
 
-    /// The text in its file; null when there is none or it was not extracted yet.
+    /// The text in its file; null when there is none or it was not extracted yet, and while the file is kept back.
     async fn text(
         &self,
         cx: &Context<'_>,
@@ -198,6 +217,7 @@ impl Model {
                 return Err(ReadError::Invalid("`maxChars` may not be negative.".to_owned()).into());
             };
             match &self.text_blob {
+                Some(_) if self.is_kept_back() => Ok(None),
                 Some(blob) => contents(cx)?.text(blob, max_chars).await,
                 None => Ok(None),
             }
@@ -244,6 +264,11 @@ impl Model {
     /// Whether its current file may be handed out: the scan for viruses was passed or left out.
     pub fn is_cleared(&self) -> bool {
         self.pipeline.state(DomainStage::Scan).is_some_and(|state| state.is_settled())
+    }
+
+    /// Whether it is a file as it should be, and waits for the scan or is in quarantine: nothing in it may be seen.
+    pub fn is_kept_back(&self) -> bool {
+        self.pipeline.state(DomainStage::Validate).is_some_and(|state| state.is_settled()) && !self.is_cleared()
     }
 
     async fn hand_out(&self, cx: &Context<'_>) -> Result<Option<String>> {
@@ -306,6 +331,9 @@ pub(crate) fn counted(event: &DocumentEvent) -> Vec<Counted> {
         | E::StageCompleted { .. }
         | E::StageSkipped { .. }
         | E::StageFailed { .. }
+        | E::ScanOrdered { .. }
+        | E::Scanned { .. }
+        | E::Released { .. }
         | E::Retried { .. }
         | E::TextExtracted { .. } => Vec::new(),
     }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use oriel_domain::api_keys::{ApiKey, ApiKeyEvent, ApiKeyName, CreateApiKey, RevokeApiKey, RotateApiKey};
 use oriel_domain::documents::{
     AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument,
-    RestoreDocument, RetryDocument, Stage, StoredFile, Tags, Title, UpdateDocument, UploadDocument,
-    pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage},
+    ReleaseDocument, ReleaseReason, RescanDocument, RestoreDocument, RetryDocument, Stage, StoredFile, Tags, Title,
+    UpdateDocument, UploadDocument,
+    pipeline::{CompleteStage, FailStage, RecordText, RecordVerdict, SkipStage, StartStage},
 };
 use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, FoundMember, GrantPermission, InviteMember, Member, MemberEvent, ReactivateMember,
@@ -39,7 +40,7 @@ use oriel_kernel::{
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::documents::DocumentStatus;
+use crate::documents::{DocumentStatus, ScanVerdict};
 use crate::members::MemberStatus;
 use crate::{api_keys, documents, members, organizations, persisted_operations, projects, roles, sessions, users};
 
@@ -155,7 +156,7 @@ impl World {
             id,
             now: at(next),
             actor,
-            member: None,
+            member: if let Actor::Member(member) = actor { Some(member) } else { None },
             organization,
             grant: Grant::All,
             permissions: &Permissions::everything(),
@@ -365,6 +366,11 @@ impl World {
             36 => self.make_key(a, b, c % 2),
             37 => self.rotate_key(a, b, c % 2, c),
             38 => self.run(uuid(KEY, a), home, &RevokeApiKey),
+            39 => self.run(document, home, &found(revision, attempt, b % 2 == 0)),
+            40 if b % 2 == 0 => {
+                self.run_as(Actor::Member(member(a)), document, home, &ReleaseDocument { reason: because() });
+            }
+            40 => self.run(document, home, &RescanDocument { scanner: true }),
             27 => self.publish(a, a % 2),
             28 => self.run(uuid(OPERATION, a), home, &RetireOperation),
             _ => {
@@ -373,6 +379,16 @@ impl World {
             }
         }
     }
+}
+
+/// What the scanner says of a file.
+fn found(revision: i32, attempt: i32, infected: bool) -> RecordVerdict {
+    let signature = infected.then(|| "Eicar".to_owned());
+    RecordVerdict { revision, attempt, engine: "ClamAV".to_owned(), signature }
+}
+
+fn because() -> ReleaseReason {
+    ReleaseReason::parse("A false positive.").unwrap()
 }
 
 /// What lets somebody see documents, or change them.
@@ -508,7 +524,7 @@ proptest! {
     /// nothing in it may depend on what was said about them.
     #[test]
     fn what_cannot_be_made_anew_says_nothing_about_persons(
-        steps in prop::collection::vec((0u8..39, 0u8..5, 0u8..5, 0u8..6), 0..150),
+        steps in prop::collection::vec((0u8..41, 0u8..5, 0u8..5, 0u8..6), 0..150),
     ) {
         let several = crate::read_models();
         let several = several.iter().filter(|read_model| !read_model.is_made_of_one_stream());
@@ -532,7 +548,7 @@ proptest! {
 
     #[test]
     fn rebuilt_equals_grown_and_every_counter_adds_up(
-        steps in prop::collection::vec((0u8..39, 0u8..5, 0u8..5, 0u8..6), 0..250),
+        steps in prop::collection::vec((0u8..41, 0u8..5, 0u8..5, 0u8..6), 0..250),
         batch in 1usize..30,
     ) {
         let mut world = World::default();
@@ -605,6 +621,37 @@ fn a_file_that_did_not_pass_the_scan_is_in_quarantine_and_a_restored_document_is
     assert_eq!((restored.status, restored.trashed_at), (DocumentStatus::Quarantined, None));
     let scan = restored.pipeline.shown().into_iter().find(|step| step.reason.is_some()).unwrap();
     assert_eq!((scan.attempts, scan.reason.as_deref()), (1, Some("Eicar-Test-Signature")));
+}
+
+#[test]
+fn a_verdict_stays_until_the_next_and_a_release_until_the_next_scan() {
+    let mut world = World::default();
+    world.found(0);
+    world.make_project(0, 0, 0);
+    world.upload(0, 0, 0, file(1, true));
+    let (document, home) = (uuid(DOCUMENT, 0), organization(0));
+    let now = |world: &World| {
+        let mut everything = Everything::of(&world.log, (1, 1));
+        let (row, files) = (everything.documents.remove(&document).unwrap(), &everything.revisions[&document]);
+        assert_eq!(files.revision(row.revision).unwrap().cleared, row.is_cleared(), "{row:?}");
+        row
+    };
+    assert!(now(&world).is_kept_back());
+    world.run(document, home, &found(1, 1, true));
+    let row = now(&world);
+    let scan = row.scan.as_ref().and_then(documents::Scan::shown).unwrap();
+    assert_eq!((scan.verdict, scan.signature.as_deref()), (ScanVerdict::Infected, Some("Eicar")));
+    assert_eq!((row.status, row.is_kept_back()), (DocumentStatus::Quarantined, true));
+    world.run_as(Actor::Member(member(0)), document, home, &ReleaseDocument { reason: because() });
+    let row = now(&world);
+    assert_eq!((row.status, row.is_cleared()), (DocumentStatus::Processing, true));
+    assert_eq!(row.scan.as_ref().and_then(documents::Scan::release).unwrap().reason, "A false positive.");
+    // Another file begins anew, and what was said of the last one is not said of it.
+    world.run(document, home, &AddRevision { file: file(2, true) });
+    assert_eq!((now(&world).scan, now(&world).is_kept_back()), (None, true));
+    world.run(document, home, &found(2, 1, false));
+    assert_eq!(now(&world).scan.as_ref().and_then(documents::Scan::shown).unwrap().verdict, ScanVerdict::Clean);
+    assert!(now(&world).is_cleared());
 }
 
 #[test]

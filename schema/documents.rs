@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_graphql::{Context, InputObject, SimpleObject};
 use oriel_domain::documents::{
-    DeleteDocument, DocumentId, MoveDocument, PurgeDocument, RestoreDocument, RetryDocument, Tags, Title,
-    UpdateDocument,
+    DeleteDocument, DocumentId, MoveDocument, PurgeDocument, ReleaseDocument, ReleaseReason, RescanDocument,
+    RestoreDocument, RetryDocument, Tags, Title, UpdateDocument,
 };
 use oriel_domain::projects::ProjectId;
 use oriel_engine::read::{ByteSize, Connection, PageArgs};
@@ -170,6 +170,22 @@ impl DocumentMutation {
     async fn document_retry(&self, cx: &Context<'_>, input: DocumentRetryInput) -> Result<DocumentPayload> {
         execute(cx, &granted.command(cx, &input)?, input.id, RetryDocument).await
     }
+
+    /// Has the current file scanned for viruses anew. Until there is a verdict it is kept back, as after an upload.
+    #[permission("documents:edit")]
+    async fn document_rescan(&self, cx: &Context<'_>, input: DocumentRescanInput) -> Result<DocumentPayload> {
+        let scanner = Services::of(cx)?.policy.scanner;
+        execute(cx, &granted.command(cx, &input)?, input.id, RescanDocument { scanner }).await
+    }
+
+    /// Releases a file in quarantine: it is handed out, read and found from now on, and the log says who answers for
+    /// that, and why.
+    #[permission("documents:manage")]
+    async fn document_release(&self, cx: &Context<'_>, input: DocumentReleaseInput) -> Result<DocumentPayload> {
+        let context = granted.command(cx, &input)?;
+        let reason = ReleaseReason::parse(&input.reason).map_err(|rejection| rejection.at("reason"))?;
+        execute(cx, &context, input.id, ReleaseDocument { reason }).await
+    }
 }
 
 async fn execute<C: oriel_kernel::Command<Aggregate = oriel_domain::documents::Document>>(
@@ -243,6 +259,19 @@ struct DocumentMoveInput {
     idempotency_key: Option<String>,
 }
 
+/// Which file is to be handed out after all, and why.
+#[derive(InputObject)]
+struct DocumentReleaseInput {
+    /// Which document.
+    id: DocumentId,
+    /// Why, for whoever asks later; at most 500 characters.
+    reason: String,
+    /// Refuse the change unless this is the version now.
+    expected_version: Option<i32>,
+    /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
+    idempotency_key: Option<String>,
+}
+
 /// Which document, for the changes that need nothing else.
 macro_rules! only_the_document {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
@@ -268,4 +297,6 @@ only_the_document! {
     DocumentPurgeInput,
     /// The document whose failed stage is to be tried again.
     DocumentRetryInput,
+    /// The document whose current file is to be scanned for viruses anew.
+    DocumentRescanInput,
 }

@@ -73,6 +73,16 @@ pub struct Caller {
     pub schema_is_hidden: bool,
 }
 
+/// How somebody stands who stays.
+pub struct Standing {
+    /// When they are signed out if nothing happens: when their access token ends, or the last one that their session was
+    /// given. `None`: nobody is signed in, or for as long as the session goes on.
+    pub until: Option<Timestamp>,
+    /// Hears when something happens that they are known by: a session ends, a key is revoked, roles change. `None`:
+    /// nobody is signed in.
+    pub watch: Option<Watch>,
+}
+
 /// How often the use of a key is noted.
 const USE_IS_NOTED_EVERY: Duration = Duration::from_secs(60);
 
@@ -164,13 +174,14 @@ impl Endpoint {
         Ok((Credential::Session(claims.sid), Some(ends)))
     }
 
-    /// How long the caller stays signed in if nothing happens: until their access token ends, or the last one that
-    /// their session was given. `Ok(None)`: nobody is signed in, or for as long as the session goes on.
+    /// How the caller stands: until when they are signed in, and what ends that earlier.
     ///
     /// # Errors
     /// `UNAUTHENTICATED` when that is over.
-    pub async fn signed_in_until(&self, caller: &Caller) -> Result<Option<Timestamp>, async_graphql::Error> {
-        Ok(self.who(caller).await?.until)
+    pub async fn standing(&self, caller: &Caller) -> Result<Standing, async_graphql::Error> {
+        let who = self.who(caller).await?;
+        let watch = who.row.is_some().then(|| self.watch(&who));
+        Ok(Standing { until: who.until, watch })
     }
 
     /// Who this is, from the cache while nothing touched it. `Ok(None)`: the session has ended, the key is not good.

@@ -31,9 +31,9 @@ use oriel_kernel::{
     Timestamp, UserId, operations,
 };
 use oriel_read_models::api_keys::Model as ApiKey;
-use oriel_read_models::members::Model as Member;
 use oriel_read_models::consents::{self, ConsentStatus};
 use oriel_read_models::identities::{self, Model as Identity};
+use oriel_read_models::members::Model as Member;
 use oriel_read_models::organizations::{self, Model as Organization, standings};
 use oriel_read_models::sessions::{self, Model as Session};
 use oriel_read_models::users::Model as User;
@@ -456,13 +456,13 @@ pub(crate) async fn begin_attempt(
 ) -> Result<Attempt> {
     let services = Services::of(cx)?;
     let (place, now) = (Place::of(Meta::of(cx)?.ip.as_deref()), services.engine.now());
-    match services.attempts.begin(secret, Some(account), &place, false, now) {
+    match services.attempts.begin(secret, Some(account), &place, false, now).await {
         Err(Wait { strangers_only: true, .. }) => {
             // For nobody too, so that it takes as long.
             let (connection, user) = (services.engine.database().reader(), user.unwrap_or(UserId::ABSENT));
             let known = sign_in::addresses(connection, user).await.map_err(unavailable)?;
             let at_home = known.iter().any(|address| Place::of(Some(address)) == place);
-            Ok(services.attempts.begin(secret, Some(account), &place, at_home, now)?)
+            Ok(services.attempts.begin(secret, Some(account), &place, at_home, now).await?)
         }
         begun => Ok(begun?),
     }

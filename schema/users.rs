@@ -236,7 +236,7 @@ impl NewPerson {
         let (connection, blinder) = (engine.database().reader(), engine.keyring().as_ref());
         // Who asks for one name after the other learns which are taken: so they have to wait.
         let (place, now) = (Place::of(Meta::of(cx)?.ip.as_deref()), engine.now());
-        let attempt = services.attempts.begin(Secret::Name, None, &place, false, now)?;
+        let attempt = services.attempts.begin(Secret::Name, None, &place, false, now).await?;
         let mut alone = true;
         if sign_in::user_by_email(connection, &self.email.blind(blinder)).await.map_err(unavailable)?.is_some() {
             alone = false;

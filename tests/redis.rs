@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::{SinkExt, StreamExt};
 use oriel_schema::endpoint::{Caller, Endpoint};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::freshness::{Numbers, ask};
 use crate::nodes::{Node, PATIENCE, Shared, create, on};
@@ -246,6 +249,116 @@ async fn a_session_that_is_revoked_is_over_on_every_node() {
     println!("a session that was revoked on one node was over on the other one after: {waits:?}");
     // A node that has not looked for a second serves nothing that it keeps.
     assert!(waits["stopped"].iter().all(|wait| *wait < Duration::from_secs(10)), "{waits:?}");
+}
+
+/// Waits until this node's Redis has answered it.
+async fn is_connected(node: &Server) {
+    let began = Instant::now();
+    loop {
+        let metrics = reqwest::get(format!("{}/metrics", node.url)).await.unwrap().text().await.unwrap();
+        if metrics.contains("oriel_backend_requests_total{backend=\"redis\",outcome=\"answered\"}") {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "it has no connection to Redis");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Signs in; the code of the refusal, if it is one.
+async fn sign_in(node: &Server, session: &Session, email: &str, password: &str) -> Result<String, String> {
+    let input = json!({"input": {"email": email, "password": password}});
+    let answer = nobody(node, session).raw(LOGIN.replace("{ message }", "{ code }").as_str(), input).await;
+    let token = answer["data"]["login"]["accessToken"].as_str().map(str::to_owned);
+    let refusal = [&answer["errors"][0]["extensions"]["code"], &answer["data"]["login"]["userErrors"][0]["code"]];
+    let refusal = refusal.into_iter().find_map(Value::as_str).map(str::to_owned);
+    token.ok_or_else(|| refusal.unwrap_or_else(|| panic!("{answer}")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_at_every_node_waits_as_with_one_and_a_stopped_redis_keeps_nobody_out() {
+    let Some((mut redis, shared)) = servers() else { return };
+    let (a, b) = (shared.node().await, shared.node().await);
+    let ada = a.register("Ada").await;
+    a.register("Grace").await;
+    for node in [&a, &b] {
+        is_connected(node).await;
+    }
+    let mut tried = 0;
+    for node in [&a, &b].into_iter().cycle() {
+        match sign_in(node, &ada, "ada@example.org", "not her password").await.unwrap_err().as_str() {
+            "INVALID_CREDENTIALS" => tried += 1,
+            "RATE_LIMITED" => break,
+            other => panic!("{other}"),
+        }
+        // Each of them would let ten pass before the first wait; the first waits are short, and the machine is slow.
+        assert!(tried < 18, "each node counts for itself");
+    }
+    // Others sign in at the same address, on every node, with Redis and without.
+    for redis_is in ["there", "stopped"] {
+        if redis_is == "stopped" {
+            redis.stop();
+        }
+        for node in [&a, &b, &a, &b] {
+            let signed_in = sign_in(node, &ada, "grace@example.org", "correct horse battery").await;
+            assert!(signed_in.is_ok(), "Redis is {redis_is}: {signed_in:?}");
+        }
+    }
+    // What a node was told it knows: without Redis it goes on from there, and still counts.
+    let mut tried = 0;
+    while sign_in(&b, &ada, "ada@example.org", "not her password").await.unwrap_err() != "RATE_LIMITED" {
+        tried += 1;
+        assert!(tried < 12, "without Redis nobody waits");
+    }
+}
+
+/// The code with which a node closes the socket of whoever is known by this token.
+async fn socket(node: &Server, token: &str) -> impl Future<Output = u16> + use<> {
+    let mut request = format!("{}/graphql", node.url.replacen("http", "ws", 1)).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    let init = json!({ "type": "connection_init", "payload": { "authorization": format!("Bearer {token}") } });
+    socket.send(Message::text(init.to_string())).await.unwrap();
+    let acknowledged = socket.next().await.unwrap().unwrap();
+    assert!(acknowledged.to_text().unwrap().contains("connection_ack"), "{acknowledged}");
+    async move {
+        loop {
+            match tokio::time::timeout(PATIENCE, socket.next()).await.expect("it stays open") {
+                Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_on_one_node_loses_its_sockets_on_every_node() {
+    let Some((mut redis, shared)) = servers() else { return };
+    let (a, b) = (shared.node().await, shared.node().await);
+    let ada = a.register("Ada").await;
+    for redis_is in ["there", "stopped"] {
+        if redis_is == "stopped" {
+            redis.stop();
+        }
+        let key = ada.with_key(&["projects:view"]).await;
+        let session = sign_in(&a, &ada, "ada@example.org", "correct horse battery").await.unwrap();
+        let session = Session { token: session, ..ada.clone() };
+        // The other node knows them as soon as it has heard of them.
+        for known in [&key, &session] {
+            let began = Instant::now();
+            while status(&on(&b, known), None).await == 401 {
+                assert!(began.elapsed() < PATIENCE, "the other node does not hear of it");
+            }
+        }
+        let (of_key, of_session) = (socket(&b, &key.token).await, socket(&b, &session.token).await);
+        let keys = ada.ask("{ apiKeys(first: 10) { nodes { id revoked } } }", json!({})).await;
+        let keys = keys["apiKeys"]["nodes"].as_array().unwrap();
+        let id = keys.iter().find(|key| key["revoked"] == false).unwrap()["id"].clone();
+        let revoke = "mutation($id: ID!) { apiKeyRevoke(input: {id: $id}) { userErrors { message } } }";
+        assert_eq!(ada.ask(revoke, json!({ "id": id })).await["apiKeyRevoke"]["userErrors"], json!([]));
+        session.ask("mutation { logout { position } }", json!({})).await;
+        assert_eq!((of_key.await, of_session.await), (4401, 4401), "Redis is {redis_is}");
+    }
 }
 
 async fn status(session: &Session, at_least: Option<&str>) -> u16 {

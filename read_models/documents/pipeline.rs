@@ -127,6 +127,16 @@ impl Stages {
         self.0.iter().find(|step| step.stage == stage).map(|step| step.state)
     }
 
+    /// How often a stage was begun.
+    pub fn attempts(&self, stage: domain::Stage) -> i32 {
+        self.0.iter().find(|step| step.stage == stage).map_or(0, |step| step.attempts)
+    }
+
+    /// Whether the outcome of a stage is open.
+    pub fn is_open(&self, stage: domain::Stage) -> bool {
+        matches!(self.state(stage), Some(domain::StageState::Pending | domain::StageState::Running))
+    }
+
     /// What an event of a stage changes. Events of anything else change nothing here.
     pub(super) fn evolve(&mut self, event: &DocumentEvent, at: Timestamp) {
         use DocumentEvent as E;
@@ -153,6 +163,7 @@ impl Stages {
                 });
             }
             E::Retried { stage, .. } => self.wait(*stage),
+            E::ScanOrdered { .. } => self.wait(domain::Stage::Scan),
             E::Restored { awaits, .. } => {
                 if let Some(awaited) = awaits {
                     self.wait(awaited.stage);
@@ -163,6 +174,8 @@ impl Stages {
             | E::Renamed { .. }
             | E::Tagged { .. }
             | E::Moved { .. }
+            | E::Scanned { .. }
+            | E::Released { .. }
             | E::TextExtracted { .. }
             | E::Trashed { .. }
             | E::Purged { .. } => {}

@@ -5,7 +5,7 @@ use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ByteSize, Tags};
 use oriel_kernel::Recorded;
 
-use super::{DocumentStatus, Model, Stages};
+use super::{DocumentStatus, Model, Scan, Stages};
 use crate::{plain, told};
 
 oriel_engine::projection! {
@@ -35,9 +35,13 @@ impl On<DocumentEvent> for Documents {
             | E::StageCompleted { revision, .. }
             | E::StageSkipped { revision, .. }
             | E::StageFailed { revision, .. }
-            | E::Retried { revision, .. } => change(&|document| {
+            | E::Retried { revision, .. }
+            | E::ScanOrdered { revision, .. }
+            | E::Scanned { revision, .. }
+            | E::Released { revision, .. } => change(&|document| {
                 if document.revision == *revision {
                     document.pipeline.evolve(event, at.at);
+                    Scan::evolve(&mut document.scan, event, at.at);
                 }
             }),
             E::TextExtracted { revision, text, page_count, language, title: _ } => change(&|document| {
@@ -62,6 +66,7 @@ impl On<DocumentEvent> for Documents {
                     document.page_count = None;
                     document.language = None;
                     document.pipeline = Stages::default();
+                    document.scan = None;
                 });
             }
             E::Purged { .. } => rows.delete(at.subject),
@@ -99,6 +104,7 @@ impl On<DocumentEvent> for Documents {
                 revision: 1,
                 blob: blob.clone(),
                 text_blob: None,
+                scan: None,
             }),
         }
     }

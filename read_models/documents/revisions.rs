@@ -251,8 +251,15 @@ impl On<DocumentEvent> for DocumentRevisions {
             | E::StageSkipped { revision, stage: Stage::Scan, .. } => {
                 rows.update(at.subject, |document| document.change(*revision, |file| file.cleared = true));
             }
+            E::ScanOrdered { revision, .. }
+            | E::StageFailed { revision, stage: Stage::Scan, .. }
+            | E::Retried { revision, stage: Stage::Scan, .. } => {
+                rows.update(at.subject, |document| document.change(*revision, |file| file.cleared = false));
+            }
             E::Purged { .. } => rows.delete(at.subject),
-            E::StageCompleted { .. }
+            E::Scanned { .. }
+            | E::Released { .. }
+            | E::StageCompleted { .. }
             | E::StageSkipped { .. }
             | E::Renamed { .. }
             | E::Tagged { .. }

@@ -236,6 +236,7 @@ fn value(table: &str, column: impl ColumnTrait, number: u32) -> Value {
         ("events", "stream") => "project".into(),
         ("persisted_operations", "kind") => of(&["query", "mutation", "subscription"]),
         ("documents", "pipeline") => json!([]).into(),
+        ("documents", "scan") => json!({}).into(),
         ("members", "grants") => json!([]).into(),
         ("api_keys", "operations") => of(&["open", "warn", "registered"]),
         ("members", "roles") => json!([format!("role {}", number / TENANTS % 3)]).into(),

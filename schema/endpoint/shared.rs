@@ -7,8 +7,8 @@
 //!   That an entry goes after a while only bounds the memory.
 //! - What hangs on more than the log is left out: answers that asked an index, values that pass, and what is for one
 //!   person alone.
-//! - The name of an entry holds the question, what its asker may see, the release and the generations of the read models:
-//!   an old and a new node do not use each other's answers.
+//! - The name of an entry holds the question, what its asker may see, the sources that the node was built of (`build.rs`)
+//!   and the generations of the read models: an old and a new node do not use each other's answers.
 //! - Without Redis everything is executed, and nobody waits for it.
 
 use std::sync::Arc;
@@ -56,7 +56,8 @@ struct Entry {
 
 impl Shared {
     pub fn new(redis: Arc<Redis>) -> Self {
-        let release = format!("{}\n{}", env!("CARGO_PKG_VERSION"), crate::sdl());
+        // What an answer looks like follows from the sources, not from the contract alone.
+        let release = format!("{}\n{}\n{}", env!("CARGO_PKG_VERSION"), env!("ORIEL_SOURCES"), crate::sdl());
         Self { redis, release: sha256(release.as_bytes()) }
     }
 
@@ -123,5 +124,44 @@ impl Shared {
                 tracing::trace!(%error, "an answer is not shared");
             }
         });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, dead_code)]
+mod tests {
+    mod build {
+        include!("../build.rs");
+
+        #[test]
+        fn whatever_changes_in_the_sources_changes_what_they_are_known_by() {
+            let folder = env::temp_dir().join(format!("oriel-sources-{}", uuid::Uuid::new_v4()));
+            fs::create_dir_all(folder.join("room/inner")).unwrap();
+            let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+            let mut known = std::collections::HashSet::new();
+            let mut is_new = || known.insert(hash(&folder, &["room", "lock"]).unwrap());
+            write("lock", "1");
+            write("room/lib.rs", "fn a() {}");
+            assert!(is_new() && !is_new());
+            write("room/inner/deep.rs", "");
+            assert!(is_new());
+            write("room/inner/deep.rs", "fn b() {}");
+            assert!(is_new());
+            fs::rename(folder.join("room/inner/deep.rs"), folder.join("room/inner/other.rs")).unwrap();
+            assert!(is_new());
+            write("lock", "2");
+            assert!(is_new());
+            write("room/notes.md", "What is no source changes nothing.");
+            assert!(!is_new());
+            fs::remove_dir_all(&folder).unwrap();
+        }
+
+        #[test]
+        fn this_was_built_of_these_sources() {
+            assert_eq!(env!("ORIEL_SOURCES").len(), 16);
+            for source in SOURCES {
+                assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
+            }
+        }
     }
 }

@@ -9,16 +9,20 @@
 //!
 //! An attempt counts from its beginning, so that many at once are no way around; one that succeeds takes that back. The
 //! number of counters is bounded: two generations of an hour each are kept, and a flood ends a generation early.
-//! Counters belong to this process.
+//!
+//! Where there is a Redis between the nodes, it counts for all of them, and this node keeps what it was told; without an
+//! answer what this node knows decides. So who goes from node to node gains nothing, and a stopped Redis keeps nobody out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_graphql::ErrorExtensions;
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::TimeDelta;
+use data_encoding::HEXLOWER;
+use oriel_backends::redis::{Redis, Waits};
 use oriel_kernel::Timestamp;
 use tokio::sync::Semaphore;
 
@@ -31,21 +35,17 @@ const ASIDE: usize = 64;
 /// How long a failure is remembered at least.
 const HOUR: TimeDelta = TimeDelta::hours(1);
 
-/// How many failures are free, and the longest wait after more of them.
-#[derive(Clone, Copy, Debug)]
-struct Rule {
-    free: u32,
-    longest: Duration,
-}
+/// How long a counter is kept in Redis at least.
+const KEEP: Duration = Duration::from_secs(2 * 3600);
 
 /// For an account at a place.
-const HERE: Rule = Rule { free: 10, longest: Duration::from_secs(15 * 60) };
+const HERE: Waits = Waits { free: 10, longest: Duration::from_secs(15 * 60) };
 /// For an account at a place where its person has signed in before.
-const AT_HOME: Rule = Rule { free: 10, longest: Duration::from_secs(30) };
+const AT_HOME: Waits = Waits { free: 10, longest: Duration::from_secs(30) };
 /// For a place, whatever the account.
-const PLACE: Rule = Rule { free: 100, longest: Duration::from_secs(60) };
+const PLACE: Waits = Waits { free: 100, longest: Duration::from_secs(60) };
 /// For an account, from everywhere.
-const ACCOUNT: Rule = Rule { free: 100, longest: Duration::from_secs(60) };
+const ACCOUNT: Waits = Waits { free: 100, longest: Duration::from_secs(60) };
 
 /// What is tried: each is counted for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,12 +96,13 @@ struct Generations {
 pub struct Attempts {
     most: usize,
     counters: Mutex<Generations>,
+    shared: Option<Arc<Redis>>,
     aside: Arc<Semaphore>,
 }
 
 impl Default for Attempts {
     fn default() -> Self {
-        Self { most: MOST, counters: Mutex::default(), aside: Arc::new(Semaphore::new(ASIDE)) }
+        Self::new(None)
     }
 }
 
@@ -123,12 +124,17 @@ pub struct Wait {
 }
 
 impl Attempts {
+    /// Counts for this node, or for all between which this Redis stands.
+    pub fn new(shared: Option<Arc<Redis>>) -> Self {
+        Self { most: MOST, counters: Mutex::default(), shared, aside: Arc::new(Semaphore::new(ASIDE)) }
+    }
+
     /// Begins an attempt at a place, on an account if it is about one; `at_home`: its person has signed in there
     /// before.
     ///
     /// # Errors
     /// When it has to wait. Then it does not count.
-    pub fn begin(
+    pub async fn begin(
         &self,
         secret: Secret,
         account: Option<&str>,
@@ -147,24 +153,54 @@ impl Attempts {
         if !at_home {
             counted.push((key(secret, &["place", &place.0]), PLACE));
         }
+        let may = match self.count_for_all(&counted, now).await {
+            Some(may) => may,
+            None => self.count_here(&counted, now),
+        };
+        if may {
+            return Ok(Attempt { here, all: counted.into_iter().map(|(key, _)| key).collect() });
+        }
+        let counters = self.lock(now);
+        let left = |key: &Key, longest: Duration| {
+            let left = counters.get(key).map(|counter| counter.open_at.min(now + longest) - now);
+            left.and_then(|left| left.to_std().ok()).unwrap_or_default()
+        };
+        let wait = counted.iter().map(|(key, rule)| left(key, rule.longest)).max().unwrap_or_default();
+        Err(Wait { wait, strangers_only: !at_home && left(&here, AT_HOME.longest) < wait })
+    }
+
+    /// Counts an attempt with all nodes, and keeps what they know; whether it may be made. `None`: nobody answers.
+    async fn count_for_all(&self, counted: &[(Key, Waits)], now: Timestamp) -> Option<bool> {
+        let names: Vec<_> = counted.iter().map(|(key, _)| HEXLOWER.encode(key)).collect();
+        let under: Vec<_> = names.iter().map(String::as_str).zip(counted.iter().map(|(_, rule)| *rule)).collect();
+        let attempted = self.shared.as_ref()?.attempt(&under, KEEP).await.ok()?;
+        let mut counters = self.lock(now);
+        for ((key, _), known) in counted.iter().zip(&attempted.counters) {
+            counters.current.insert(*key, Counter { failures: known.failures, open_at: now + known.wait });
+        }
+        Some(attempted.may)
+    }
+
+    /// Counts an attempt with what this node knows; whether it may be made.
+    fn count_here(&self, counted: &[(Key, Waits)], now: Timestamp) -> bool {
+        let mut counters = self.lock(now);
+        let is_open = |(key, rule): &(Key, Waits)| {
+            counters.get(key).is_none_or(|counter| counter.open_at.min(now + rule.longest) <= now)
+        };
+        if !counted.iter().all(is_open) {
+            return false;
+        }
+        for (key, rule) in counted {
+            let failures = counters.get(key).map_or(0, |counter| counter.failures).saturating_add(1);
+            counters.current.insert(*key, Counter { failures, open_at: now + wait_after(*rule, failures) });
+        }
+        true
+    }
+
+    fn lock(&self, now: Timestamp) -> MutexGuard<'_, Generations> {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         counters.turn(now, self.most);
-        let wait = |key: &Key, rule: &Rule| {
-            let wait = counters.get(key)?.open_at.min(now + rule.longest) - now;
-            wait.to_std().ok().filter(|wait| !wait.is_zero())
-        };
-        let waits: Vec<Option<Duration>> = counted.iter().map(|(key, rule)| wait(key, rule)).collect();
-        if let Some(longest) = waits.iter().flatten().max() {
-            let home = counters.get(&here).map_or(Duration::ZERO, |here| {
-                (here.open_at.min(now + AT_HOME.longest) - now).to_std().unwrap_or_default()
-            });
-            return Err(Wait { wait: *longest, strangers_only: !at_home && home < *longest });
-        }
-        for (key, rule) in &counted {
-            let failures = counters.get(key).map_or(0, |counter| counter.failures).saturating_add(1);
-            counters.current.insert(*key, Counter { failures, open_at: now + rule.wait_after(failures) });
-        }
-        Ok(Attempt { here, all: counted.into_iter().map(|(key, _)| key).collect() })
+        counters
     }
 
     /// Does work that the answer must not tell of: it goes on beside, and the answer does not wait for it.
@@ -196,6 +232,17 @@ impl Attempts {
     }
 
     fn take_back(&self, attempt: Attempt, now: Timestamp, left: impl Fn(&Key, u32) -> u32) {
+        if let Some(redis) = self.shared.clone() {
+            let under: Vec<_> =
+                attempt.all.iter().map(|key| (HEXLOWER.encode(key), left(key, u32::MAX) == 0)).collect();
+            // Nobody waits for it: until then one more is counted.
+            tokio::spawn(async move {
+                let under: Vec<_> = under.iter().map(|(name, forget)| (name.as_str(), *forget)).collect();
+                if let Err(error) = redis.take_back(&under).await {
+                    tracing::trace!(%error, "an attempt to sign in is not taken back for all nodes");
+                }
+            });
+        }
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         for key in attempt.all {
             if let Some(Counter { failures, .. }) = counters.get(&key) {
@@ -205,12 +252,10 @@ impl Attempts {
     }
 }
 
-impl Rule {
-    /// A second after the first failure that is not free, and twice as long after each next.
-    fn wait_after(&self, failures: u32) -> Duration {
-        let Some(more) = failures.checked_sub(self.free) else { return Duration::ZERO };
-        Duration::from_secs(1 << more.min(20)).min(self.longest)
-    }
+/// A second after the first failure that is not free, and twice as long after each next.
+fn wait_after(rule: Waits, failures: u32) -> Duration {
+    let Some(more) = failures.checked_sub(rule.free) else { return Duration::ZERO };
+    Duration::from_secs(1 << more.min(20)).min(rule.longest)
 }
 
 impl Generations {
@@ -246,6 +291,8 @@ fn key(secret: Secret, parts: &[&str]) -> Key {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn at(second: i64) -> Timestamp {
@@ -256,8 +303,20 @@ mod tests {
         Place::of(Some(&std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string()))
     }
 
+    /// Without a Redis nothing is waited for.
+    fn begin(
+        attempts: &Attempts,
+        secret: Secret,
+        account: &str,
+        place: &Place,
+        at_home: bool,
+        now: Timestamp,
+    ) -> Result<Attempt, Wait> {
+        attempts.begin(secret, Some(account), place, at_home, now).now_or_never().unwrap()
+    }
+
     fn guess(attempts: &Attempts, account: &str, place: &Place, now: Timestamp) -> Result<(), Wait> {
-        attempts.begin(Secret::Password, Some(account), place, false, now).map(drop)
+        begin(attempts, Secret::Password, account, place, false, now).map(drop)
     }
 
     #[test]
@@ -307,10 +366,10 @@ mod tests {
         }
         let stranger = guess(&attempts, "ada", &address(900_000), at(0)).unwrap_err();
         assert!(stranger.strangers_only, "{stranger:?}");
-        let home = attempts.begin(Secret::Password, Some("ada"), &address(1), true, at(0)).unwrap();
+        let home = begin(&attempts, Secret::Password, "ada", &address(1), true, at(0)).unwrap();
         attempts.succeeded(home, at(0));
         // Somebody else behind the same address tries many accounts, and theirs too.
-        let theirs = |second| attempts.begin(Secret::Password, Some("ada"), &address(1), true, at(second));
+        let theirs = |second| begin(&attempts, Secret::Password, "ada", &address(1), true, at(second));
         let mut guesses = 0;
         for second in 0..3_000 {
             let _ = guess(&attempts, &second.to_string(), &address(1), at(second));
@@ -320,19 +379,19 @@ mod tests {
         let there = theirs(3_000).unwrap_err();
         assert!(there.wait <= AT_HOME.longest && !there.strangers_only, "{there:?}");
         assert!(theirs(3_000 + i64::try_from(there.wait.as_secs()).unwrap()).is_ok());
-        assert!(attempts.begin(Secret::Password, Some("bob"), &address(1), true, at(3_000)).is_ok());
+        assert!(begin(&attempts, Secret::Password, "bob", &address(1), true, at(3_000)).is_ok());
     }
 
     #[test]
     fn many_at_once_are_no_way_around_and_success_takes_its_attempt_back() {
         let attempts = Attempts::default();
-        let begin = || attempts.begin(Secret::Password, Some("ada"), &address(1), false, at(0));
-        let mut open: Vec<Attempt> = (0..HERE.free).map(|_| begin().unwrap()).collect();
-        begin().unwrap_err();
+        let ada = || begin(&attempts, Secret::Password, "ada", &address(1), false, at(0));
+        let mut open: Vec<Attempt> = (0..HERE.free).map(|_| ada().unwrap()).collect();
+        ada().unwrap_err();
         attempts.succeeded(open.pop().unwrap(), at(0));
-        open.push(begin().unwrap());
+        open.push(ada().unwrap());
         // A right password of one's own is no way to forget what was tried from here on others.
-        let own = || attempts.begin(Secret::Password, Some("eve"), &address(1), false, at(0));
+        let own = || begin(&attempts, Secret::Password, "eve", &address(1), false, at(0));
         let before = attempts.counters.lock().unwrap().get(&key(Secret::Password, &["place", "10.0.0.1"])).unwrap();
         attempts.succeeded(own().unwrap(), at(0));
         let after = attempts.counters.lock().unwrap().get(&key(Secret::Password, &["place", "10.0.0.1"])).unwrap();
@@ -345,7 +404,7 @@ mod tests {
         for _ in 0..50 {
             let _ = guess(&attempts, "ada", &address(1), at(0));
         }
-        assert!(attempts.begin(Secret::Code, Some("ada"), &address(1), false, at(0)).is_ok());
+        assert!(begin(&attempts, Secret::Code, "ada", &address(1), false, at(0)).is_ok());
     }
 
     #[test]
@@ -362,7 +421,7 @@ mod tests {
         let attempts = Attempts { most: 50, ..Attempts::default() };
         for n in 0..10_000u32 {
             let (account, now) = (n.to_string(), at(i64::from(n / 100)));
-            let begun = attempts.begin(Secret::Password, Some(&account), &address(n / 7), false, now);
+            let begun = begin(&attempts, Secret::Password, &account, &address(n / 7), false, now);
             if let (Ok(attempt), 0) = (begun, n % 3) {
                 attempts.succeeded(attempt, now);
             }

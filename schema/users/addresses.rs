@@ -53,7 +53,8 @@ impl AddressMutation {
         let email = Email::parse(&input.email).map_err(|r| r.at("email"))?;
         let place = Place::of(Meta::of(cx)?.ip.as_deref());
         // Each counts: nobody needs many.
-        let (now, counted) = (context.now, services.attempts.begin(Secret::Link, None, &place, false, context.now)?);
+        let now = context.now;
+        let counted = services.attempts.begin(Secret::Link, None, &place, false, now).await?;
         let beside = Arc::clone(services);
         let taken = services.attempts.aside(async move {
             if let Err(error) = request_reset(&beside, &context, &email).await {

@@ -6,5 +6,6 @@ pub mod identity;
 pub mod mail;
 pub mod redis;
 pub mod resilience;
+pub mod scanner;
 pub mod search;
 mod trace;

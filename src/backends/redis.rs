@@ -1,4 +1,4 @@
-//! Redis: what the nodes of an installation share for a moment. Budgets of the rate limit, and answers.
+//! Redis: what the nodes of an installation share for a moment. Budgets of the rate limit, counted attempts, and answers.
 //!
 //! Invariants
 //! - Nothing here is the truth, and nothing is missed when it is gone: who gets no answer goes on with what this node
@@ -6,7 +6,7 @@
 //! - While there is no connection nobody waits for one: a task of its own connects, again and again.
 //! - Every key begins with the namespace of the installation, and every value ends by itself.
 //!
-//! Nothing here knows what a budget is spent on or what an answer says. The feed between the nodes is in
+//! Nothing here knows what a budget is spent on, what is attempted or what an answer says. The feed between the nodes is in
 //! [`bus`](crate::bus).
 
 pub(crate) mod place;
@@ -141,6 +141,79 @@ static SPEND: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// How attempts of one kind are made to wait: a second after the first that is not free, twice as long after each next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waits {
+    /// How many failures are free.
+    pub free: u32,
+    /// The longest wait.
+    pub longest: Duration,
+}
+
+/// What is known of what is attempted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counted {
+    /// How often it was attempted and not said to have succeeded.
+    pub failures: u32,
+    /// How long the next attempt has to wait, whatever the rule.
+    pub wait: Duration,
+}
+
+/// What became of an attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attempted {
+    /// Whether it may be made. If not, it does not count.
+    pub may: bool,
+    /// Each counter as it is now, in the order in which they were asked for.
+    pub counters: Vec<Counted>,
+}
+
+/// Counts an attempt under each key, unless it has to wait for one of them. By the server's own clock, so that the
+/// clocks of the nodes do not matter; one script, so that many at once are no way around.
+static ATTEMPT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local time = redis.call('TIME')
+        local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+        local known, may = {}, 1
+        for i, key in ipairs(KEYS) do
+            local counter = redis.call('HMGET', key, 'failures', 'open_at')
+            known[i] = {tonumber(counter[1]) or 0, math.max(0, (tonumber(counter[2]) or 0) - now)}
+            if math.min(known[i][2], tonumber(ARGV[2 * i + 1])) > 0 then may = 0 end
+        end
+        local answer = {may}
+        for i, key in ipairs(KEYS) do
+            if may == 1 then
+                local failures, wait = known[i][1] + 1, 0
+                local more = failures - tonumber(ARGV[2 * i])
+                if more >= 0 then wait = math.min(1000 * 2 ^ math.min(more, 20), tonumber(ARGV[2 * i + 1])) end
+                redis.call('HSET', key, 'failures', string.format('%.0f', failures), 'open_at', string.format('%.0f', now + wait))
+                redis.call('PEXPIRE', key, ARGV[1])
+                known[i] = {failures, wait}
+            end
+            answer[#answer + 1], answer[#answer + 2] = known[i][1], known[i][2]
+        end
+        return answer
+        ",
+    )
+});
+
+/// Takes an attempt back: nothing waits for it any more. Under a key that is said so everything before it is forgotten.
+static TAKE_BACK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        for i, key in ipairs(KEYS) do
+            local failures = tonumber(redis.call('HGET', key, 'failures'))
+            if failures and (ARGV[i] == '1' or failures <= 1) then
+                redis.call('DEL', key)
+            elseif failures then
+                redis.call('HSET', key, 'failures', string.format('%.0f', failures - 1), 'open_at', '0')
+            end
+        end
+        ",
+    )
+});
+
 /// See the module. Ends its connection when it is dropped.
 pub struct Redis {
     shared: Arc<Shared>,
@@ -223,11 +296,48 @@ impl Redis {
     /// When there is no answer; then nothing may be said about the budget.
     pub async fn spend(&self, name: &str, budget: Budget, cost: f64, owed: f64) -> Result<Balance, RedisFault> {
         let mut spend = SPEND.key(self.key(name));
-        let millis = u64::try_from(budget.fills_in.as_millis()).unwrap_or(u64::MAX);
-        spend.arg(budget.capacity).arg(millis).arg(cost).arg(owed);
+        spend.arg(budget.capacity).arg(millis(budget.fills_in)).arg(cost).arg(owed);
         let asked = async |mut connection| spend.invoke_async::<(bool, f64)>(&mut connection).await;
         let (was_enough, left) = self.ask(asked).await?;
         Ok(Balance { was_enough, left })
+    }
+
+    /// Counts an attempt under these names, in one round trip, unless it has to wait. What is counted is forgotten when
+    /// nothing was counted there for as long as `keep`.
+    ///
+    /// # Errors
+    /// When there is no answer; then nothing may be said about the counters.
+    pub async fn attempt(&self, under: &[(&str, Waits)], keep: Duration) -> Result<Attempted, RedisFault> {
+        let mut attempt = ATTEMPT.prepare_invoke();
+        attempt.arg(millis(keep));
+        for (name, waits) in under {
+            attempt.key(self.attempts(name)).arg(waits.free).arg(millis(waits.longest));
+        }
+        let asked = async |mut connection| attempt.invoke_async::<Vec<u64>>(&mut connection).await;
+        let answer = self.ask(asked).await?;
+        let counters = answer.get(1..).unwrap_or_default().chunks_exact(2).map(|counter| Counted {
+            failures: u32::try_from(counter[0]).unwrap_or(u32::MAX),
+            wait: Duration::from_millis(counter[1]),
+        });
+        Ok(Attempted { may: answer.first() == Some(&1), counters: counters.collect() })
+    }
+
+    /// Takes an attempt back under these names, or forgets all that was counted under a name.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn take_back(&self, under: &[(&str, bool)]) -> Result<(), RedisFault> {
+        let mut take_back = TAKE_BACK.prepare_invoke();
+        for (name, forget) in under {
+            take_back.key(self.attempts(name)).arg(u8::from(*forget));
+        }
+        let asked = async |mut connection| take_back.invoke_async::<()>(&mut connection).await;
+        self.ask(asked).await
+    }
+
+    /// In a Cluster all of them are in one place, so that one script sees them together.
+    fn attempts(&self, name: &str) -> String {
+        self.key(&format!("{{attempts}}:{name}"))
     }
 
     /// The value that is kept under a name.
@@ -280,6 +390,10 @@ impl Redis {
         }
         answer
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Drop for Redis {

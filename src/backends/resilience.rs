@@ -7,6 +7,7 @@
 //!   together do not return together;
 //! - **circuit breaker**: after five outages in a row nothing is asked for a minute, then one request alone, the probe,
 //!   decides whether it goes on (see [`breaker`](self::breaker));
+//! - **span**: each attempt is one, named after the backend, so that a trace shows what was waited for;
 //! - **bulkhead**: so many requests at once and so many that wait for a place; further ones are refused at once. One
 //!   slow server does not take the memory and the patience of all the rest.
 //!
@@ -29,7 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
+use oriel_kernel::trace::TARGET;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use self::breaker::{Breaker, Ended, Permit};
 pub use self::breaker::{Limits, State};
@@ -256,17 +260,22 @@ impl Guard {
             Err(wait) => return refused(Unanswered::Open(wait), "refused"),
         };
         let began = self.sources.now();
-        let result = match limit {
-            None => work.await,
-            Some(limit) => match tokio::time::timeout(limit, work).await {
-                Ok(result) => result,
-                Err(_) => Err(E::from(Unanswered::TimedOut(limit))),
-            },
+        let span = tracing::debug_span!(target: TARGET, "backend", otel.name = self.name, otel.kind = "client", outcome = Empty);
+        let asked = async {
+            match limit {
+                None => work.await,
+                Some(limit) => match tokio::time::timeout(limit, work).await {
+                    Ok(result) => result,
+                    Err(_) => Err(E::from(Unanswered::TimedOut(limit))),
+                },
+            }
         };
+        let result = asked.instrument(span.clone()).await;
         let took = self.sources.now().saturating_duration_since(began);
         histogram!("oriel_backend_seconds", "backend" => self.name).record(took);
         let outage = result.as_ref().err().filter(|error| error.is_outage()).map(|error| whole_text(error));
         let outcome = if outage.is_some() { "outage" } else { "answered" };
+        span.record("outcome", outcome);
         counter!("oriel_backend_requests_total", "backend" => self.name, "outcome" => outcome).increment(1);
         let is_outage = outage.is_some();
         call.end(outage);

@@ -3,8 +3,8 @@
 //! Invariants: revisions count from 1 without gaps; the size is the sum of theirs. What adds to a document or changes
 //! it needs an active project that the actor sees; taking away (move off, trash, purge) does not. A document in the
 //! trash accepts only restore and purge; a purged one looks absent. Restore returns to where it was. "One's own"
-//! document is the one that one uploaded. The events stand in `events.rs`, how a revision
-//! is worked on in `pipeline.rs`.
+//! document is the one that one uploaded. The events stand in `events.rs`, how a revision is worked on in `pipeline.rs`,
+//! what people do about a file that the scanner keeps back in `quarantine.rs`.
 //!
 //! An event that moves a counter of a project or an organisation carries `project` and `size`, because a projection
 //! looks nothing up. Nothing here knows a file's content, only where it is kept.
@@ -21,11 +21,13 @@ use crate::projects::{self, ProjectId};
 
 pub mod events;
 pub mod pipeline;
+pub mod quarantine;
 #[cfg(test)]
 mod tests;
 
 pub use events::{DocumentEvent, ExtractedText};
 pub use pipeline::{Awaited, Pipeline, Progress, Stage, StageState};
+pub use quarantine::{ReleaseDocument, RescanDocument};
 
 ids! {
     /// A document.
@@ -39,6 +41,8 @@ bounded_text! {
     Title: 1..=300,
     /// A word that documents are found by.
     Tag: 1..=60,
+    /// Why a file in quarantine is handed out after all.
+    ReleaseReason: 1..=500,
 }
 
 /// The tags of a document: sorted, each once, at most 50.
@@ -129,6 +133,8 @@ pub struct Document {
     /// The keys of everything that is kept for it.
     blobs: Vec<String>,
     pipeline: Pipeline,
+    /// Whether a virus was found in the current revision, and nobody has answered for it since.
+    infected: bool,
     trashed: bool,
     purged: bool,
 }
@@ -158,6 +164,9 @@ impl Aggregate for Document {
             E::StageSkipped { stage, .. } => self.pipeline.skip(*stage),
             E::StageFailed { stage, attempt, retrying, .. } => self.pipeline.fail(*stage, *attempt, *retrying),
             E::Retried { stage, .. } => self.pipeline.wait(*stage),
+            E::ScanOrdered { .. } => self.pipeline.wait(Stage::Scan),
+            E::Scanned { signature, .. } => self.infected = signature.is_some(),
+            E::Released { .. } => self.infected = false,
             E::TextExtracted { text, .. } => {
                 self.blobs.extend(text.iter().map(|text| text.blob.clone()));
             }
@@ -193,6 +202,7 @@ impl Document {
         self.size += size;
         self.blobs.push(blob.to_owned());
         self.pipeline = Pipeline::default();
+        self.infected = false;
     }
 
     /// How far the current revision is.

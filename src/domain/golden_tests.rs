@@ -303,6 +303,12 @@ fn documents() -> Vec<Sample> {
     let completed = |stage| Sample::today(E::StageCompleted { revision: 1, stage, attempt: 1 });
     let skipped =
         |stage, reason: &str| Sample::today(E::StageSkipped { revision: 1, stage, reason: reason.to_owned() });
+    let scanned = |signature: Option<&str>| E::Scanned {
+        revision: 2,
+        attempt: 3,
+        engine: "ClamAV 1.4.6/27500".to_owned(),
+        signature: signature.map(str::to_owned),
+    };
     let restored = |awaits| E::Restored { project: id(0x31), size: 5_000_000_017, revision: 2, awaits };
     let failed = E::StageFailed {
         revision: 2,
@@ -325,6 +331,14 @@ fn documents() -> Vec<Sample> {
         skipped(Stage::Notify, "Nobody waits.").case("notify"),
         Sample::today(failed),
         Sample::today(E::Retried { revision: 2, stage: Stage::Extract, attempt: 4 }),
+        Sample::today(E::ScanOrdered { revision: 2, attempt: 3 }),
+        Sample::today(scanned(Some("Win.Test.EICAR_HDB-1"))),
+        Sample::today(scanned(None)).case("least"),
+        Sample::today(E::Released {
+            revision: 2,
+            reason: ReleaseReason::parse("A “false” positive.").unwrap(),
+            by: member(22),
+        }),
         Sample::today(extracted),
         Sample::today(nothing).case("least"),
         Sample::today(E::Trashed { project: id(0x31), size: 5_000_000_017 }),

@@ -336,6 +336,9 @@ fn files(event: &DocumentEvent) -> Vec<&str> {
         | DocumentEvent::StageCompleted { .. }
         | DocumentEvent::StageSkipped { .. }
         | DocumentEvent::StageFailed { .. }
+        | DocumentEvent::ScanOrdered { .. }
+        | DocumentEvent::Scanned { .. }
+        | DocumentEvent::Released { .. }
         | DocumentEvent::Retried { .. }
         | DocumentEvent::Trashed { .. }
         | DocumentEvent::Restored { .. }

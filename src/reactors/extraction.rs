@@ -12,32 +12,19 @@ use futures::TryStreamExt;
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
 use oriel_backends::extraction::{self, Extractable, Extracted, Input, Program, extractable};
 use oriel_domain::documents::pipeline::{FailStage, RecordText, SkipStage, StartStage};
-use oriel_domain::documents::{Awaited, Document, DocumentEvent, DocumentId, ExtractedText, Stage};
+use oriel_domain::documents::{Awaited, Document, DocumentEvent, ExtractedText, Stage};
 use oriel_engine::consumers::Reactor;
 use oriel_engine::jobs::{Job, JobFailure, NewJob, Worker};
-use oriel_engine::{CommandContext, Committed, Engine};
-use oriel_kernel::{Command, EventId, Recorded};
+use oriel_engine::{Committed, Engine};
+use oriel_kernel::{Command, Recorded};
 use oriel_read_models::documents;
-use sea_orm::EntityTrait;
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
+use crate::stages::Order;
 use crate::{Parts, TEXTS};
 
 const QUEUE: &str = "extract";
 /// How often a file is read before its document has failed.
 pub(crate) const ATTEMPTS: u32 = 5;
-
-/// What the worker has to know.
-#[derive(Serialize, Deserialize)]
-struct Order {
-    revision: i32,
-    /// The number of the stage's first attempt under this order.
-    attempt: i32,
-    /// The event that led to the order, and what it belongs to.
-    event: EventId,
-    correlation: Uuid,
-}
 
 /// Orders the extraction when it is due.
 pub(crate) struct Extract;
@@ -48,10 +35,7 @@ impl Reactor for Extract {
     }
 
     fn react(&self, event: &Recorded) -> Vec<NewJob> {
-        let Some((revision, attempt)) = event.event_as().and_then(due) else { return Vec::new() };
-        let order = Order { revision, attempt, event: event.id, correlation: event.correlation };
-        // Numbers and ids: this cannot fail.
-        serde_json::to_value(order).map(|order| NewJob::new(QUEUE, event).payload(order)).into_iter().collect()
+        Order::job(QUEUE, event, event.event_as().and_then(due))
     }
 }
 
@@ -76,6 +60,9 @@ fn due(event: &DocumentEvent) -> Option<(i32, i32)> {
         | E::Moved { .. }
         | E::StageStarted { .. }
         | E::StageFailed { .. }
+        | E::ScanOrdered { .. }
+        | E::Scanned { .. }
+        | E::Released { .. }
         | E::TextExtracted { .. }
         | E::Trashed { .. }
         | E::Purged { .. } => None,
@@ -127,9 +114,8 @@ impl Worker for Extraction {
     }
 
     async fn run(&self, job: &Job) -> Result<(), JobFailure> {
-        let order: Order = serde_json::from_value(job.payload.clone())
-            .map_err(|error| JobFailure::for_good(format!("the order is not readable: {error}")))?;
-        let Some(document) = self.waiting(job, &order).await? else { return Ok(()) };
+        let order = Order::of(job)?;
+        let Some(document) = order.waiting(&self.engine, job, Stage::Extract).await? else { return Ok(()) };
         let task = Task { extraction: self, job, order, attempt: 0 };
         match extractable(&document.media_type) {
             Extractable::NoText => task.skip("Files of this type have no text.".to_owned()).await,
@@ -140,20 +126,6 @@ impl Worker for Extraction {
 }
 
 impl Extraction {
-    /// The document, if its text is still wanted. Read without a viewer: the system asks, about one row that it knows.
-    async fn waiting(&self, job: &Job, order: &Order) -> Result<Option<documents::Model>, JobFailure> {
-        let id = DocumentId::from_uuid(job.subject);
-        let found = documents::Entity::find_by_id(id).one(self.engine.database().reader()).await;
-        let found = found.map_err(|error| JobFailure::again(format!("the document's row cannot be read: {error}")))?;
-        Ok(found.filter(|document| {
-            let open = document.pipeline.shown().iter().any(|step| {
-                use documents::{Stage, StageState};
-                step.stage == Stage::Extract && matches!(step.state, StageState::Pending | StageState::Running)
-            });
-            document.trashed_at.is_none() && document.revision == order.revision && open
-        }))
-    }
-
     async fn read(&self, document: &documents::Model) -> Result<Extracted, Unread> {
         let gone = || Unread { reason: "The file is not kept any more. Upload it again.".to_owned(), transient: false };
         let key = BlobKey::parse(&document.blob).map_err(|_| gone())?;
@@ -269,13 +241,6 @@ impl Task<'_> {
     }
 
     async fn execute<C: Command<Aggregate = Document>>(&self, what: &str, command: C) -> Result<Committed, JobFailure> {
-        let engine = &self.extraction.engine;
-        let context = CommandContext {
-            correlation: self.order.correlation,
-            causation: Some(self.order.event.uuid()),
-            ..CommandContext::system(self.job.command(what), self.job.organization, engine.now())
-        };
-        let committed = engine.execute(&context, DocumentId::from_uuid(self.job.subject), command).await;
-        committed.map_err(|error| JobFailure::again(format!("{what}: {error}")))
+        self.order.report(&self.extraction.engine, self.job, what, command).await
     }
 }

@@ -77,6 +77,9 @@ fn due(event: &DocumentEvent) -> Option<(Awaited, i32)> {
         | E::Moved { .. }
         | E::StageStarted { .. }
         | E::StageFailed { .. }
+        | E::ScanOrdered { .. }
+        | E::Scanned { .. }
+        | E::Released { .. }
         | E::TextExtracted { .. }
         | E::Trashed { .. }
         | E::Purged { .. } => None,

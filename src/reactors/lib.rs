@@ -1,4 +1,4 @@
-//! What events cause outside the log: text is extracted, the search index follows, files that nobody needs go.
+//! What events cause outside the log: files are scanned, text is extracted, the search index follows, files that nobody needs go.
 //!
 //! A reactor only says which jobs an event leads to; a worker does them and reports by commands with derived ids, so
 //! that doing one again writes nothing twice. What is kept in step with the log itself (the search index) is a
@@ -14,6 +14,7 @@ use oriel_backends::blobs::Blobs;
 pub use oriel_backends::blobs::{FILES, STAGING, TEXTS};
 use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
 use oriel_backends::mail::Mail;
+use oriel_backends::scanner::Scanner;
 use oriel_backends::search::Search;
 use oriel_engine::Engine;
 use oriel_engine::consumers::{Behind, ConsumerLimits, ConsumerState, Consumers, Follower, Reactor};
@@ -29,7 +30,9 @@ mod extraction;
 mod index_stage;
 mod mail;
 mod purge;
+mod scan;
 mod search_index;
+mod stages;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod suite;
@@ -48,6 +51,8 @@ pub struct Parts {
     pub blobs: Blobs,
     /// The index; see [`open_index`].
     pub search: Search,
+    /// Who looks for viruses; `None`: nobody does.
+    pub scanner: Option<Scanner>,
     /// Where letters go.
     pub mail: Mail,
     /// What the links in them begin with.
@@ -106,6 +111,7 @@ fn reactors() -> Vec<Arc<dyn Reactor>> {
 fn workers(parts: &Parts, index: &Arc<search_index::SearchIndex>) -> Vec<Arc<dyn Worker>> {
     let (engine, blobs, index) = (Arc::clone(&parts.engine), parts.blobs.clone(), Arc::clone(index));
     vec![
+        Arc::new(scan::Scanning::new(parts)),
         Arc::new(extraction::Extraction::new(parts)),
         Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
         Arc::new(data_exports::Gathering { engine: Arc::clone(&engine), blobs: blobs.clone() }),

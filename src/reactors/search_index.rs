@@ -11,7 +11,8 @@
 //! - Memory is bounded by [`CHUNK_BYTES`] of text and a few texts in flight, however large a batch is.
 //!
 //! Rows are read without a viewer: this is a projection of everything, and every *search* takes a scope. Documents in
-//! the trash are not in the index; archived projects are.
+//! the trash are not in the index, nor those whose file waits for the scan for viruses or is in quarantine; archived
+//! projects are.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
 use oriel_backends::search::{self as index, Change, Entry, MAX_BODY_BYTES, Search, SearchError, Tantivy};
-use oriel_domain::documents::{DocumentEvent, DocumentId};
+use oriel_domain::documents::{DocumentEvent, DocumentId, Stage};
 use oriel_domain::organizations::OrganizationEvent;
 use oriel_domain::projects::{ProjectEvent, ProjectId};
 use oriel_domain::users::UserEvent;
@@ -288,7 +289,7 @@ impl SearchIndex {
             Findable::Document(id) => match rows.documents.get(&id.uuid()) {
                 Some(row) => {
                     current(row.version, id.uuid())?;
-                    if row.trashed_at.is_some() {
+                    if row.trashed_at.is_some() || row.is_kept_back() {
                         return Ok((Change::Remove { id: id.to_string() }, one.at));
                     }
                     let body = match &row.text_blob {
@@ -546,8 +547,15 @@ fn findable(event: &Recorded) -> Option<Findable> {
             | E::TextExtracted { .. }
             | E::Trashed { .. }
             | E::Restored { .. }
+            | E::ScanOrdered { .. }
+            | E::StageCompleted { stage: Stage::Scan, .. }
+            | E::StageSkipped { stage: Stage::Scan, .. }
+            | E::StageFailed { stage: Stage::Scan, .. }
+            | E::Retried { stage: Stage::Scan, .. }
             | E::Purged { .. } => Some(Findable::Document(DocumentId::from_uuid(event.subject))),
-            E::StageStarted { .. }
+            E::Scanned { .. }
+            | E::Released { .. }
+            | E::StageStarted { .. }
             | E::StageCompleted { .. }
             | E::StageSkipped { .. }
             | E::StageFailed { .. }

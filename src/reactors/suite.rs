@@ -6,6 +6,7 @@ mod documents;
 mod endings;
 mod index;
 mod leftovers;
+mod scan;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -188,6 +189,7 @@ impl House {
             engine: Arc::clone(&self.engine),
             blobs: self.blobs.clone(),
             search: self.search.clone(),
+            scanner: None,
             mail: Mail::open(None, &self.folder.path().join("outbox"), "oriel@example.org").unwrap(),
             base_url: "http://oriel.test".to_owned(),
             program: reader(),

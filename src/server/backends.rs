@@ -8,6 +8,7 @@ use oriel_backends::blobs::Blobs;
 use oriel_backends::bus::Bus;
 use oriel_backends::mail::Mail;
 use oriel_backends::redis::Redis;
+use oriel_backends::scanner::Scanner;
 use oriel_backends::search::Search;
 use oriel_schema::services::BackendState;
 use tokio::time::MissedTickBehavior;
@@ -23,6 +24,8 @@ pub struct Backends {
     pub search: Search,
     /// Files.
     pub blobs: Blobs,
+    /// Who looks for viruses, where somebody does.
+    pub scanner: Option<Scanner>,
     /// Where letters go.
     pub mail: Mail,
     /// What nodes share.
@@ -60,6 +63,16 @@ impl Backends {
                 health: mail,
             },
         ];
+        if let Some(scanner) = &self.scanner {
+            let health = scanner.health();
+            states.push(BackendState {
+                name: "scanner".to_owned(),
+                kind: "clamd".to_owned(),
+                healthy: health.is_up(),
+                last_error: health.last_error.clone(),
+                health: Some(health),
+            });
+        }
         if let Some(redis) = &self.redis {
             let health = redis.health();
             let hears = self.bus.as_ref().is_none_or(Bus::is_connected);
@@ -86,7 +99,13 @@ impl Backends {
                     None => Ok(()),
                 }
             };
-            let _ = tokio::join!(self.search.check(), self.blobs.check(), redis);
+            let scanner = async {
+                match &self.scanner {
+                    Some(scanner) => scanner.check().await,
+                    None => Ok(()),
+                }
+            };
+            let _ = tokio::join!(self.search.check(), self.blobs.check(), scanner, redis);
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use oriel_backends::blobs::{Blobs, UrlKeys};
 use oriel_backends::mail::Mail;
 use oriel_backends::redis::{InvalidRedisUrl, Redis};
+use oriel_backends::scanner::{InvalidScannerUrl, Scanner};
 use oriel_backends::search::{Meilisearch, Search, SearchError, Tantivy};
 use oriel_engine::db::{Connections, Location, OpenError};
 use oriel_engine::keyring::KeyError;
@@ -35,6 +36,8 @@ pub struct Installation {
     pub blobs: Blobs,
     /// The search index.
     pub search: Search,
+    /// Who looks for viruses; `None`: nobody does.
+    pub scanner: Option<Scanner>,
     /// Where letters go.
     pub mail: Mail,
     /// What the nodes share for a moment.
@@ -81,6 +84,9 @@ pub enum InstallationError {
     /// Mail.
     #[error(transparent)]
     Mail(#[from] oriel_backends::mail::OpenError),
+    /// The scanner.
+    #[error(transparent)]
+    Scanner(#[from] InvalidScannerUrl),
     /// What the nodes share.
     #[error(transparent)]
     Redis(#[from] InvalidRedisUrl),
@@ -92,10 +98,6 @@ impl Installation {
     /// # Errors
     /// See [`InstallationError`]; each says what to do.
     pub async fn open(settings: &Settings) -> Result<Self, InstallationError> {
-        if settings.scanner_url.is_some() {
-            let why = "scanner_url is set, but this release has no such backend yet; unset it";
-            return Err(InstallationError::NotHere(why.to_owned()));
-        }
         let lock = lock(&settings.data).await?;
         // What works in the background reads through the same connections, and has its usual time.
         let reading = settings.request_timeout.max(Connections::READING);
@@ -125,9 +127,11 @@ impl Installation {
         let search = search(settings).await?;
         let url = settings.mail_url.as_ref().map(|url| url.expose());
         let mail = Mail::open(url, &settings.data.join("outbox"), &settings.mail_from)?;
+        let scanner = settings.scanner_url.as_ref().map(|url| Scanner::open(url.expose(), settings.scanner_max_size));
+        let scanner = scanner.transpose()?;
         let redis = settings.redis_url.as_ref().map(|url| Redis::open(url.expose(), &namespace(&engine)));
         let redis = redis.transpose()?.map(Arc::new);
-        Ok(Self { engine, blobs, search, mail, redis, _lock: lock })
+        Ok(Self { engine, blobs, search, scanner, mail, redis, _lock: lock })
     }
 }
 

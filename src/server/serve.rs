@@ -150,6 +150,7 @@ impl House {
             engine: Arc::clone(&engine),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
+            scanner: installation.scanner.clone(),
             mail: installation.mail.clone(),
             base_url: settings.public_url(),
             program,
@@ -159,6 +160,7 @@ impl House {
         let backends = Backends {
             search: installation.search.clone(),
             blobs: installation.blobs.clone(),
+            scanner: installation.scanner.clone(),
             mail: installation.mail.clone(),
             redis: installation.redis.clone(),
             bus: bus.clone(),
@@ -168,7 +170,7 @@ impl House {
         let services = Services {
             tokens: Tokens::open(&engine).await?,
             passwords: Passwords::new(policy.password_memory_kib),
-            attempts: Attempts::default(),
+            attempts: Attempts::new(installation.redis.clone()),
             operations: Arc::new(Watched { engine: Arc::clone(&engine), reactors: Arc::clone(&reactors), backends }),
             rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),

@@ -176,8 +176,11 @@ settings! {
         mail_url: Option<BackendUrl> = "", backend_url(&["smtp", "smtps"]);
         /// Whom mails are from.
         mail_from: String = "Oriel <oriel@localhost>", mailbox();
-        /// The virus scanner (clamd). Empty: files are not scanned, and each document says so.
+        /// The virus scanner: tcp://host:port of a clamd. Empty: files are not scanned, and each document says so.
         scanner_url: Option<BackendUrl> = "", backend_url(&["tcp"]);
+        /// The largest file that is shown to the scanner: its StreamMaxLength. A larger one stays in quarantine until
+        /// somebody releases it.
+        scanner_max_size: u64 = "100MiB", size("1KiB", "4GiB");
     }
     "Access" {
         /// Wraps the installation's keys; all nodes need the same one. Empty: a key file in the data folder.
@@ -376,9 +379,9 @@ impl Settings {
         if self.role != Role::Both && !self.is_postgres() {
             let why = "role is api or worker, and only one process works on this installation; set ORIEL_DATABASE_URL \
                        to PostgreSQL, or role to both";
-        if self.master_key.is_none() && !self.master_key_previous.is_empty() {
-            wrong.push("master_key_previous is set and master_key is not: set both, or none".to_owned());
-        }
+            if self.master_key.is_none() && !self.master_key_previous.is_empty() {
+                wrong.push("master_key_previous is set and master_key is not: set both, or none".to_owned());
+            }
             wrong.push(why.to_owned());
         }
         if self.is_postgres() && self.blobs_url.is_none() {

@@ -148,6 +148,7 @@ pub const METRICS: &[Metric] = &[
         "Operations asked for by their hash, by where it was found: published, remembered, nowhere.",
     ),
     counter("oriel_upload_bytes_total", &[], "Bytes of files received."),
+    counter("oriel_scans_total", &["verdict"], "Files shown to the scanner for viruses: clean, infected, none."),
     // connections and sockets
     level("oriel_connections", &[], "Open TCP connections."),
     counter("oriel_connections_refused_total", &["limit"], "TCP connections refused because there were too many."),

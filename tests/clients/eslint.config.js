@@ -23,7 +23,9 @@ const values = {
     'CacheInvalidation', // by its cause
     'CleanedStore', // by its name, in a certificate
     'Consumer', // by its name
+    'DocumentRelease', // one at most, of its document
     'DocumentRevision', // by its number, in its document
+    'DocumentScan', // one at most, of its document
     'DocumentStage', // by its stage, in its document
     'AuditVerification', // what was found at one moment
     'Erasure', // by what was erased

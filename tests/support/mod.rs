@@ -1,5 +1,8 @@
 //! What the tests of the product share: the program as a process, a client, and the servers that it may need.
 
+/// A clamd for one test: the scanner's own tests use the same.
+#[path = "../../src/backends/scanner/clamd.rs"]
+mod clamd;
 mod cluster;
 /// A PostgreSQL that is started once, and a database per test: the engine's own suite uses the same.
 #[path = "../../src/engine/testing.rs"]
@@ -13,6 +16,7 @@ mod server;
 #[path = "../../src/backends/mail/sink.rs"]
 mod sink;
 
+pub use clamd::{Clamd, eicar};
 pub use cluster::Cluster;
 pub use redis_server::RedisServer;
 pub use server::{Environment, Server, Session};

@@ -64,7 +64,44 @@ macro_rules! contract {
     };
 }
 
-contract!(nodes_share_a_budget, nodes_share_what_is_kept, nodes_hear_each_other);
+contract!(nodes_share_a_budget, nodes_share_attempts, nodes_share_what_is_kept, nodes_hear_each_other);
+
+async fn nodes_share_attempts(url: &str) {
+    let (a, b) = (node(url, "attempts", TIMING).await, node(url, "attempts", TIMING).await);
+    let rule = |free| Waits { free, longest: Duration::from_secs(60) };
+    let attempt =
+        async |node: &Redis, under: &[(&str, Waits)]| node.attempt(under, Duration::from_secs(60)).await.unwrap();
+    let counted = |failures, seconds| Counted { failures, wait: Duration::from_secs(seconds) };
+    // Under two names at once; whoever asks.
+    let both = [("account", rule(2)), ("place", rule(9))];
+    assert_eq!(attempt(&a, &both).await, Attempted { may: true, counters: vec![counted(1, 0); 2] });
+    assert_eq!(attempt(&b, &both).await, Attempted { may: true, counters: vec![counted(2, 1), counted(2, 0)] });
+    let third = attempt(&a, &[("account", rule(2)), ("other", rule(9))]).await;
+    assert!(!third.may && third.counters[0].failures == 2 && third.counters[1] == Counted::default(), "{third:?}");
+    // One that is taken back is not counted, and what is forgotten never was.
+    a.take_back(&[("account", true), ("place", false), ("never", false)]).await.unwrap();
+    let fresh = attempt(&b, &both).await;
+    assert_eq!(fresh, Attempted { may: true, counters: vec![counted(1, 0), counted(2, 0)] });
+    // Many at once are no way around.
+    let one = [("many", rule(5))];
+    let many = (0..20).map(|n| attempt(if n % 2 == 0 { &a } else { &b }, &one));
+    let may = futures::future::join_all(many).await.into_iter().filter(|attempted| attempted.may).count();
+    assert_eq!(may, 5);
+    // Twice as long each time, and not longer than the longest.
+    for before in 0..10 {
+        let name = format!("wait {before}");
+        for _ in 0..before {
+            let none = Waits { free: 0, longest: Duration::ZERO };
+            assert!(attempt(&a, &[(name.as_str(), none)]).await.may);
+        }
+        let waits = attempt(&b, &[(name.as_str(), rule(3))]).await.counters[0].wait;
+        let expected = if before < 2 { 0 } else { (1 << (before - 2)).min(60) };
+        assert_eq!(waits, Duration::from_secs(expected), "after {before}");
+    }
+    // Of another installation nothing is known.
+    let other = node(url, "elsewhere", TIMING).await;
+    assert_eq!(attempt(&other, &both).await.counters, vec![counted(1, 0); 2]);
+}
 
 async fn node(url: &str, namespace: &str, timing: Timing) -> Redis {
     let redis = Redis::with(url, namespace, timing, Arc::new(SystemSources)).unwrap();

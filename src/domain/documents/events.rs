@@ -3,7 +3,7 @@
 use oriel_kernel::{Event, MemberId, OrganizationId, Personal};
 use serde::{Deserialize, Serialize};
 
-use super::{Awaited, Stage, Tag, Title};
+use super::{Awaited, ReleaseReason, Stage, Tag, Title};
 use crate::projects::ProjectId;
 
 /// What can happen to a document.
@@ -119,6 +119,37 @@ pub enum DocumentEvent {
         reason: String,
         /// Whether it is tried again by itself; if not, the document has failed.
         retrying: bool,
+    },
+    /// Waits for the scan for viruses: it arrived where there is a scanner, or somebody wants it scanned anew. Until
+    /// there is a verdict it is not handed out.
+    #[event("document_scan_ordered")]
+    ScanOrdered {
+        /// Of which revision.
+        revision: i32,
+        /// The number of the next attempt.
+        attempt: i32,
+    },
+    /// The scanner has a verdict. What follows from it for the stage stands in an event of its own.
+    #[event("document_scanned")]
+    Scanned {
+        /// Of which revision.
+        revision: i32,
+        /// The how many-eth time, from 1.
+        attempt: i32,
+        /// Who says so: the program and its signatures, as it calls them.
+        engine: String,
+        /// What was found; nothing when it is clean.
+        signature: Option<String>,
+    },
+    /// Somebody answers for a file in quarantine: it is handed out from now on.
+    #[event("document_released")]
+    Released {
+        /// Of which revision.
+        revision: i32,
+        /// Why.
+        reason: ReleaseReason,
+        /// Who.
+        by: MemberId,
     },
     /// Somebody wants a failed stage tried again.
     #[event("document_retried")]

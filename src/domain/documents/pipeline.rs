@@ -6,10 +6,10 @@
 //! changes nothing and is no error: the worker has nothing left to do.
 //!
 //! In this release a file is validated and stored before the document exists; a scan is skipped unless there is a
-//! scanner. THUMBNAIL and NOTIFY are not part of the pipeline yet, and what is reported of them changes nothing.
+//! scanner, and a virus that was found is never skipped: only a verdict or a person settles it. THUMBNAIL and NOTIFY are not part of the pipeline yet, and what is reported of them changes nothing.
 //!
-//! Who orders the work: the scan is due when an upload has no outcome of SCAN, the extraction when SCAN is completed
-//! or skipped, and both again after `Retried` or `Restored { awaits }`, which also say the number of the attempt.
+//! Who orders the work: the scan is due after `ScanOrdered`, the extraction when SCAN is completed or skipped, and both
+//! again after `Retried` or `Restored { awaits }`, which also say the number of the attempt.
 //! INDEX is reported by the search index itself.
 
 use oriel_kernel::{Command, Decision, Given, Outcome};
@@ -82,7 +82,7 @@ impl StageState {
         matches!(self, Self::Done | Self::Skipped)
     }
 
-    const fn is_open(self) -> bool {
+    pub(super) const fn is_open(self) -> bool {
         matches!(self, Self::Pending | Self::Running)
     }
 }
@@ -214,7 +214,9 @@ pub(super) fn on_arrival(revision: i32, file: &StoredFile) -> Vec<DocumentEvent>
             reason: short(reason),
             retrying: false,
         }],
-        Ok(()) if file.scanner => vec![done(Stage::Validate), done(Stage::Store)],
+        Ok(()) if file.scanner => {
+            vec![done(Stage::Validate), done(Stage::Store), DocumentEvent::ScanOrdered { revision, attempt: 1 }]
+        }
         Ok(()) => vec![done(Stage::Validate), scan, done(Stage::Store)],
     }
 }
@@ -296,8 +298,17 @@ impl Command for SkipStage {
 
     fn decide(&self, document: &Document, _: &Given<'_>) -> Decision<DocumentEvent> {
         let Self { revision, stage, .. } = *self;
-        if document.open_step(revision, stage).is_none() {
-            return Ok(Outcome::nothing());
+        let Some(step) = document.open_step(revision, stage) else { return Ok(Outcome::nothing()) };
+        if stage == Stage::Scan && document.infected {
+            let reason = "A virus was found, and there is no scanner any more that would look again.".to_owned();
+            let attempt = step.attempts.max(1);
+            return Ok(Outcome::events([DocumentEvent::StageFailed {
+                revision,
+                stage,
+                attempt,
+                reason,
+                retrying: false,
+            }]));
         }
         Ok(Outcome::events([DocumentEvent::StageSkipped { revision, stage, reason: short(&self.reason) }]))
     }
@@ -333,6 +344,38 @@ impl Command for FailStage {
         }
         let (attempt, reason) = (attempt.max(step.attempts).max(1), short(&self.reason));
         Ok(Outcome::events([DocumentEvent::StageFailed { revision, stage, attempt, reason, retrying }]))
+    }
+}
+
+/// The scanner has a verdict; that completes SCAN, or fails it for good.
+pub struct RecordVerdict {
+    /// Of which revision.
+    pub revision: i32,
+    /// The how many-eth time, from 1.
+    pub attempt: i32,
+    /// Who says so: the program and its signatures, as it calls them.
+    pub engine: String,
+    /// What was found; `None`: nothing.
+    pub signature: Option<String>,
+}
+
+impl Command for RecordVerdict {
+    type Aggregate = Document;
+
+    fn decide(&self, document: &Document, _: &Given<'_>) -> Decision<DocumentEvent> {
+        let (revision, stage) = (self.revision, Stage::Scan);
+        let Some(step) = document.open_step(revision, stage) else { return Ok(Outcome::nothing()) };
+        let attempt = self.attempt.max(step.attempts).max(1);
+        let signature = self.signature.as_deref().map(short);
+        let outcome = match &signature {
+            None => DocumentEvent::StageCompleted { revision, stage, attempt },
+            Some(found) => {
+                let reason = short(&format!("A virus was found: {found}."));
+                DocumentEvent::StageFailed { revision, stage, attempt, reason, retrying: false }
+            }
+        };
+        let scanned = DocumentEvent::Scanned { revision, attempt, engine: short(&self.engine), signature };
+        Ok(Outcome::events([scanned, outcome]))
     }
 }
 

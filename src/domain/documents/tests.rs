@@ -7,7 +7,7 @@ use std::sync::Arc;
 use oriel_kernel::{Actor, Visible};
 use proptest::prelude::*;
 
-use super::pipeline::{CompleteStage, FailStage, RecordText, SkipStage, StartStage};
+use super::pipeline::{CompleteStage, FailStage, RecordText, RecordVerdict, SkipStage, StartStage};
 use super::*;
 use crate::testing::{Desk, member, user, uuid};
 
@@ -102,6 +102,85 @@ fn with_a_scanner_the_text_waits_for_the_scan() {
     assert_eq!(desk.done(DOC, &mut document, &text(1)), []);
     desk.done(DOC, &mut document, &complete(Stage::Scan));
     assert_eq!(desk.done(DOC, &mut document, &text(1)).len(), 2);
+}
+
+fn verdict(signature: Option<&str>) -> RecordVerdict {
+    let signature = signature.map(str::to_owned);
+    RecordVerdict { revision: 1, attempt: 1, engine: "ClamAV 1.4.6".to_owned(), signature }
+}
+
+fn release() -> ReleaseDocument {
+    ReleaseDocument { reason: ReleaseReason::parse("A false positive.").unwrap() }
+}
+
+const RESCAN: RescanDocument = RescanDocument { scanner: true };
+
+#[test]
+fn what_the_scanner_finds_nothing_in_goes_on() {
+    let (mut desk, mut document) = uploaded(StoredFile { scanner: true, ..file(1) });
+    desk.done(DOC, &mut document, &StartStage { stage: Stage::Scan, ..start(1) });
+    assert_eq!(desk.refused(DOC, &document, &release()), (ErrorCode::Conflict, ""), "there is no verdict yet");
+    assert_eq!(desk.done(DOC, &mut document, &verdict(None)).len(), 2);
+    assert_eq!(desk.done(DOC, &mut document, &verdict(Some("X"))), [], "one verdict counts");
+    assert_eq!(desk.refused(DOC, &document, &release()), (ErrorCode::Conflict, ""));
+    assert_eq!(document.pipeline.awaits(), Some(Awaited { stage: Stage::Extract, attempt: 1 }));
+}
+
+#[test]
+fn a_file_with_a_virus_is_kept_back_until_somebody_answers_for_it() {
+    let (mut desk, mut document) = uploaded(StoredFile { scanner: true, ..file(1) });
+    desk.done(DOC, &mut document, &verdict(Some("Eicar")));
+    assert_eq!(document.pipeline.state(Stage::Scan), Some(StageState::Failed));
+    assert_eq!(desk.done(DOC, &mut document, &text(1)), [], "nobody reads it");
+    assert_eq!(desk.refused(DOC, &document, &release()).0, ErrorCode::Conflict, "Oriel itself answers for nothing");
+    // Whoever may not change everything may not release what is not theirs.
+    desk.grant = Grant::Own;
+    desk.actor = Actor::Member(member(2));
+    assert_eq!(desk.refused(DOC, &document, &release()).0, ErrorCode::Forbidden);
+    desk.grant = Grant::All;
+    let released = desk.done(DOC, &mut document, &release());
+    assert!(
+        matches!(&released[..], [DocumentEvent::Released { reason, .. }, DocumentEvent::StageSkipped { stage: Stage::Scan, .. }]
+            if reason.as_str() == "A false positive."),
+        "{released:?}"
+    );
+    assert_eq!(desk.done(DOC, &mut document, &release()), []);
+    assert_eq!(desk.done(DOC, &mut document, &text(1)).len(), 2);
+}
+
+#[test]
+fn a_scan_can_be_wanted_anew_and_keeps_the_file_back_meanwhile() {
+    let (mut desk, mut document) = uploaded(StoredFile { scanner: true, ..file(1) });
+    assert_eq!(desk.done(DOC, &mut document, &RESCAN), [], "it is due already");
+    desk.done(DOC, &mut document, &verdict(None));
+    assert_eq!(desk.refused(DOC, &document, &RESCAN), (ErrorCode::Conflict, ""), "its text is still to be read");
+    desk.done(DOC, &mut document, &text(1));
+    desk.done(DOC, &mut document, &complete(Stage::Index));
+    assert_eq!(document.progress(), Progress::Ready);
+    assert_eq!(desk.refused(DOC, &document, &RescanDocument { scanner: false }), (ErrorCode::Conflict, ""));
+    let ordered = DocumentEvent::ScanOrdered { revision: 1, attempt: 2 };
+    assert_eq!(desk.done(DOC, &mut document, &RESCAN), [ordered]);
+    assert_eq!(desk.done(DOC, &mut document, &RESCAN), []);
+    assert_eq!(document.progress(), Progress::Processing);
+    desk.done(DOC, &mut document, &RecordVerdict { attempt: 2, ..verdict(Some("Eicar")) });
+    assert_eq!(document.progress(), Progress::Failed);
+    desk.done(DOC, &mut document, &RESCAN);
+    desk.done(DOC, &mut document, &RecordVerdict { attempt: 3, ..verdict(None) });
+    assert_eq!(document.progress(), Progress::Ready, "what was done after the scan stays done");
+}
+
+#[test]
+fn a_virus_that_was_found_is_not_skipped_when_there_is_no_scanner_any_more() {
+    let (mut desk, mut document) = uploaded(StoredFile { scanner: true, ..file(1) });
+    let skip = || SkipStage { revision: 1, stage: Stage::Scan, reason: "No scanner is configured.".to_owned() };
+    desk.done(DOC, &mut document, &verdict(Some("Eicar")));
+    desk.done(DOC, &mut document, &RetryDocument);
+    desk.done(DOC, &mut document, &skip());
+    assert_eq!(document.pipeline.state(Stage::Scan), Some(StageState::Failed));
+    // Of another file nothing was found.
+    desk.done(DOC, &mut document, &AddRevision { file: StoredFile { scanner: true, ..file(2) } });
+    desk.done(DOC, &mut document, &SkipStage { revision: 2, ..skip() });
+    assert_eq!(document.pipeline.state(Stage::Scan), Some(StageState::Skipped));
 }
 
 #[test]
@@ -314,6 +393,9 @@ enum Wish {
     Skip { revision: i32, stage: Stage },
     Fail { revision: i32, stage: Stage, attempt: i32, retrying: bool },
     Text { revision: i32, attempt: i32 },
+    Verdict { revision: i32, attempt: i32, infected: bool },
+    Release,
+    Rescan,
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -338,6 +420,9 @@ fn wish() -> impl Strategy<Value = Wish> {
         3 => (revision(), stage(), attempt(), any::<bool>())
             .prop_map(|(revision, stage, attempt, retrying)| Wish::Fail { revision, stage, attempt, retrying }),
         3 => (revision(), attempt()).prop_map(|(revision, attempt)| Wish::Text { revision, attempt }),
+        2 => (revision(), attempt(), any::<bool>())
+            .prop_map(|(revision, attempt, infected)| Wish::Verdict { revision, attempt, infected }),
+        1 => any::<bool>().prop_map(|release| if release { Wish::Release } else { Wish::Rescan }),
     ]
 }
 
@@ -379,6 +464,12 @@ fn fulfil(
             let reason = "It broke.".to_owned();
             desk.execute(DOC, document, &FailStage { revision, stage, attempt, reason, retrying })
         }
+        Wish::Verdict { revision, attempt, infected } => {
+            let verdict = verdict(infected.then_some("Eicar"));
+            desk.execute(DOC, document, &RecordVerdict { revision, attempt, ..verdict })
+        }
+        Wish::Release => desk.execute(DOC, document, &release()),
+        Wish::Rescan => desk.execute(DOC, document, &RESCAN),
         Wish::Text { revision, attempt } => {
             let blob =
                 ExtractedText { blob: format!("text-{number}"), sha256: String::new(), characters: 1, truncated: true };
@@ -395,6 +486,7 @@ proptest! {
         first in 0usize..3,
     ) {
         let (mut desk, mut document) = (desk(), Document::default());
+        desk.actor = Actor::Member(member(1));
         wishes.insert(first.min(wishes.len()), Wish::Upload { project: 5, valid: true, scanner });
         let mut history: Vec<DocumentEvent> = Vec::new();
         let mut sizes = BTreeMap::new();
@@ -435,7 +527,8 @@ proptest! {
             }
             prop_assert_eq!(document.size, sizes.values().sum::<i64>());
             prop_assert_eq!(document.revision, sizes.len() as i32);
-            if document.revision == before.revision {
+            // A scan that is wanted anew is the one thing that is settled and then is not.
+            if document.revision == before.revision && !matches!(wish, Wish::Rescan) {
                 for stage in Stage::PIPELINE {
                     let (was, is) = (before.pipeline.state(stage), document.pipeline.state(stage));
                     prop_assert!(!was.is_some_and(StageState::is_settled) || was == is, "{stage:?} was settled twice");
@@ -448,6 +541,7 @@ proptest! {
             // What is open is due, or something failed, or it is ready: nothing is stuck.
             let due = document.pipeline.awaits().is_some();
             prop_assert_eq!(due, document.progress() == Progress::Processing);
+            prop_assert!(!document.infected || !is_settled(&Stage::Scan), "a virus is handed out");
             history.extend(written);
         }
         let mut replayed = Document::default();

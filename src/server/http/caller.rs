@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_graphql::{Extensions, Value};
 use axum::http::header::{AUTHORIZATION, COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use oriel_engine::live::Watch;
 use oriel_kernel::{Credential, Position, Timestamp};
 use oriel_read_models::viewer::ViewerRow;
 use oriel_schema::endpoint::Caller;
@@ -105,12 +106,18 @@ impl HttpState {
         Ok(who)
     }
 
-    /// For how long they stay signed in if nothing happens; `None`: nobody is signed in.
-    pub async fn signed_in_until(&self, who: &Who) -> Result<Option<Duration>, Refusal> {
-        let until = self.endpoint.signed_in_until(&who.caller).await;
-        let until = until.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
+    /// For how long they stay signed in if nothing happens, `None` if nobody is; and who hears when something does.
+    pub async fn standing(&self, who: &Who) -> Result<(Option<Duration>, Option<Watch>), Refusal> {
+        let standing = self.endpoint.standing(&who.caller).await;
+        let standing = standing.map_err(|error| refuse_with(StatusCode::SERVICE_UNAVAILABLE, error))?;
         let now = self.endpoint.services().engine.now();
-        Ok(until.map(|until| (until - now).to_std().unwrap_or_default()))
+        Ok((standing.until.map(|until| (until - now).to_std().unwrap_or_default()), standing.watch))
+    }
+
+    /// Whether they may come back with another token: not when the session or the key itself has ended.
+    pub async fn may_come_back(&self, who: &Who) -> bool {
+        let Some(credential) = who.caller.credential else { return true };
+        !matches!(self.endpoint.viewer(credential).await, Ok(None))
     }
 
     async fn authenticated(

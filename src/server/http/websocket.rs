@@ -17,6 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use oriel_engine::live::Watch;
 use oriel_schema::endpoint::{Answer, Operation};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,6 +41,8 @@ const BUFFER: usize = 4 << 10;
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// Characters of an operation's id.
 const MAX_ID: usize = 200;
+/// How long operations may take to say that their session has ended, before their socket does.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 mod code {
     pub const RESTART: u16 = 1012;
@@ -158,6 +161,8 @@ struct Connection {
     place: Socket,
     /// When to ask whether they are signed in still.
     signed_out: Option<Instant>,
+    /// Hears when that is to be asked at once.
+    watch: Option<Watch>,
 }
 
 impl Connection {
@@ -176,6 +181,7 @@ impl Connection {
             counted: 0,
             place: socket,
             signed_out: None,
+            watch: None,
         }
     }
 
@@ -229,7 +235,8 @@ impl Connection {
                 () = tokio::time::sleep_until(opened + clocks.init), if !self.ready => {
                     Err(End::Close(code::INIT_TIMEOUT, "Connection initialisation timeout"))
                 }
-                () = tokio::time::sleep_until(signed_out) => Box::pin(self.stay()).await,
+                () = tokio::time::sleep_until(signed_out) => Box::pin(self.stay_or_end(socket, &mut said)).await,
+                () = changed(&mut self.watch) => Box::pin(self.stay_or_end(socket, &mut said)).await,
                 _ = beat.tick() => {
                     if std::mem::take(&mut heard) {
                         self.send(socket, Message::Ping(Bytes::new())).await
@@ -304,14 +311,42 @@ impl Connection {
     /// Whether they are signed in still, and until when: a session that was refreshed in time goes on, and with it
     /// everything on its sockets.
     async fn stay(&mut self) -> Result<(), End> {
-        // Clients come back from this one with the token that they have by then.
-        let ended = End::Close(code::FORBIDDEN, "The access token has expired");
-        let until = self.state.signed_in_until(&self.who).await.map_err(|refusal| match refusal.status {
-            StatusCode::UNAUTHORIZED => ended,
-            _ => End::Close(code::RESTART, "Try again"),
-        })?;
+        let (until, watch) = match self.state.standing(&self.who).await {
+            Ok(standing) => standing,
+            Err(refusal) => {
+                return Err(match refusal.status {
+                    StatusCode::UNAUTHORIZED if self.state.may_come_back(&self.who).await => {
+                        // Clients come back from this one with the token that they have by then.
+                        End::Close(code::FORBIDDEN, "The access token has expired")
+                    }
+                    // And not from this one: they have to sign in again.
+                    StatusCode::UNAUTHORIZED => End::Close(code::UNAUTHORIZED, "The session or the key has ended"),
+                    StatusCode::FORBIDDEN => End::Close(code::FORBIDDEN, "Forbidden"),
+                    _ => End::Close(code::RESTART, "Try again"),
+                });
+            }
+        };
         self.signed_out = until.map(|left| Instant::now() + left);
+        self.watch = watch;
         Ok(())
+    }
+
+    /// The same; whose operations go on hears from each of them first that it is over.
+    async fn stay_or_end(
+        &mut self,
+        socket: &mut WebSocket,
+        said: &mut mpsc::Receiver<FromOperation>,
+    ) -> Result<(), End> {
+        let Err(end) = self.stay().await else { return Ok(()) };
+        let last_words = async {
+            while !self.operations.is_empty() {
+                let Some(FromOperation { id, number, said }) = said.recv().await else { break };
+                self.tell(socket, id, number, said).await?;
+            }
+            Ok(())
+        };
+        timeout(LAST_WORDS, last_words).await.unwrap_or(Ok(()))?;
+        Err(end)
     }
 
     async fn subscribe(&mut self, socket: &mut WebSocket, id: String, request: GraphqlRequest) -> Result<(), End> {
@@ -402,6 +437,14 @@ impl Connection {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(End::Gone),
         }
+    }
+}
+
+/// Completes when something happens that somebody is known by.
+async fn changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
     }
 }
 

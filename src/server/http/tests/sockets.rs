@@ -82,6 +82,25 @@ async fn a_socket_ends_with_the_token_so_that_the_client_comes_back_with_another
 }
 
 #[tokio::test]
+async fn a_socket_ends_with_its_session_and_its_client_does_not_come_back() {
+    let bed = Bed::new().await;
+    let token = bed.register("acme").await;
+    let address = listen(&bed).await;
+    let idle = Client::ready(address, Some(&token)).await;
+    let mut watching = Client::ready(address, Some(&token)).await;
+    watching.subscribe("l", LIVE).await;
+    assert_eq!(watching.hear().await["type"], "next");
+    let ended = bed.ask(Some(&token), "mutation { logout { position userErrors { message } } }", json!({})).await;
+    assert_eq!(ended.json()["data"]["logout"]["userErrors"], json!([]), "{}", ended.text());
+    // What goes on says so first.
+    let last = watching.hear().await;
+    assert!(last.to_string().contains("UNAUTHENTICATED"), "{last}");
+    for client in [idle, watching] {
+        assert_eq!(client.closed().await, 4401);
+    }
+}
+
+#[tokio::test]
 async fn a_live_query_follows_changes_beside_other_operations() {
     let bed = Bed::new().await;
     let token = bed.register("acme").await;
