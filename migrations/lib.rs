@@ -34,7 +34,7 @@ mod m0008_persisted_operations;
 mod m0009_api_keys;
 mod m0010_roles;
 mod m0011_identity_providers;
-mod m0011_passkeys;
+mod m0012_passkeys;
 mod m0015_data_exports;
 mod m0016_policies;
 mod migrate;
@@ -67,7 +67,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0009_api_keys::Migration),
             Box::new(m0010_roles::Migration),
             Box::new(m0011_identity_providers::Migration),
-            Box::new(m0011_passkeys::Migration),
+            Box::new(m0012_passkeys::Migration),
             Box::new(m0015_data_exports::Migration),
             Box::new(m0016_policies::Migration),
         ]

@@ -17,6 +17,8 @@ migration! {
             text_null("password_hash"),
             timestamp_with_time_zone_null("second_factor_since"),
             integer("recovery_codes_left"),
+            boolean("has_authenticator"),
+            integer("passkey_count"),
             integer("version"),
         ],
     )

@@ -1,6 +1,6 @@
 //! Signed-in devices.
 
-use sea_orm_migration::schema::{text_null, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid};
+use sea_orm_migration::schema::{string_null, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, uuid_null};
 
 use crate::read_model::{ReadModel, migration};
 
@@ -17,9 +17,12 @@ migration! {
             timestamp_with_time_zone_null("ended_at"),
             text_null("ip"),
             text_null("user_agent"),
+            uuid_null("provider_id"),
+            string_null("method"),
         ],
     )
     .index(&["user_id", "id"])
     .index(&["member_id", "ended_at"])
+    .index(&["provider_id", "ended_at"])
     .within(&["user_id"], &["ended_at"]),
 }
