@@ -128,40 +128,47 @@ impl Shared {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, dead_code)]
+#[allow(dead_code)]
+#[path = "../build.rs"]
+mod build;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    mod build {
-        include!("../build.rs");
+    use std::collections::HashSet;
+    use std::path::Path;
+    use std::{env, fs};
 
-        #[test]
-        fn whatever_changes_in_the_sources_changes_what_they_are_known_by() {
-            let folder = env::temp_dir().join(format!("oriel-sources-{}", uuid::Uuid::new_v4()));
-            fs::create_dir_all(folder.join("room/inner")).unwrap();
-            let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
-            let mut known = std::collections::HashSet::new();
-            let mut is_new = || known.insert(hash(&folder, &["room", "lock"]).unwrap());
-            write("lock", "1");
-            write("room/lib.rs", "fn a() {}");
-            assert!(is_new() && !is_new());
-            write("room/inner/deep.rs", "");
-            assert!(is_new());
-            write("room/inner/deep.rs", "fn b() {}");
-            assert!(is_new());
-            fs::rename(folder.join("room/inner/deep.rs"), folder.join("room/inner/other.rs")).unwrap();
-            assert!(is_new());
-            write("lock", "2");
-            assert!(is_new());
-            write("room/notes.md", "What is no source changes nothing.");
-            assert!(!is_new());
-            fs::remove_dir_all(&folder).unwrap();
-        }
+    use super::build::{SOURCES, hash};
 
-        #[test]
-        fn this_was_built_of_these_sources() {
-            assert_eq!(env!("ORIEL_SOURCES").len(), 16);
-            for source in SOURCES {
-                assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
-            }
+    #[test]
+    fn whatever_changes_in_the_sources_changes_what_they_are_known_by() {
+        let folder = env::temp_dir().join(format!("oriel-sources-{}", uuid::Uuid::new_v4()));
+        fs::create_dir_all(folder.join("room/inner")).unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+        let mut known = HashSet::new();
+        let mut is_new = || known.insert(hash(&folder, &["room", "lock"]).unwrap());
+        write("lock", "1");
+        write("room/lib.rs", "fn a() {}");
+        assert!(is_new() && !is_new());
+        write("room/inner/deep.rs", "");
+        assert!(is_new());
+        write("room/inner/deep.rs", "fn b() {}");
+        assert!(is_new());
+        fs::rename(folder.join("room/inner/deep.rs"), folder.join("room/inner/other.rs")).unwrap();
+        assert!(is_new());
+        write("lock", "2");
+        assert!(is_new());
+        write("room/notes.md", "What is no source changes nothing.");
+        assert!(!is_new());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn this_was_built_of_sources_that_are_there() {
+        assert_eq!(env!("ORIEL_SOURCES").len(), 16);
+        for source in SOURCES {
+            assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(source).exists(), "{source}");
         }
     }
 }
