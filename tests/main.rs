@@ -8,6 +8,7 @@ mod audit;
 mod chaos;
 mod documents;
 mod erasure;
+mod failover;
 mod first_light;
 mod freshness;
 mod hostile;

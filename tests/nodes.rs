@@ -44,7 +44,11 @@ pub struct Shared {
 impl Shared {
     /// `None` where PostgreSQL is not installed.
     pub fn new(redis: Option<&RedisServer>) -> Option<Self> {
-        let url = databases().into_iter().flatten().next()?;
+        databases().into_iter().flatten().next().map(|url| Self::on(url, redis))
+    }
+
+    /// On this PostgreSQL.
+    pub fn on(url: String, redis: Option<&RedisServer>) -> Self {
         let files = tempfile::tempdir().unwrap();
         let mut environment = vec![
             ("ORIEL_DATABASE_URL", url),
@@ -52,7 +56,7 @@ impl Shared {
             ("ORIEL_BLOBS_URL", format!("file://{}", files.path().display())),
         ];
         environment.extend(redis.map(|redis| ("ORIEL_REDIS_URL", redis.url())));
-        Some(Self { environment, _files: files })
+        Self { environment, _files: files }
     }
 
     pub async fn node(&self) -> Server {
@@ -73,7 +77,7 @@ pub fn on(node: &Server, session: &Session) -> Session {
 }
 
 /// The data of an answer that has seen this position.
-async fn at_least(session: &Session, position: &Value, query: &str) -> Value {
+pub async fn at_least(session: &Session, position: &Value, query: &str) -> Value {
     let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token);
     let request = request.header("Oriel-At-Least", position.as_str().unwrap()).json(&json!({ "query": query }));
     let answer: Value = request.send().await.unwrap().json().await.unwrap();
@@ -90,7 +94,7 @@ pub async fn create(session: &Session, key: &str) -> Option<Value> {
     (payload["userErrors"] == json!([])).then(|| payload["position"].clone())
 }
 
-async fn keys(session: &Session) -> BTreeSet<String> {
+pub async fn keys(session: &Session) -> BTreeSet<String> {
     let (mut keys, mut after) = (BTreeSet::new(), Value::Null);
     loop {
         let page = session.ask(KEYS, json!({ "after": after })).await;
@@ -104,13 +108,13 @@ async fn keys(session: &Session) -> BTreeSet<String> {
 }
 
 /// A subscription over server-sent events.
-struct Stream {
+pub struct Stream {
     response: reqwest::Response,
     text: String,
 }
 
 impl Stream {
-    async fn open(session: &Session, query: &str) -> Self {
+    pub async fn open(session: &Session, query: &str) -> Self {
         let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token);
         let request = request.header("Accept", "text/event-stream").json(&json!({ "query": query }));
         Self { response: request.send().await.unwrap(), text: String::new() }
@@ -135,13 +139,13 @@ impl Stream {
     }
 
     /// Answers until one is like this.
-    async fn until(&mut self, is_so: impl Fn(&Value) -> bool) {
+    pub async fn until(&mut self, is_so: impl Fn(&Value) -> bool) {
         while !is_so(&self.next().await) {}
     }
 }
 
 /// The whole log of the organisation from a subscription, up to this position: its sequence is without a gap.
-async fn whole_log(session: &Session, to: &Value) -> Vec<i64> {
+pub async fn whole_log(session: &Session, to: &Value) -> Vec<i64> {
     let mut events = Stream::open(session, r#"subscription { events(after: "0") { sequence position } }"#).await;
     let to: i64 = to.as_str().unwrap().parse().unwrap();
     let mut positions = Vec::new();
@@ -158,7 +162,7 @@ async fn whole_log(session: &Session, to: &Value) -> Vec<i64> {
 }
 
 /// Waits until this node leads every shared consumer, and each is at the end of the log.
-async fn leads(session: &Session) {
+pub async fn leads(session: &Session) {
     let is_so = |answer: &Value| {
         let head = &answer["system"]["position"];
         let consumers = answer["system"]["consumers"].as_array().unwrap();
@@ -220,7 +224,7 @@ async fn any_request_on_any_node() {
 
 /// Makes projects, one after the other, until it is told to stop or its node is gone. Gives the keys of those that were
 /// acknowledged.
-fn writer(session: &Session, prefix: &'static str, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
+pub fn writer(session: &Session, prefix: &'static str, stop: &Arc<AtomicBool>) -> JoinHandle<Vec<String>> {
     let (session, stop) = (session.clone(), Arc::clone(stop));
     tokio::spawn(async move {
         let mut acknowledged = Vec::new();

@@ -1,7 +1,12 @@
 //! Nodes come and go behind a balancer, and nobody notices; and nodes of which one answers and another works.
+//!
+//! `ORIEL_TEST_OLD_BINARY` names the program of an earlier revision: then the nodes are of that one first, and each is
+//! replaced by one of this revision, so that both work on one database (`.ci/long` builds it). Without it they are the
+//! same program.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::nodes::{Shared, create, on};
-use crate::support::{RedisServer, Server, Session};
+use crate::support::{RedisServer, Server, Session, program};
 
 /// How often the balancer asks whether a node is ready.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -104,12 +109,32 @@ async fn nodes_are_restarted_one_after_the_other_and_no_request_fails() {
     let Some(mut shared) = Shared::new(redis.as_ref()) else { return };
     shared.environment.push(("ORIEL_SHUTDOWN_DELAY", "2s".to_owned()));
     let balancer = Balancer::start().await;
-    let mut nodes = vec![shared.node().await, shared.node().await, shared.node().await];
+    let old = std::env::var_os("ORIEL_TEST_OLD_BINARY").map_or_else(program, PathBuf::from);
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(Server::start_as(old.clone(), shared.environment.clone()).await);
+    }
     nodes.iter().for_each(|node| balancer.add(node));
     balancer.sends_to(3).await;
     let ada = Session { url: balancer.url.clone(), ..nodes[0].register("Ada").await };
+    let project = ada.create_project("FILES").await;
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
+    // What one revision takes in the other one may read.
+    let mut files = JoinSet::new();
+    files.spawn({
+        let (ada, stop) = (ada.clone(), Arc::clone(&stop));
+        async move {
+            let mut ids = Vec::new();
+            while !stop.load(Ordering::SeqCst) {
+                let text = format!("About wraparound, number {}.", ids.len());
+                let payload = ada.upload(&project, &format!("{}.txt", ids.len()), text.into_bytes()).await;
+                ids.push(payload["document"]["id"].as_str().unwrap_or_else(|| panic!("{payload}")).to_owned());
+                ada.document_ends(&ids[ids.len() - 1]).await;
+            }
+            ids
+        }
+    });
     for client in 0..6 {
         let (ada, stop) = (ada.clone(), Arc::clone(&stop));
         clients.spawn(async move {
@@ -141,7 +166,7 @@ async fn nodes_are_restarted_one_after_the_other_and_no_request_fails() {
         .await
         .unwrap();
         balancer.remove(&url);
-        let back = leaving.restart().await;
+        let back = leaving.restart_as(program(), &[]).await;
         balancer.add(&back);
         balancer.sends_to(3).await;
         nodes.push(back);
@@ -152,7 +177,18 @@ async fn nodes_are_restarted_one_after_the_other_and_no_request_fails() {
         made += client.unwrap();
     }
     let count = ada.ask("{ projects { totalCount } }", json!({})).await["projects"]["totalCount"].clone();
-    assert_eq!(count, made);
+    assert_eq!(count, made + 1);
+    let ids = files.join_next().await.unwrap().unwrap();
+    for id in &ids {
+        assert_eq!(ada.document_ends(id).await["status"], "READY");
+    }
+    let found = |answer: &Value| answer["search"]["totalCount"] == ids.len();
+    for node in &nodes {
+        let session = on(node, &ada);
+        session.until("{ search(query: \"wraparound\") { totalCount } }", json!({}), found).await;
+        let verified = node.oriel(&["read-models", "verify"], &ada.token);
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    }
     println!("three nodes were restarted while {made} projects were made: no request has failed");
     assert!(made > 10);
 }

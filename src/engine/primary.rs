@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use oriel_kernel::{EventId, Position};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::ConnectOptions;
 use tokio::sync::watch;
 
 /// On which timeline a server writes: the first 8 digits of the name of a WAL file. Nothing for a replica.
@@ -225,7 +225,6 @@ impl Primary {
 }
 
 async fn timeline(connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
-    connection.ping().await?;
     sqlx::query_scalar(TIMELINE).fetch_one(connection).await
 }
 

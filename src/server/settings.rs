@@ -157,7 +157,8 @@ settings! {
         console_dir: Option<PathBuf> = "", path("a folder");
     }
     "Backends: embedded when empty, one URL each moves to production" {
-        /// The log, the read models and the sessions. Empty: SQLite in the data folder.
+        /// The log, the read models and the sessions. Empty: SQLite in the data folder. postgres://user@db1,db2/name
+        /// names a primary and its replicas: the one that takes writes is used.
         database_url: Option<BackendUrl> = "", backend_url(&["postgres", "postgresql", "sqlite"]);
         /// Connections to the database, at most, of this node.
         database_max_connections: u32 = "16", whole(2, 1_000);

@@ -9,10 +9,11 @@ use tempfile::TempDir;
 
 use super::engine_testing::{as_postgres, give_to_postgres, programs};
 
-/// Starts the server on `$2` with its socket in `$3`, says so, and ends it when its input ends.
+/// Starts the server on `$2` with its socket in `$3`, on the port `$4` of the addresses `$5`, says so, and ends it when
+/// its input ends.
 const SCRIPT: &str = r#"
 cd / && trap '' INT TERM HUP
-"$1/pg_ctl" -D "$2" -l "$2.log" -w -t 60 -o "-p 5432 -k $3 -c listen_addresses='' -c shared_buffers=32MB" start \
+"$1/pg_ctl" -D "$2" -l "$2.log" -w -t 60 -o "-p $4 -k $3 -c listen_addresses='$5' -c shared_buffers=32MB" start \
   >/dev/null 2>&1 </dev/null && echo ready || { cat "$2.log"; echo failed; }
 read -r line
 "$1/pg_ctl" -D "$2" -m immediate stop >/dev/null 2>&1
@@ -92,19 +93,7 @@ impl Cluster {
 
     /// The server is gone in the middle of everything, as with `kill -9`.
     pub fn crash(&mut self) {
-        let pid = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        let pid = pid.lines().next().unwrap().to_owned();
-        let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap().stdout;
-        assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
-        // They end by themselves when they notice; until then no other server may have their memory.
-        for child in String::from_utf8(children).unwrap().lines() {
-            let deadline = Instant::now() + Duration::from_secs(60);
-            let goes_on = |stat: String| !stat.contains(") Z");
-            while std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(goes_on) {
-                assert!(Instant::now() < deadline, "a process of the killed server goes on");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
+        crash(&self.data());
         self.stop();
     }
 
@@ -124,24 +113,12 @@ impl Cluster {
     }
 
     fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output = as_postgres(self.programs.join(program)).args(arguments).current_dir("/").output().unwrap();
-        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        run(&self.programs, program, arguments)
     }
 
     fn serve(&mut self, data: &str) {
         let data = self.folder.path().join(data);
-        let mut shell = as_postgres("sh")
-            .args(["-c", SCRIPT, "oriel-postgres"])
-            .args([self.programs.as_path(), &data, self.folder.path()].map(Path::as_os_str))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let said = BufReader::new(shell.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let said: Vec<String> = said.take_while(|line| line != "ready" && line != "failed").collect();
-        self.running = Some(shell);
-        assert!(said.is_empty(), "PostgreSQL does not start:\n{}", said.join("\n"));
+        self.running = Some(serve(&self.programs, &data, self.folder.path(), 5432, ""));
     }
 
     fn stop(&mut self) {
@@ -155,5 +132,51 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// What a program of PostgreSQL says.
+pub fn run(programs: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = as_postgres(programs.join(program)).args(arguments).current_dir("/").output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Starts a server; the shell that holds it ends it when its input ends.
+pub fn serve(programs: &Path, data: &Path, sockets: &Path, port: u16, addresses: &str) -> Child {
+    let mut shell = as_postgres("sh")
+        .args(["-c", SCRIPT, "oriel-postgres"])
+        .args([programs, data, sockets].map(Path::as_os_str))
+        .args([&port.to_string(), addresses])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(shell.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let said: Vec<String> = said.take_while(|line| line != "ready" && line != "failed").collect();
+    assert!(said.is_empty(), "PostgreSQL does not start:\n{}", said.join("\n"));
+    shell
+}
+
+/// The process of a server, and those that it has started.
+pub fn processes(data: &Path) -> (String, Vec<String>) {
+    let pid = std::fs::read_to_string(data.join("postmaster.pid")).unwrap();
+    let pid = pid.lines().next().unwrap().to_owned();
+    let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap().stdout;
+    (pid, String::from_utf8(children).unwrap().lines().map(str::to_owned).collect())
+}
+
+/// Kills a server in the middle of everything.
+pub fn crash(data: &Path) {
+    let (postmaster, children) = processes(data);
+    assert!(Command::new("kill").args(["-9", &postmaster]).status().unwrap().success());
+    // They end by themselves when they notice; until then no other server may have their memory.
+    for child in children {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let goes_on = |stat: String| !stat.contains(") Z");
+        while std::fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(goes_on) {
+            assert!(Instant::now() < deadline, "a process of the killed server goes on");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -3,11 +3,13 @@
 /// A clamd for one test: the scanner's own tests use the same.
 #[path = "../../src/backends/scanner/clamd.rs"]
 mod clamd;
+mod bucket;
 mod cluster;
 /// A PostgreSQL that is started once, and a database per test: the engine's own suite uses the same.
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
 mod engine_testing;
+mod pair;
 /// A Redis server for one test: the bus's own suite uses the same.
 #[path = "../../src/backends/bus/redis_server.rs"]
 mod redis_server;
@@ -17,9 +19,11 @@ mod server;
 mod sink;
 
 pub use clamd::{Clamd, eicar};
+pub use bucket::Bucket;
 pub use cluster::Cluster;
+pub use pair::Pair;
 pub use redis_server::RedisServer;
-pub use server::{Environment, Server, Session};
+pub use server::{Environment, Server, Session, program};
 pub use sink::Sink;
 
 /// The databases that the product's tests run on: SQLite always, PostgreSQL where it is installed.

@@ -1,7 +1,7 @@
 //! The program `oriel serve`, in a folder and on a port of its own.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ pub struct Server {
     process: Child,
     pub url: String,
     folder: Arc<TempDir>,
+    program: PathBuf,
     environment: Environment,
     pub log: Arc<Mutex<Vec<String>>>,
 }
@@ -31,6 +32,11 @@ pub type Environment = Vec<(&'static str, String)>;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The program that is tested: the one that was built with the tests, or the one that `ORIEL_TEST_BINARY` names.
+pub fn program() -> PathBuf {
+    std::env::var_os("ORIEL_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_oriel").into(), PathBuf::from)
+}
+
 impl Server {
     /// A server on an empty installation.
     pub async fn start(database: Option<String>) -> Self {
@@ -39,21 +45,26 @@ impl Server {
 
     pub async fn start_with(database: Option<String>, flags: &[&str]) -> Self {
         let environment = database.map(|url| ("ORIEL_DATABASE_URL", url)).into_iter().collect();
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), environment, flags).await
+        Self::start_in(program(), Arc::new(tempfile::tempdir().unwrap()), environment, flags).await
     }
 
     /// A server with a data folder of its own and these settings.
     pub async fn start_among(environment: Environment) -> Self {
-        Self::start_in(Arc::new(tempfile::tempdir().unwrap()), environment, &[]).await
+        Self::start_as(program(), environment).await
+    }
+
+    /// The same with this program.
+    pub async fn start_as(program: PathBuf, environment: Environment) -> Self {
+        Self::start_in(program, Arc::new(tempfile::tempdir().unwrap()), environment, &[]).await
     }
 
     /// A server on the folder `data` in this one.
     pub async fn start_on(folder: TempDir) -> Self {
-        Self::start_in(Arc::new(folder), Environment::new(), &[]).await
+        Self::start_in(program(), Arc::new(folder), Environment::new(), &[]).await
     }
 
-    async fn start_in(folder: Arc<TempDir>, environment: Environment, flags: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_oriel"));
+    async fn start_in(program: PathBuf, folder: Arc<TempDir>, environment: Environment, flags: &[&str]) -> Self {
+        let mut command = Command::new(&program);
         command.arg("serve").args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
         command.arg("--data").arg(folder.path().join("data")).env_clear();
         command.envs(environment.iter().map(|(key, value)| (key, value)));
@@ -80,7 +91,7 @@ impl Server {
         drop(found);
         let url = tokio::task::spawn_blocking(move || address.recv_timeout(PATIENCE)).await.unwrap();
         let url = url.unwrap_or_else(|_| panic!("the server does not listen: {:#?}", log.lock().unwrap()));
-        Self { process, url, folder, environment, log }
+        Self { process, url, folder, program, environment, log }
     }
 
     /// Ends it as a power cut would.
@@ -120,6 +131,23 @@ impl Server {
         self.process.wait().unwrap()
     }
 
+    /// Waits until it ends by itself.
+    pub async fn ends(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Whether it has said this.
+    pub fn has_said(&self, text: &str) -> bool {
+        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    }
+
     /// Starts it again on the same data.
     pub async fn restart(self) -> Self {
         self.restart_with(&[]).await
@@ -127,9 +155,15 @@ impl Server {
 
     /// Starts it again on the same data, with other settings.
     pub async fn restart_with(self, flags: &[&str]) -> Self {
+        let program = self.program.clone();
+        self.restart_as(program, flags).await
+    }
+
+    /// Starts it again on the same data, as this program.
+    pub async fn restart_as(self, program: PathBuf, flags: &[&str]) -> Self {
         let (folder, environment) = (Arc::clone(&self.folder), self.environment.clone());
         drop(self);
-        Self::start_in(folder, environment, flags).await
+        Self::start_in(program, folder, environment, flags).await
     }
 
     /// A folder beside the data, for whatever a test wants to keep.
@@ -154,7 +188,7 @@ impl Server {
 
     /// The program's other commands, against this server.
     pub fn oriel(&self, arguments: &[&str], token: &str) -> std::process::Output {
-        Command::new(env!("CARGO_BIN_EXE_oriel"))
+        Command::new(&self.program)
             .args(arguments)
             .env_clear()
             .env("ORIEL_URL", &self.url)
@@ -164,7 +198,7 @@ impl Server {
     }
 
     pub fn spawn_oriel(&self, arguments: &[&str], token: &str) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_oriel"))
+        Command::new(&self.program)
             .args(arguments)
             .env_clear()
             .env("ORIEL_URL", &self.url)
