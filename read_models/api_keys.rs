@@ -197,6 +197,12 @@ impl On<ApiKeyEvent> for ApiKeys {
                 key.rotated_at = Some(at.at);
                 key.version = at.version;
             }),
+            ApiKeyEvent::Changed { name, scopes, expires_at } => rows.update(at.subject, |key| {
+                key.name = name.to_string();
+                key.scopes = Tags(scopes.iter().map(ToString::to_string).collect());
+                key.expires_at = expires_at.map(to_micros);
+                key.version = at.version;
+            }),
             ApiKeyEvent::Revoked => rows.update(at.subject, |key| {
                 key.revoked = true;
                 key.revoked_at = Some(at.at);

@@ -120,6 +120,7 @@ impl On<OrganizationEvent> for Erasures {
             | OrganizationEvent::Renamed { .. }
             | OrganizationEvent::Configured { .. }
             | OrganizationEvent::SecondFactorRequired { .. }
+            | OrganizationEvent::SigningKeyAdded
             | OrganizationEvent::Suspended { .. }
             | OrganizationEvent::Reinstated
             | OrganizationEvent::DeletionScheduled { .. }
@@ -149,6 +150,12 @@ impl On<UserEvent> for Erasures {
             | UserEvent::RecoveryCodeUsed { .. }
             | UserEvent::RecoveryCodesReplaced { .. }
             | UserEvent::TotpDisabled
+            | UserEvent::PasskeyRegistered { .. }
+            | UserEvent::PasskeyUsed { .. }
+            | UserEvent::PasskeyCloneSuspected { .. }
+            | UserEvent::PasskeyRenamed { .. }
+            | UserEvent::PasskeyRemoved { .. }
+            | UserEvent::SecondFactorReset { .. }
             | UserEvent::MadeAnew { .. } => {}
         }
     }

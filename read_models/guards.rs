@@ -103,13 +103,14 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
     let db = sqlite().await;
     let checked = [
         check::<users::Model>(&db, "id", &["email_hash", "username_hash"]).await,
+        check::<users::passkeys::Model>(&db, "id", &["handle"]).await,
         check::<organizations::Model>(&db, "id", &["created_position"]).await,
         check::<organizations::standings::Model>(&db, "id", &["ends_at"]).await,
         check::<erasures::Model>(&db, "id", &[]).await,
-        check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,
         check::<data_exports::Model>(&db, "user_id", &["user_id"]).await,
         check::<policies::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<consents::Model>(&db, "organization_id", &["user_id"]).await,
+        check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,
         check::<sessions::Model>(&db, "user_id", &["user_id"]).await,
         check::<projects::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<projects::members::Model>(&db, "organization_id", &["project_id", "member_id"]).await,
@@ -118,6 +119,8 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
         check::<persisted_operations::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<roles::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<api_keys::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<identity_providers::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<identities::Model>(&db, "organization_id", &["user_id", "subject_hash"]).await,
         check::<api_keys::uses::Model>(&db, "organization_id", &[]).await,
         check::<events::Model>(&db, "organization_id", &["organization_id", "subject_id", "id"]).await,
     ];

@@ -5,12 +5,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use oriel_domain::api_keys::{ApiKey, ApiKeyEvent, ApiKeyName, CreateApiKey, RevokeApiKey, RotateApiKey};
+use oriel_domain::api_keys::{ApiKey, ApiKeyEvent, ApiKeyName, CreateApiKey, RevokeApiKey, RotateApiKey, UpdateApiKey};
 use oriel_domain::documents::{
     AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument,
     ReleaseDocument, ReleaseReason, RescanDocument, RestoreDocument, RetryDocument, Stage, StoredFile, Tags, Title,
     UpdateDocument, UploadDocument,
     pipeline::{CompleteStage, FailStage, RecordText, RecordVerdict, SkipStage, StartStage},
+};
+use oriel_domain::identities::{Identity, IdentityEvent, LinkIdentity, UnlinkIdentity};
+use oriel_domain::identity_providers::{
+    ChangeIdentityProvider, Changes, ClientId, CreateIdentityProvider, DeleteIdentityProvider, IdentityProvider,
+    IdentityProviderEvent, IdentityProviderId, Issuer, ProviderName, RedirectUri,
 };
 use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, FoundMember, GrantPermission, InviteMember, Member, MemberEvent, ReactivateMember,
@@ -29,20 +34,21 @@ use oriel_domain::roles::{
     AssignedRole, ChangeRole, CreateRole, CustomRole, DeleteRole, RoleDescription, RoleEvent, RoleId, RoleName,
     RoleTitle,
 };
-use oriel_domain::sessions::{EndReason, EndSession, RefreshSession, Session, SessionEvent, StartSession};
+use oriel_domain::sessions::{EndReason, EndSession, RefreshSession, Session, SessionEvent, SignInMethod, StartSession};
+use oriel_domain::users::passkeys::PasskeyId;
 use oriel_domain::users::{Email, PasswordHash, PersonName, RegisterUser, RenameUser, User, UserEvent};
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::ReadModel;
 use oriel_kernel::{
     Actor, Aggregate, Blinder, Command, Event, EventId, Given, Grant, Id, MemberId, OrganizationId, Pattern,
-    Permissions, PersonalField, PersonalVisitor, Position, Recorded, Timestamp, UserId, Visible,
+    Permissions, Personal, PersonalField, PersonalVisitor, Position, Recorded, Timestamp, UserId, Visible,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::documents::{DocumentStatus, ScanVerdict};
 use crate::members::MemberStatus;
-use crate::{api_keys, documents, members, organizations, persisted_operations, projects, roles, sessions, users};
+use crate::{api_keys, documents, identities, identity_providers, members, organizations, persisted_operations, projects, roles, sessions, users};
 
 struct Plain;
 
@@ -71,6 +77,8 @@ pub const SESSION: u128 = 6;
 pub const OPERATION: u128 = 7;
 pub const ROLE: u128 = 8;
 pub const KEY: u128 = 9;
+pub const PROVIDER: u128 = 10;
+pub const IDENTITY: u128 = 11;
 
 pub fn organization(n: u8) -> OrganizationId {
     Id::from_uuid(uuid(ORGANIZATION, n))
@@ -100,6 +108,8 @@ pub struct World {
     operations: States<PersistedOperation>,
     roles: States<CustomRole>,
     keys: States<ApiKey>,
+    providers: States<IdentityProvider>,
+    identities: States<Identity>,
     organizations: States<Organization>,
     projects: States<Project>,
     sessions: States<Session>,
@@ -123,6 +133,8 @@ held!(
     ApiKey: keys,
     CustomRole: roles,
     Document: documents,
+    Identity: identities,
+    IdentityProvider: providers,
     Member: members,
     Organization: organizations,
     PersistedOperation: operations,
@@ -247,6 +259,8 @@ impl World {
             ip: Some("192.0.2.1".to_owned()),
             user_agent: Some("nul\0".to_owned()),
             expires_at: at(10_000),
+            method: Some(SignInMethod::Passkey),
+            provider: None,
         };
         self.run(uuid(SESSION, n), organization(to), &command);
     }
@@ -285,6 +299,31 @@ impl World {
             rate_limit: n.is_multiple_of(2).then_some(600),
         };
         self.run_as(Actor::Member(member(m)), uuid(KEY, n), organization(to), &command);
+    }
+
+    /// Sets up provider n.
+    pub fn set_up_provider(&mut self, n: u8, to: u8) {
+        let settings = Changes {
+            client_id: ClientId::parse("oriel").ok(),
+            redirect_uris: Some(vec![RedirectUri::parse("https://app.example.org/").unwrap()]),
+            ..provider_named(n).changes
+        };
+        let issuer = Issuer::parse("https://id.example.org").unwrap();
+        let create = CreateIdentityProvider { issuer, client_secret: None, settings };
+        self.run(uuid(PROVIDER, n), organization(to), &create);
+    }
+
+    /// Provider 0 knows user and member u by identity n.
+    pub fn link(&mut self, n: u8, u: u8, to: u8) {
+        let link = LinkIdentity {
+            organization: organization(to),
+            provider: IdentityProviderId::from_uuid(uuid(PROVIDER, 0)),
+            user: user(u),
+            member: member(u),
+            subject: format!("subject-{n}"),
+            email: Some(format!("u{u}@example.org")),
+        };
+        self.run(uuid(IDENTITY, n), organization(to), &link);
     }
 
     /// Gives key n of member m the secret that hashes to this byte.
@@ -365,12 +404,21 @@ impl World {
             35 => self.run(uuid(MEMBER, a), home, &RevokePermission { permission: documents_pattern(b) }),
             36 => self.make_key(a, b, c % 2),
             37 => self.rotate_key(a, b, c % 2, c),
+            38 if c > 3 => {
+                let (name, scopes) = (ApiKeyName::parse("Again").ok(), Some(vec![documents_pattern(b)]));
+                self.run(uuid(KEY, a), home, &UpdateApiKey { name, scopes, expires_at: None });
+            }
             38 => self.run(uuid(KEY, a), home, &RevokeApiKey),
             39 => self.run(document, home, &found(revision, attempt, b % 2 == 0)),
             40 if b % 2 == 0 => {
                 self.run_as(Actor::Member(member(a)), document, home, &ReleaseDocument { reason: because() });
             }
             40 => self.run(document, home, &RescanDocument { scanner: true }),
+            41 => self.set_up_provider(a, c % 2),
+            42 => self.run(uuid(PROVIDER, a), home, &DeleteIdentityProvider),
+            43 => self.run(uuid(PROVIDER, a), home, &provider_named(b)),
+            44 if c > 3 => self.run(uuid(IDENTITY, a), home, &UnlinkIdentity { by: None }),
+            44 => self.link(a, b, c % 2),
             27 => self.publish(a, a % 2),
             28 => self.run(uuid(OPERATION, a), home, &RetireOperation),
             _ => {
@@ -389,6 +437,13 @@ fn found(revision: i32, attempt: i32, infected: bool) -> RecordVerdict {
 
 fn because() -> ReleaseReason {
     ReleaseReason::parse("A false positive.").unwrap()
+}
+
+/// A provider is called otherwise, and is on or off.
+fn provider_named(n: u8) -> ChangeIdentityProvider {
+    let name = ProviderName::parse(&format!("Provider {n}")).ok();
+    let changes = Changes { name, enabled: Some(n.is_multiple_of(2)), ..Changes::default() };
+    ChangeIdentityProvider { client_secret: None, changes }
 }
 
 /// What lets somebody see documents, or change them.
@@ -458,6 +513,7 @@ macro_rules! read_models {
 
 read_models! {
     users: users::Users => users::Model, on UserEvent;
+    passkeys: users::passkeys::UserPasskeys => users::passkeys::Model, on UserEvent;
     organizations: organizations::Organizations => organizations::Model,
         on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent;
     standings: organizations::standings::Standings => organizations::standings::Model, on OrganizationEvent;
@@ -471,6 +527,8 @@ read_models! {
         on PersistedOperationEvent;
     roles: roles::Roles => roles::Model, on RoleEvent;
     api_keys: api_keys::ApiKeys => api_keys::Model, on ApiKeyEvent;
+    identity_providers: identity_providers::IdentityProviders => identity_providers::Model, on IdentityProviderEvent;
+    identities: identities::Identities => identities::Model, on IdentityEvent;
 }
 
 impl Everything {
@@ -524,7 +582,7 @@ proptest! {
     /// nothing in it may depend on what was said about them.
     #[test]
     fn what_cannot_be_made_anew_says_nothing_about_persons(
-        steps in prop::collection::vec((0u8..41, 0u8..5, 0u8..5, 0u8..6), 0..150),
+        steps in prop::collection::vec((0u8..45, 0u8..5, 0u8..5, 0u8..6), 0..150),
     ) {
         let several = crate::read_models();
         let several = several.iter().filter(|read_model| !read_model.is_made_of_one_stream());
@@ -548,7 +606,7 @@ proptest! {
 
     #[test]
     fn rebuilt_equals_grown_and_every_counter_adds_up(
-        steps in prop::collection::vec((0u8..41, 0u8..5, 0u8..5, 0u8..6), 0..250),
+        steps in prop::collection::vec((0u8..45, 0u8..5, 0u8..5, 0u8..6), 0..250),
         batch in 1usize..30,
     ) {
         let mut world = World::default();
@@ -655,6 +713,63 @@ fn a_verdict_stays_until_the_next_and_a_release_until_the_next_scan() {
 }
 
 #[test]
+fn passkeys_are_a_second_factor_until_the_last_is_gone() {
+    let mut world = World::default();
+    world.register(0);
+    let of = user(0);
+    let passkey = |n: u128| PasskeyId::from_uuid(Uuid::from_u128(n));
+    let said = |text: &str| Personal::new(of, text.to_owned());
+    let (challenge, ends_at) = ("c".to_owned(), at(300));
+    let registered = |n: u128, codes: usize| UserEvent::PasskeyRegistered {
+        passkey: passkey(n),
+        handle: "h".to_owned(),
+        name: said(&format!("Key {n}")),
+        credential: said("id"),
+        credential_hash: format!("hash {n}"),
+        public_key: said("key"),
+        counter: 0,
+        transports: vec!["internal".to_owned()],
+        backed_up: false,
+        challenge: challenge.clone(),
+        ends_at,
+        recovery_hashes: vec!["r".to_owned(); codes],
+    };
+    let used =
+        UserEvent::PasskeyUsed { passkey: passkey(1), counter: 1, backed_up: true, challenge: challenge.clone(), ends_at };
+    let happened = [
+        (registered(1, 10), (Some(2), 10, 1)),
+        (used, (Some(2), 10, 1)),
+        (registered(2, 0), (Some(2), 10, 2)),
+        (UserEvent::RecoveryCodeUsed { hash: "r".to_owned() }, (Some(2), 9, 2)),
+        (UserEvent::PasskeyRenamed { passkey: passkey(2), name: said("New") }, (Some(2), 9, 2)),
+        (UserEvent::PasskeyRemoved { passkey: passkey(1) }, (Some(2), 9, 1)),
+        (UserEvent::TotpConfirmed { step: 1, recovery_hashes: vec!["s".to_owned(); 8] }, (Some(2), 8, 1)),
+        (UserEvent::PasskeyRemoved { passkey: passkey(2) }, (Some(2), 8, 0)),
+        (registered(3, 0), (Some(2), 8, 1)),
+        (UserEvent::TotpDisabled, (Some(2), 8, 1)),
+        (UserEvent::PasskeyRemoved { passkey: passkey(3) }, (None, 0, 0)),
+        (registered(4, 10), (Some(13), 10, 1)),
+        (UserEvent::SecondFactorReset { reason: said("Lost") }, (None, 0, 0)),
+    ];
+    for (event, (since, codes, count)) in happened {
+        let version = world.log.len() as i32 + 1;
+        world.record(of.uuid(), Id::ABSENT, version, event.clone());
+        for how in [(1, 1), (1, 2), (100, 1)] {
+            let everything = Everything::of(&world.log, how);
+            let (row, passkeys) = (&everything.users[&of.uuid()], &everything.passkeys[&of.uuid()].passkeys.0);
+            assert_eq!(row.second_factor_since, since.map(at), "{event:?}");
+            assert_eq!((row.recovery_codes_left, row.passkey_count), (codes, count), "{event:?}, {how:?}");
+            assert_eq!(passkeys.len(), count as usize, "{event:?}");
+        }
+    }
+    world.record(of.uuid(), Id::ABSENT, world.log.len() as i32 + 1, registered(5, 10));
+    let row = |world: &World| Everything::of(&world.log, (1, 1)).passkeys.remove(&of.uuid()).unwrap();
+    assert_eq!((row(&world).handle.as_deref(), row(&world).passkeys.0[0].name.as_str()), (Some("h"), "Key 5"));
+    world.record(of.uuid(), Id::ABSENT, world.log.len() as i32 + 1, UserEvent::Erased);
+    assert_eq!((row(&world).handle, row(&world).passkeys.0.len()), (None, 0));
+}
+
+#[test]
 fn who_is_forgotten_has_no_address_and_an_empty_name() {
     let mut world = World::default();
     world.register(0);
@@ -665,7 +780,7 @@ fn who_is_forgotten_has_no_address_and_an_empty_name() {
     let (mut email, mut name, mut password_hash) = (email, name, password_hash);
     email.set_erased();
     name.set_erased();
-    password_hash.set_erased();
+    password_hash.iter_mut().for_each(PersonalField::set_erased);
     let forgotten =
         UserEvent::Registered { email, email_hash, username: None, username_hash: None, name, password_hash };
     world.log.clear();

@@ -3,8 +3,8 @@
 //!
 //! Invariants: a projection is a pure fold, so that a rebuilt read model equals a grown one; it matches events without
 //! `_`. Everything is read through a [`Reader`](oriel_engine::read::Reader), which knows the viewer; what is read
-//! before there is one, or for a command, stands in `sign_in.rs`, `viewer.rs`, `persisted_operations.rs` and
-//! `members/leaving.rs`, and nowhere else. What a partner sees is described for somebody who has only introspection.
+//! before there is one, or for a command, stands in `sign_in.rs`, `viewer.rs`, `persisted_operations.rs`,
+//! `members/leaving.rs`, and for signing in by an identity provider beside its read models, and nowhere else. What a partner sees is described for somebody who has only introspection.
 //! Nothing here knows a transport, a blob store or a key: what needs one is asked of a trait in the request's context
 //! ([`documents::Contents`], [`events::Payloads`]).
 
@@ -21,13 +21,15 @@ pub mod data_exports;
 pub mod documents;
 pub mod erasures;
 pub mod events;
+pub mod identities;
+pub mod identity_providers;
 pub mod members;
 pub mod node;
 pub mod organizations;
 pub mod persisted_operations;
+pub mod policies;
 pub mod projects;
 mod readers;
-pub mod policies;
 pub mod roles;
 pub mod search;
 pub mod sessions;
@@ -49,21 +51,24 @@ pub use readers::{Readers, current_reader, passing};
 pub fn read_models() -> Vec<Box<dyn Inline>> {
     oriel_engine::read_models![
         users::Users,
+        users::passkeys::UserPasskeys,
         organizations::Organizations,
         organizations::standings::Standings,
         erasures::Erasures,
-        members::Members,
-        sessions::Sessions,
-        projects::Projects,
         data_exports::DataExports,
         policies::Policies,
         consents::Consents,
+        members::Members,
+        sessions::Sessions,
+        projects::Projects,
         projects::members::ProjectMembers,
         documents::Documents,
         documents::revisions::DocumentRevisions,
         persisted_operations::PersistedOperations,
         roles::Roles,
         api_keys::ApiKeys,
+        identity_providers::IdentityProviders,
+        identities::Identities,
     ]
 }
 

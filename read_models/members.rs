@@ -199,6 +199,7 @@ impl On<MemberEvent> for Members {
                 member.grants.0.retain(|granted| granted.permission != permission.as_str());
             }),
             MemberEvent::Suspended => change(&|member| member.status = MemberStatus::Suspended),
+            MemberEvent::SecondFactorReset { reason: _ } => change(&|_| {}),
             MemberEvent::Reactivated => change(&|member| member.status = MemberStatus::Active),
             MemberEvent::Removed { active: _ } => rows.delete(at.subject),
             MemberEvent::Invited { organization, user, email, email_hash: _, roles, invited_by: _ } => {

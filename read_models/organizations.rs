@@ -19,7 +19,7 @@ use oriel_kernel::{OrganizationId, Recorded, Timestamp, Viewer};
 use sea_orm::DbBackend;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::Query;
-use sea_orm::{Condition, sea_query::Expr};
+use sea_orm::{Condition, ConnectionTrait, QueryOrder, QuerySelect, sea_query::Expr};
 
 use crate::documents::counted;
 use crate::members::{self, MemberStatus, mine};
@@ -110,7 +110,8 @@ impl Model {
     }
 }
 
-/// The organisation in which the viewer acts, and the others that the same person is an active member of. Only
+/// The organisation in which the viewer acts, and, unless an identity provider of it speaks for them, the others that the
+/// same person is an active member of. Only
 /// [`find`] and [`of_viewer`] look for the others, and say themselves that the answer is personal.
 fn seen(viewer: &Viewer, _: DbBackend) -> Condition {
     let joined = Query::select()
@@ -120,7 +121,8 @@ fn seen(viewer: &Viewer, _: DbBackend) -> Condition {
         .and_where(members::Column::UserId.eq(viewer.person().uuid()))
         .and_where(members::Column::Status.eq(MemberStatus::Active))
         .take();
-    Condition::any().add(Column::Id.eq(viewer.organization.uuid())).add(Expr::exists(joined))
+    let own = Condition::any().add(Column::Id.eq(viewer.organization.uuid()));
+    if viewer.confined { own } else { own.add(Expr::exists(joined)) }
 }
 
 /// The organisation with this id, if the viewer may see it: for ids that come from outside.
@@ -130,6 +132,15 @@ fn seen(viewer: &Viewer, _: DbBackend) -> Condition {
 pub async fn find(reader: &Reader, id: OrganizationId) -> Result<Option<Arc<Model>>, ReadError> {
     reader.recorder().record(members::Model::in_user(reader.viewer().user).dependency());
     reader.get(id).await
+}
+
+/// The organisation that operates the installation: the first. None before anybody has registered.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn first(connection: &impl ConnectionTrait) -> Result<Option<OrganizationId>, DbErr> {
+    let first = Entity::find().order_by_asc(Column::CreatedPosition).limit(1).one(connection).await?;
+    Ok(first.map(|organization| organization.id))
 }
 
 /// The organisations that the viewer's person is an active member of, the oldest first; of a key the one in which it
@@ -184,6 +195,8 @@ impl On<OrganizationEvent> for Organizations {
             }
             OrganizationEvent::DeletionCancelled => change(&|organization| organization.ends_at = None),
             OrganizationEvent::Ended => rows.delete(at.subject),
+            // Its version moves with each event.
+            OrganizationEvent::SigningKeyAdded => change(&|_| {}),
             OrganizationEvent::RowsRemoved { .. } | OrganizationEvent::Erased { .. } => {}
             OrganizationEvent::Created { organization, name, slug, owner: _ } => rows.insert(Model {
                 id: *organization,
@@ -226,7 +239,8 @@ impl On<MemberEvent> for Organizations {
             MemberEvent::Invited { .. }
             | MemberEvent::RolesChanged { .. }
             | MemberEvent::PermissionGranted { .. }
-            | MemberEvent::PermissionRevoked { .. } => 0,
+            | MemberEvent::PermissionRevoked { .. }
+            | MemberEvent::SecondFactorReset { .. } => 0,
         };
         if change != 0 {
             count(rows, at, |organization| organization.member_count += change);

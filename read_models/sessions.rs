@@ -6,15 +6,57 @@
 use std::fmt;
 use std::sync::Arc;
 
-use async_graphql::{ComplexObject, Context, Result, SimpleObject};
-use oriel_domain::sessions::SessionEvent;
+use async_graphql::{ComplexObject, Context, Enum, Result, SimpleObject};
+use oriel_domain::identity_providers::IdentityProviderId;
+use oriel_domain::sessions::{SessionEvent, SignInMethod as Method};
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ReadError, ReadModel, Reader};
 use oriel_kernel::time::to_micros;
 use oriel_kernel::{MemberId, OrganizationId, Recorded, SessionId, Timestamp, UserId};
 use sea_orm::entity::prelude::*;
+use sea_orm::{ConnectionTrait, QuerySelect};
 
 use crate::{reader, told};
+
+/// By what somebody showed who they are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EnumIter, DeriveActiveEnum, Enum)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+pub enum SignInMethod {
+    /// A password.
+    #[sea_orm(string_value = "password")]
+    Password,
+    /// A password, and a code of an authenticator or of recovery.
+    #[sea_orm(string_value = "password_and_code")]
+    PasswordAndCode,
+    /// A password, and a passkey.
+    #[sea_orm(string_value = "password_and_passkey")]
+    PasswordAndPasskey,
+    /// A passkey alone.
+    #[sea_orm(string_value = "passkey")]
+    Passkey,
+}
+
+impl From<Method> for SignInMethod {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Password => Self::Password,
+            Method::PasswordAndCode => Self::PasswordAndCode,
+            Method::PasswordAndPasskey => Self::PasswordAndPasskey,
+            Method::Passkey => Self::Passkey,
+        }
+    }
+}
+
+impl From<SignInMethod> for Method {
+    fn from(method: SignInMethod) -> Self {
+        match method {
+            SignInMethod::Password => Self::Password,
+            SignInMethod::PasswordAndCode => Self::PasswordAndCode,
+            SignInMethod::PasswordAndPasskey => Self::PasswordAndPasskey,
+            SignInMethod::Passkey => Self::Passkey,
+        }
+    }
+}
 
 /// A device on which you are signed in.
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
@@ -46,6 +88,11 @@ pub struct Model {
     pub ip: Option<String>,
     /// The program that you signed in with, as it named itself.
     pub user_agent: Option<String>,
+    /// The identity provider of the organization that said who you are; null when you signed in with what you know or
+    /// have yourself. Such a session is good in this organization alone.
+    pub provider_id: Option<IdentityProviderId>,
+    /// By what you showed who you are; null when an identity provider said so.
+    pub method: Option<SignInMethod>,
 }
 
 /// None: relations are read through the reader.
@@ -71,20 +118,43 @@ impl Model {
     }
 }
 
-/// The sessions of the viewer's person that go on at this moment, the newest first. The answer holds until the first
+/// The sessions of the viewer's person that go on at this moment, the newest first; where an identity provider speaks
+/// for them, those of its organisation. The answer holds until the first
 /// of them expires.
 ///
 /// # Errors
 /// The database cannot be read.
 pub async fn of_viewer(reader: &Reader, now: Timestamp) -> Result<Vec<Arc<Model>>, ReadError> {
     let going_on = Column::EndedAt.is_null();
-    let sessions = reader.many(Model::in_user(reader.viewer().user).and(going_on)).await?;
+    let mut theirs = Model::in_user(reader.viewer().user).and(going_on);
+    if reader.viewer().confined {
+        theirs = theirs.and(Column::OrganizationId.eq(reader.organization().uuid()));
+    }
+    let sessions = reader.many(theirs).await?;
     let mut sessions: Vec<_> = sessions.iter().filter(|session| session.expires_at > now).cloned().collect();
     for session in &sessions {
         reader.recorder().until(session.expires_at);
     }
     sessions.reverse();
     Ok(sessions)
+}
+
+/// Some sessions that were begun by a provider and have not ended, at most `limit`: those of this person, or of all.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn of_provider(
+    connection: &impl ConnectionTrait,
+    (organization, provider): (OrganizationId, IdentityProviderId),
+    user: Option<UserId>,
+    limit: u64,
+) -> Result<Vec<SessionId>, DbErr> {
+    let begun = Entity::find().select_only().column(Column::Id).filter(Column::ProviderId.eq(provider.uuid()));
+    let mut begun = begun.filter(Column::OrganizationId.eq(organization.uuid())).filter(Column::EndedAt.is_null());
+    if let Some(user) = user {
+        begun = begun.filter(Column::UserId.eq(user.uuid()));
+    }
+    begun.limit(limit).into_tuple().all(connection).await
 }
 
 oriel_engine::projection! {
@@ -95,7 +165,17 @@ oriel_engine::projection! {
 impl On<SessionEvent> for Sessions {
     fn on(rows: &mut Rows<Model>, at: &Recorded, event: &SessionEvent) {
         match event {
-            SessionEvent::Started { user, member, organization, refresh_hash: _, ip, user_agent, expires_at } => {
+            SessionEvent::Started {
+                user,
+                member,
+                organization,
+                refresh_hash: _,
+                ip,
+                user_agent,
+                expires_at,
+                provider,
+                method,
+            } => {
                 rows.insert(Model {
                     id: SessionId::from_uuid(at.subject),
                     user_id: *user,
@@ -107,6 +187,8 @@ impl On<SessionEvent> for Sessions {
                     ended_at: None,
                     ip: ip.as_ref().and_then(told),
                     user_agent: user_agent.as_ref().and_then(told),
+                    provider_id: *provider,
+                    method: method.map(Into::into),
                 });
             }
             SessionEvent::Refreshed { refresh_hash: _, expires_at } => rows.update(at.subject, |session| {

@@ -37,6 +37,19 @@ pub async fn user(connection: &impl ConnectionTrait, id: UserId) -> Result<Optio
     users::Entity::find().filter(users::Column::Id.eq(id.uuid())).one(connection).await
 }
 
+/// Who is known to authenticators by this handle: see `passkeys::handle`.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn user_by_passkey_handle(
+    connection: &impl ConnectionTrait,
+    handle: &str,
+) -> Result<Option<UserId>, DbErr> {
+    use users::passkeys::{Column, Entity};
+    let found = Entity::find().filter(Column::Handle.eq(handle)).one(connection).await?;
+    Ok(found.map(|row| row.id))
+}
+
 /// As whom a user may act: in this organisation, or (when none is named) in the one that they joined first. Not in one
 /// that is suspended or has ended.
 ///

@@ -23,6 +23,8 @@ use sea_orm::{Condition, sea_query::Expr};
 use crate::members::{self, MemberStatus};
 use crate::{same, told};
 
+pub mod passkeys;
+
 /// A person. Seen by those who share an organization with them.
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "users")]
@@ -56,6 +58,12 @@ pub struct Model {
     /// How many recovery codes are left.
     #[graphql(skip)]
     pub recovery_codes_left: i32,
+    /// Whether codes of an authenticator are asked for.
+    #[graphql(skip)]
+    pub has_authenticator: bool,
+    /// How many passkeys they have.
+    #[graphql(skip)]
+    pub passkey_count: i32,
     /// The optimistic version.
     #[graphql(skip)]
     pub version: i32,
@@ -95,6 +103,16 @@ pub async fn find(reader: &Reader, id: UserId) -> Result<Option<Arc<Model>>, Rea
 }
 
 impl Model {
+    fn has_second_factor(&mut self, since: Timestamp) {
+        self.second_factor_since.get_or_insert(since);
+    }
+
+    fn may_have_no_second_factor(&mut self) {
+        if !self.has_authenticator && self.passkey_count == 0 {
+            (self.second_factor_since, self.recovery_codes_left) = (None, 0);
+        }
+    }
+
     /// A person of whom no more is known than this: somebody who is invited, or was forgotten.
     pub(crate) fn known_only_by(id: UserId, email: Option<String>) -> Self {
         Self {
@@ -108,6 +126,8 @@ impl Model {
             password_hash: None,
             second_factor_since: None,
             recovery_codes_left: 0,
+            has_authenticator: false,
+            passkey_count: 0,
             version: 0,
         }
     }
@@ -136,9 +156,11 @@ impl On<UserEvent> for Users {
                     name: told(name).unwrap_or_default(),
                     username: username.as_ref().and_then(told),
                     username_hash: username.as_ref().and_then(|name| name.get()).and(username_hash.clone()),
-                    password_hash: told(password_hash),
+                    password_hash: password_hash.as_ref().and_then(told),
                     second_factor_since: None,
                     recovery_codes_left: 0,
+                    has_authenticator: false,
+                    passkey_count: 0,
                     version: at.version,
                 });
             }
@@ -155,19 +177,41 @@ impl On<UserEvent> for Users {
                 user.email_verified = true;
             }),
             UserEvent::TotpConfirmed { step: _, recovery_hashes } => change(&|user| {
-                user.second_factor_since = Some(at.at);
+                user.has_authenticator = true;
+                user.has_second_factor(at.at);
                 user.recovery_codes_left = count(recovery_hashes);
             }),
-            UserEvent::RecoveryCodeUsed { hash: _ } => change(&|user| user.recovery_codes_left -= 1),
+            UserEvent::PasskeyRegistered { recovery_hashes, .. } => change(&|user| {
+                // Folded twice, an event counts once.
+                user.passkey_count += i32::from(user.version < at.version);
+                user.has_second_factor(at.at);
+                if !recovery_hashes.is_empty() {
+                    user.recovery_codes_left = count(recovery_hashes);
+                }
+            }),
+            UserEvent::PasskeyRemoved { passkey: _ } => change(&|user| {
+                user.passkey_count -= i32::from(user.version < at.version);
+                user.may_have_no_second_factor();
+            }),
+            UserEvent::RecoveryCodeUsed { hash: _ } => {
+                change(&|user| user.recovery_codes_left -= i32::from(user.version < at.version));
+            }
             UserEvent::RecoveryCodesReplaced { hashes } => change(&|user| user.recovery_codes_left = count(hashes)),
             UserEvent::TotpDisabled => change(&|user| {
-                user.second_factor_since = None;
-                user.recovery_codes_left = 0;
+                user.has_authenticator = false;
+                user.may_have_no_second_factor();
+            }),
+            UserEvent::SecondFactorReset { reason: _ } => change(&|user| {
+                (user.has_authenticator, user.passkey_count) = (false, 0);
+                user.may_have_no_second_factor();
             }),
             UserEvent::PasswordResetRequested { .. }
             | UserEvent::EmailChangeRequested { .. }
             | UserEvent::TotpBegun { .. }
             | UserEvent::TotpUsed { .. }
+            | UserEvent::PasskeyUsed { .. }
+            | UserEvent::PasskeyCloneSuspected { .. }
+            | UserEvent::PasskeyRenamed { .. }
             | UserEvent::MadeAnew { .. }
             | UserEvent::ErasureCompleted { .. } => change(&|_| {}),
             UserEvent::Erased => change(&|user| *user = Model::known_only_by(user.id, None)),

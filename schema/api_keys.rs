@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::{Context, InputObject};
-use oriel_domain::api_keys::{ApiKeyId, ApiKeyName, CreateApiKey, RevokeApiKey, RotateApiKey};
+use async_graphql::{Context, InputObject, MaybeUndefined};
+use oriel_domain::api_keys::{ApiKeyId, ApiKeyName, CreateApiKey, RevokeApiKey, RotateApiKey, UpdateApiKey};
 use oriel_engine::Committed;
 use oriel_engine::read::{Connection, PageArgs};
 use oriel_kernel::{ErrorCode, Rejection, Timestamp, operations};
@@ -44,6 +44,12 @@ payloads! {
         /// What the program sends, as `Authorization: Bearer orl_…`. It is shown this once; when the answer was lost,
         /// rotate the key. Null in a repetition.
         secret: String,
+    }
+
+    /// What became of a change of a key.
+    ApiKeyUpdatePayload {
+        /// The key as it is now.
+        api_key: Arc<ApiKey>,
     }
 
     /// What became of giving a key another secret.
@@ -127,6 +133,26 @@ impl ApiKeyMutation {
         Ok(ApiKeyCreatePayload { api_key, secret, user_errors: Vec::new(), position })
     }
 
+    /// Calls a key otherwise, takes permissions from it, or has it end at another time. It is never given more than it has,
+    /// and only who made it lets it go on for longer. What is left out stays as it is; what it may do changes at once.
+    #[permission("keys:edit")]
+    async fn api_key_update(&self, cx: &Context<'_>, input: ApiKeyUpdateInput) -> Result<ApiKeyUpdatePayload> {
+        let context = granted.command(cx, &input)?;
+        let mut problems = Problems::default();
+        let name = problems.take("name", input.name.as_deref().map(ApiKeyName::parse).transpose());
+        let scopes = problems.take("scopes", input.scopes.as_deref().map(patterns).transpose());
+        let (Some(name), Some(scopes)) = (name, scopes) else { return Err(problems.failure()) };
+        let expires_at = match input.expires_at {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some(None),
+            MaybeUndefined::Value(end) => Some(Some(end)),
+        };
+        let update = UpdateApiKey { name, scopes, expires_at };
+        let done = Services::of(cx)?.engine.execute(&context, input.id, update).await?;
+        let (api_key, position) = (after(cx, &done).await?, Some(done.position));
+        Ok(ApiKeyUpdatePayload { api_key, user_errors: Vec::new(), position })
+    }
+
     /// Gives one of your keys another secret. The one before is good for a while longer, so that programs can change
     /// over one by one; then, and at once when `overlapSeconds` is 0, it is not. One that was replaced earlier ends now.
     #[permission("keys:edit")]
@@ -189,6 +215,23 @@ struct ApiKeyCreateInput {
     /// How much cost it may cause in a minute. It can be less than what holds for everyone here, and not more.
     rate_limit: Option<i32>,
     /// Makes a retry safe: the same key gives the same API key and one write, and no secret. Kept for 7 days.
+    idempotency_key: Option<String>,
+}
+
+/// A change of a key.
+#[derive(InputObject)]
+struct ApiKeyUpdateInput {
+    /// Which key.
+    id: ApiKeyId,
+    /// What you call it: 1 to 120 characters.
+    name: Option<String>,
+    /// What it may do: of what it may now. In place of all that it has.
+    scopes: Option<Vec<String>>,
+    /// When it ends by itself, within ten years; null for never.
+    expires_at: MaybeUndefined<Timestamp>,
+    /// Refuse the change unless this is the version now.
+    expected_version: Option<i32>,
+    /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
     idempotency_key: Option<String>,
 }
 

@@ -14,6 +14,8 @@ pub mod documents;
 pub mod endpoint;
 pub mod erasures;
 pub mod events;
+pub mod identities;
+pub mod identity_providers;
 pub mod members;
 pub mod nodes;
 pub mod organizations;
@@ -22,9 +24,9 @@ mod payload;
 #[cfg(test)]
 mod permissions;
 pub mod persisted_operations;
+pub mod policies;
 pub mod projects;
 pub mod roles;
-pub mod policies;
 pub mod search;
 pub mod services;
 pub mod sessions;
@@ -77,17 +79,19 @@ modules! {
         persisted_operations::PersistedOperationQuery,
         roles::RoleQuery,
         api_keys::ApiKeyQuery,
+        identity_providers::IdentityProviderQuery,
         events::EventQuery,
         system::SystemQuery,
         erasures::ErasureQuery,
+        data_exports::DataExportQuery,
+        policies::PolicyQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
-        data_exports::DataExportQuery,
-        policies::PolicyQuery,
         users::UserMutation,
         users::addresses::AddressMutation,
         users::second_factor::SecondFactorMutation,
+        users::passkeys::PasskeyMutation,
         sessions::SessionMutation,
         tokens::TokenMutation,
         organizations::OrganizationMutation,
@@ -97,16 +101,18 @@ modules! {
         persisted_operations::PersistedOperationMutation,
         roles::RoleMutation,
         api_keys::ApiKeyMutation,
+        identity_providers::IdentityProviderMutation,
+        identities::IdentityMutation,
         system::SystemMutation,
         erasures::ErasureMutation,
+        data_exports::DataExportMutation,
+        policies::PolicyMutation,
         system::keys::MasterKeyMutation,
         system::cache::CacheMutation;
     subscriptions:
         events::LiveSubscription,
         events::EventSubscription;
 }
-        data_exports::DataExportMutation,
-        policies::PolicyMutation,
 
 /// The schema.
 pub type OrielSchema = Schema<Query, Mutation, Subscription>;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, InputObject};
 use oriel_domain::api_keys::RevokeApiKey;
+use oriel_domain::identities::UnlinkIdentity;
 use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember,
     TakeOver,
@@ -21,7 +22,7 @@ use oriel_engine::read::{Connection, PageArgs};
 use oriel_engine::{CommandContext, Committed, Scope, Transaction};
 use oriel_kernel::{Actor, Command, ErrorCode, MemberId, OrganizationId, Rejection, UserId, operations};
 use oriel_read_models::members::{MemberFilter, MemberOrder, Model as Member, leaving};
-use oriel_read_models::sign_in;
+use oriel_read_models::{identities, sign_in};
 
 use crate::access::{Failure, Problems, Result, after_write, reader, unavailable};
 use crate::payload::payloads;
@@ -148,7 +149,7 @@ impl MemberMutation {
         };
         (context.actor, context.organization) = (Actor::User(user), organization);
         let transaction = transaction.and(member, AcceptInvitation { user });
-        start(cx, &context, transaction, Who { user, member, organization }).await
+        start(cx, &context, transaction, Who { user, member, organization, federated: None }).await
     }
 
     /// Gives a member other roles, in place of those that they have. An owner keeps theirs until
@@ -211,7 +212,7 @@ pub(crate) async fn execute<C: Command<Aggregate = oriel_domain::members::Member
 const AT_ONCE: u64 = 200;
 
 /// Carries out the command, and ends in the same transaction what belongs to the member: their sessions and, when they
-/// leave, their places in projects and their keys. What is more than that, or was begun meanwhile, ends right after:
+/// leave, their places in projects, their keys and what identity providers call them. What is more than that, or was begun meanwhile, ends right after:
 /// from then on nothing is begun any more.
 async fn deactivate<C: Command<Aggregate = oriel_domain::members::Member>>(
     cx: &Context<'_>,
@@ -221,15 +222,20 @@ async fn deactivate<C: Command<Aggregate = oriel_domain::members::Member>>(
     leaves: bool,
 ) -> Result<MemberPayload> {
     let engine = &Services::of(cx)?.engine;
+    // Who was removed has no row any more.
+    let person = leaving::persons(engine.database().reader(), &[id]).await.map_err(unavailable)?.pop();
     let ending = async |mut transaction: Transaction| {
         let (connection, who) = (engine.database().reader(), (context.organization, id));
         let sessions = leaving::sessions(connection, who, AT_ONCE).await.map_err(unavailable)?;
-        let (mut projects, mut keys) = (Vec::new(), Vec::new());
+        let (mut projects, mut keys, mut known) = (Vec::new(), Vec::new(), Vec::new());
         if leaves {
             projects = leaving::projects(connection, who, AT_ONCE).await.map_err(unavailable)?;
             keys = leaving::api_keys(connection, who, AT_ONCE).await.map_err(unavailable)?;
+            if let Some(person) = person {
+                known = identities::of_person(connection, (context.organization, person)).await.map_err(unavailable)?;
+            }
         }
-        let rest = !sessions.is_empty() || !projects.is_empty() || !keys.is_empty();
+        let rest = !sessions.is_empty() || !projects.is_empty() || !keys.is_empty() || !known.is_empty();
         for session in sessions {
             transaction = transaction.and(session, EndSession { reason: EndReason::Deactivated });
         }
@@ -238,6 +244,9 @@ async fn deactivate<C: Command<Aggregate = oriel_domain::members::Member>>(
         }
         for key in keys {
             transaction = transaction.and(key, RevokeApiKey);
+        }
+        for identity in known {
+            transaction = transaction.and(identity, UnlinkIdentity { by: None });
         }
         Ok::<_, Failure>((transaction, rest))
     };
@@ -300,7 +309,8 @@ impl Invitation {
                 | MemberEvent::PermissionGranted { .. }
                 | MemberEvent::PermissionRevoked { .. }
                 | MemberEvent::Suspended
-                | MemberEvent::Reactivated => {}
+                | MemberEvent::Reactivated
+                | MemberEvent::SecondFactorReset { .. } => {}
             }
         }
         Ok(invitation)

@@ -7,9 +7,11 @@ use async_graphql::Context;
 use async_graphql::parser::types::ExecutableDocument;
 use async_trait::async_trait;
 use oriel_backends::blobs::Blobs;
+use oriel_backends::identity::IdentityProviders;
 use oriel_backends::redis::Redis;
 use oriel_backends::resilience::Health;
 use oriel_backends::search::Search;
+use oriel_domain::users::webauthn::RelyingParty;
 use oriel_engine::Engine;
 use oriel_engine::read::Limits;
 use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
@@ -30,6 +32,8 @@ pub struct Services {
     pub blobs: Blobs,
     /// The search index.
     pub search: Search,
+    /// Servers of organisations that say who somebody is.
+    pub identity: IdentityProviders,
     /// What the nodes share for a moment; `None` where there is one.
     pub redis: Option<Arc<Redis>>,
     /// Access tokens and refresh tokens.
@@ -79,6 +83,9 @@ pub struct Policy {
     pub at_least_wait: Duration,
     /// What URLs of this server begin with, such as `http://127.0.0.1:8080`.
     pub base_url: String,
+    /// The domain that passkeys belong to, and the origins that may ask for them; none where browsers reach the
+    /// installation by an address alone.
+    pub relying_party: Option<RelyingParty>,
 }
 
 /// Reads documents as the transport does, which has the limits of a request.

@@ -4,8 +4,8 @@
 //! given out once; one that was replaced and comes back ends its session. What is kept of a command's input does not
 //! help to guess a password in it.
 //!
-//! Whoever has a second factor is signed in by nothing else than both: what checks a password ends in [`start`], which
-//! then answers with a challenge. Attempts are counted (`attempts.rs`).
+//! Whoever has a second factor is signed in by nothing else than both, or a passkey alone (`users/passkeys.rs`): what checks a
+//! password ends in [`start`], which then answers with a challenge. Attempts are counted (`attempts.rs`).
 //!
 //! **Retries.** Tokens are not kept and cannot be read back. A command with an idempotency key therefore derives its
 //! refresh token from the key, the whole input (the password included) and a secret of the installation, so that the
@@ -14,12 +14,13 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, InputObject, InputType, Object, SimpleObject};
+use async_graphql::{Context, Enum, InputObject, InputType, Object, SimpleObject};
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::TimeDelta;
 use data_encoding::HEXLOWER;
+use oriel_domain::identity_providers::IdentityProviderId;
 use oriel_domain::sessions::{
-    EndReason, EndSession, RefreshSession, Session as SessionState, SessionEvent, StartSession,
+    EndReason, EndSession, RefreshSession, Session as SessionState, SessionEvent, SignInMethod, StartSession,
 };
 use oriel_domain::tickets::Ticket;
 use oriel_domain::users::second_factor::UseSecondFactor;
@@ -37,6 +38,7 @@ use oriel_read_models::members::Model as Member;
 use oriel_read_models::organizations::{self, Model as Organization, standings};
 use oriel_read_models::sessions::{self, Model as Session};
 use oriel_read_models::users::Model as User;
+use oriel_read_models::users::passkeys::{self, Passkey};
 use oriel_read_models::{Readers, current_reader, sign_in, viewer};
 use uuid::Uuid;
 
@@ -73,9 +75,11 @@ payloads! {
         refresh_token: String,
         /// When the access token ends. Refresh the session before.
         expires_at: Timestamp,
-        /// With `MFA_REQUIRED`, and only then: give it to `loginVerify`, with a code of your second factor, within five
-        /// minutes.
+        /// With `MFA_REQUIRED`, and only then: give it within five minutes to `loginVerify`, with a code of your second
+        /// factor, or to `passkeyLoginBegin`.
         mfa_token: String,
+        /// With `MFA_REQUIRED`, and only then: what you can go on with.
+        mfa_methods: Vec<MfaMethod>,
         /// Who you are now, and what you see. Null too when an earlier mutation of the same request has signed you in
         /// or changed something: ask for it in the next request.
         viewer: Viewer,
@@ -100,7 +104,18 @@ payloads! {
     }
 }
 
-/// A second factor: besides your password you are asked for a code of your authenticator when you sign in.
+/// What somebody can go on with whose password was right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Enum)]
+pub enum MfaMethod {
+    /// A code of an authenticator: `loginVerify`.
+    Authenticator,
+    /// A passkey: `passkeyLoginBegin` with the `mfaToken`, then `passkeyLogin`.
+    Passkey,
+    /// A recovery code: `loginVerify`.
+    RecoveryCode,
+}
+
+/// A second factor: besides your password you are asked for a code of your authenticator, or a passkey, when you sign in.
 #[derive(SimpleObject)]
 pub struct SecondFactor {
     /// Since when you are asked for it.
@@ -145,7 +160,7 @@ impl Viewer {
         Ok(reading(cx)?.permissions().patterns().to_vec())
     }
 
-    /// Your second factor; null when you have none. `totpBegin` sets one up.
+    /// Your second factor; null when you have none. `totpBegin` or `passkeyRegistrationBegin` sets one up.
     async fn second_factor(&self, cx: &Context<'_>) -> async_graphql::Result<Option<SecondFactor>> {
         let reader = reading(cx)?;
         let user = own::<User>(&reader, reader.viewer().user.uuid()).await?;
@@ -161,6 +176,15 @@ impl Viewer {
             return Ok(false);
         }
         Ok(own::<User>(&reader, reader.viewer().user.uuid()).await?.second_factor_since.is_none())
+    }
+
+    /// Your passkeys, the oldest first. To a key none is shown.
+    async fn passkeys(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Passkey>> {
+        let reader = reading(cx)?;
+        if reader.viewer().session().is_none() {
+            return Ok(Vec::new());
+        }
+        Ok(passkeys::of_viewer(&reader).await?)
     }
 
     /// The session in which you ask.
@@ -273,7 +297,7 @@ impl SessionMutation {
             return Err(wrong_credentials(message).into());
         };
         (context.actor, context.organization) = (Actor::User(user.id), organization);
-        start(cx, &context, Transaction::new(), Who { user: user.id, member, organization }).await
+        start(cx, &context, Transaction::new(), Who { user: user.id, member, organization, federated: None }).await
     }
 
     /// Finishes signing in, with a code of your second factor: the six digits that your authenticator shows, or one of
@@ -281,30 +305,15 @@ impl SessionMutation {
     #[public]
     async fn login_verify(&self, cx: &Context<'_>, input: LoginVerifyInput) -> Result<SessionPayload> {
         let services = Services::of(cx)?;
-        let (connection, blinder) = (services.engine.database().reader(), services.engine.keyring().as_ref());
         let mut context = secret_command(&granted, cx, &input)?;
         if let Some(done) = repetition(cx, &context).await? {
-            let (session, _) = started_at(cx, done.position).await?;
-            return continued(cx, &context, session, done.position).await;
+            return started_before(cx, &context, &done).await;
         }
-        let over = || {
-            let message = "This token is not good any more. Begin again with `login`.";
-            Rejection::new(ErrorCode::Expired, message).at("mfaToken")
-        };
-        let ticket: Ticket<UserId> =
-            Ticket::read(&input.mfa_token, SECOND_FACTOR, context.now, blinder).ok_or_else(over)?;
-        let user = sign_in::user(connection, ticket.subject).await.map_err(unavailable)?.ok_or_else(over)?;
-        let (organization, password) = ticket.about.split_once('.').ok_or_else(over)?;
-        if password != password_mark(&user, blinder) {
-            return Err(over().into());
-        }
-        let organization = OrganizationId::parse_or_absent(organization);
-        let member = sign_in::active_member(connection, user.id, Some(organization)).await.map_err(unavailable)?;
-        let (member, organization) = member.ok_or_else(over)?;
-        let attempt = begin_attempt(cx, Secret::Code, &user.id.to_string(), Some(user.id)).await?;
-        (context.actor, context.organization) = (Actor::User(user.id), organization);
-        let code = Transaction::new().and(user.id, UseSecondFactor { code: input.code });
-        let signed_in = start_session(cx, &context, code, Who { user: user.id, member, organization }).await?;
+        let who = challenged(cx, &input.mfa_token, context.now).await?;
+        let attempt = begin_attempt(cx, Secret::Code, &who.user.to_string(), Some(who.user)).await?;
+        (context.actor, context.organization) = (Actor::User(who.user), who.organization);
+        let code = Transaction::new().and(who.user, UseSecondFactor { code: input.code });
+        let signed_in = start_session(cx, &context, code, who, Some(SignInMethod::PasswordAndCode)).await?;
         services.attempts.succeeded(attempt, context.now);
         Ok(signed_in)
     }
@@ -342,7 +351,7 @@ impl SessionMutation {
     /// you ask ends. Its tokens are good no longer.
     #[signed_in]
     async fn session_switch(&self, cx: &Context<'_>, input: SessionSwitchInput) -> Result<SessionPayload> {
-        let (viewer, session) = (granted.viewer()?, granted.session()?);
+        let (viewer, session) = (granted.in_person()?, granted.session()?);
         let context = granted.command(cx, &input)?;
         if viewer.organization == input.organization_id {
             return Err(Rejection::conflict("You act in this organization already.").at("organizationId").into());
@@ -355,7 +364,10 @@ impl SessionMutation {
                 .into());
         };
         let ended = Transaction::new().and(session, EndSession { reason: EndReason::Switched });
-        start_session(cx, &context, ended, Who { user: viewer.user, member, organization }).await
+        // It was shown when the session began that ends now.
+        let here = crate::access::reader(cx)?.get::<Session>(session).await?;
+        let method = here.and_then(|here| here.method).map(Into::into);
+        start_session(cx, &context, ended, Who { user: viewer.user, member, organization, federated: None }, method).await
     }
 
     /// Ends one of your sessions, on whatever device and in whatever organization. Its tokens are good no longer.
@@ -366,6 +378,7 @@ impl SessionMutation {
         let connection = Services::of(cx)?.engine.database().reader().clone();
         let reader = Reader::new(connection, Arc::clone(viewer), Arc::default());
         let found = reader.get::<Session>(input.id).await?;
+        let found = found.filter(|found| !viewer.confined || found.organization_id == viewer.organization);
         let found = found.ok_or_else(|| Rejection::not_found(SessionState::NOUN).at("id"))?;
         context.organization = found.organization_id;
         let (session, position) = end(cx, &context, found.id, EndReason::Revoked).await?;
@@ -382,7 +395,8 @@ impl SessionMutation {
     ) -> Result<SessionRevokeAllPayload> {
         let (viewer, session) = (granted.viewer()?, granted.session()?);
         let context = granted.command(cx, &input)?;
-        end_sessions(cx, &context, viewer.user, Some(session), |_| true).await?;
+        let here = |organization| !viewer.confined || organization == viewer.organization;
+        end_sessions(cx, &context, viewer.user, Some(session), here).await?;
         let engine = &Services::of(cx)?.engine;
         let reader = Reader::new(engine.database().reader().clone(), Arc::clone(viewer), Arc::default());
         let (session, position) = (reader.get(session).await?, Some(engine.feed().head()));
@@ -420,6 +434,18 @@ pub(crate) struct Who {
     pub user: UserId,
     pub member: MemberId,
     pub organization: OrganizationId,
+    /// Who said who they are, if it was not they themselves. To be kept on the way to the session, unless they show a
+    /// passkey: without it the session would be good in other organisations too.
+    pub federated: Option<Federated>,
+}
+
+/// That an identity provider says who somebody is.
+#[derive(Clone, Copy)]
+pub(crate) struct Federated {
+    /// Which one.
+    pub provider: IdentityProviderId,
+    /// The session that begins with it: one, however often it is said.
+    pub session: SessionId,
 }
 
 /// `INVALID_CREDENTIALS`, in these words.
@@ -514,24 +540,33 @@ pub(crate) async fn start(
     let services = Services::of(cx)?;
     let user = sign_in::user(services.engine.database().reader(), who.user).await.map_err(unavailable)?;
     let Some(user) = user.filter(|user| user.second_factor_since.is_some()) else {
-        return start_session(cx, context, transaction, who).await;
+        return start_session(cx, context, transaction, who, Some(SignInMethod::Password)).await;
     };
     let done = services.engine.transact(context, transaction).await?;
-    Ok(challenge(services, &user, who.organization, done.position))
+    Ok(challenge(services, &user, who, done.position))
 }
 
 /// The answer to a right password that is not enough.
-fn challenge(services: &Services, user: &User, organization: OrganizationId, position: Position) -> SessionPayload {
+fn challenge(services: &Services, user: &User, who: Who, position: Position) -> SessionPayload {
     let blinder = services.engine.keyring().as_ref();
-    let about = format!("{organization}.{}", password_mark(user, blinder));
+    let mut about = format!("{}.{}", who.organization, password_mark(user, blinder));
+    if let Some(Federated { provider, session }) = who.federated {
+        about.push_str(&format!(".{provider}.{session}"));
+    }
     let ends_at = services.engine.now() + CHALLENGE_LIFE;
     let ticket = Ticket { subject: user.id, ends_at, about };
-    let message = "A second factor is needed: give `mfaToken` and a code to `loginVerify`.";
+    let message = "A second factor is needed: give `mfaToken` and a code to `loginVerify`, or go on with a passkey.";
+    let has = [
+        (user.has_authenticator, MfaMethod::Authenticator),
+        (user.passkey_count > 0, MfaMethod::Passkey),
+        (user.recovery_codes_left > 0, MfaMethod::RecoveryCode),
+    ];
     SessionPayload {
         access_token: None,
         refresh_token: None,
         expires_at: None,
         mfa_token: Some(ticket.sign(SECOND_FACTOR, blinder)),
+        mfa_methods: Some(has.into_iter().filter(|(has, _)| *has).map(|(_, method)| method).collect()),
         viewer: None,
         user_errors: vec![Rejection::new(ErrorCode::MfaRequired, message).into()],
         position: Some(position),
@@ -580,9 +615,10 @@ pub(crate) async fn start_session(
     context: &CommandContext,
     transaction: Transaction,
     who: Who,
+    method: Option<SignInMethod>,
 ) -> Result<SessionPayload> {
     let (services, meta) = (Services::of(cx)?, Meta::of(cx)?);
-    let session: SessionId = services.engine.new_id();
+    let session: SessionId = who.federated.map_or_else(|| services.engine.new_id(), |said| said.session);
     let (token, refresh_hash) = refresh_token(services, context, session)?;
     let start = StartSession {
         user: who.user,
@@ -592,11 +628,12 @@ pub(crate) async fn start_session(
         ip: meta.ip.clone(),
         user_agent: meta.user_agent.clone(),
         expires_at: context.now + services.policy.refresh_token_ttl,
+        provider: who.federated.map(|said| said.provider),
+        method: method.filter(|_| who.federated.is_none()),
     };
     let done = services.engine.transact(context, transaction.and(session, start)).await?;
     if done.repeated {
-        let (session, _) = started_at(cx, done.position).await?;
-        return continued(cx, context, session, done.position).await;
+        return started_before(cx, context, &done).await;
     }
     signed_in(cx, session, Some(token), done.position).await
 }
@@ -687,6 +724,7 @@ async fn signed_in(
         refresh_token,
         expires_at: Some(expires_at),
         mfa_token: None,
+        mfa_methods: None,
         viewer: sees.then_some(Viewer),
         user_errors: Vec::new(),
         position: Some(position),

@@ -12,7 +12,9 @@ use async_graphql::parser::types::ExecutableDocument;
 use async_graphql::{Request, ServerError, Variables};
 use async_trait::async_trait;
 use oriel_backends::blobs::{Blobs, UrlKeys};
+use oriel_backends::identity::IdentityProviders;
 use oriel_backends::search::{Search, Tantivy};
+use oriel_domain::users::webauthn::RelyingParty;
 use oriel_engine::db::Location;
 use oriel_engine::keyring::MasterKey;
 use oriel_engine::queue::QueueLimits;
@@ -163,15 +165,16 @@ impl Bed {
         let database = Database::open(&Location::Sqlite(folder.join("oriel.db")), 4).await.unwrap();
         tables::create(database.writer()).await.unwrap();
         table(&database, users::Entity).await;
+        table(&database, users::passkeys::Entity).await;
         table(&database, organizations::Entity).await;
         table(&database, organizations::standings::Entity).await;
         table(&database, erasures::Entity).await;
-        table(&database, members::Entity).await;
-        table(&database, sessions::Entity).await;
-        table(&database, projects::Entity).await;
         table(&database, data_exports::Entity).await;
         table(&database, policies::Entity).await;
         table(&database, consents::Entity).await;
+        table(&database, members::Entity).await;
+        table(&database, sessions::Entity).await;
+        table(&database, projects::Entity).await;
         table(&database, projects::members::Entity).await;
         table(&database, documents::Entity).await;
         table(&database, documents::revisions::Entity).await;
@@ -179,6 +182,8 @@ impl Bed {
         table(&database, roles::Entity).await;
         table(&database, api_keys::Entity).await;
         table(&database, api_keys::uses::Entity).await;
+        table(&database, identity_providers::Entity).await;
+        table(&database, identities::Entity).await;
         let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
         let parts = Parts {
             database,
@@ -205,12 +210,14 @@ impl Bed {
             max_page: 100,
             at_least_wait: Duration::from_secs(5),
             base_url: "http://oriel.test".to_owned(),
+            relying_party: Some(RelyingParty::new("oriel.test", vec!["https://oriel.test".to_owned()])),
         };
         change(&mut policy);
         let idle = Idle::default();
         let engine = Engine::start(parts).await.unwrap();
         let services = Services {
             redis: None,
+            identity: IdentityProviders::new(Arc::new(|ip| ip.is_loopback())).unwrap(),
             blobs: Blobs::open_folder(&folder.join("blobs"), UrlKeys::new("1", &[9; 32])).await.unwrap(),
             search: Search::Tantivy(Tantivy::open(folder.join("index")).await.unwrap()),
             tokens: Tokens::open(&engine).await.unwrap(),

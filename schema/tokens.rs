@@ -16,12 +16,14 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use oriel_engine::Engine;
+use oriel_domain::organizations::AddSigningKey;
+use oriel_engine::{CommandContext, CommandError, Engine};
 use oriel_kernel::{MemberId, OrganizationId, SessionId, Timestamp, UserId, operations};
+use oriel_read_models::organizations;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::access::unavailable;
+use crate::access::{derived_command, unavailable};
 use crate::payload::payloads;
 use crate::services::Services;
 
@@ -84,6 +86,12 @@ pub enum KeysError {
     /// They cannot be read.
     #[error(transparent)]
     Read(#[from] oriel_engine::keyring::KeyError),
+    /// The organisation that operates the installation cannot be read.
+    #[error(transparent)]
+    Operator(#[from] sea_orm::DbErr),
+    /// That one is added cannot be written.
+    #[error(transparent)]
+    Log(#[from] CommandError),
     /// They cannot be used.
     #[error(transparent)]
     Bad(#[from] BadKey),
@@ -119,7 +127,13 @@ impl Tokens {
         let now = engine.now();
         let mut secrets = engine.keyring().secrets(SIGNING).await?;
         if secrets.last().is_some_and(|(since, _)| *since + OLD <= now) {
-            engine.keyring().add_secret(SIGNING, engine.new_id::<()>().uuid(), now).await?;
+            // The same for every node that notices at this moment: one of them adds it.
+            let id = derived_command(&format!("signing_key/{}", secrets.len()));
+            if let Some(organization) = organizations::first(engine.database().reader()).await? {
+                let context = CommandContext::system(id, organization, now);
+                engine.execute(&context, organization, AddSigningKey).await?;
+            }
+            engine.keyring().add_secret(SIGNING, id.uuid(), now).await?;
             secrets = engine.keyring().secrets(SIGNING).await?;
         }
         let seeds: Vec<(Timestamp, &[u8; 32])> = secrets.iter().map(|(since, seed)| (*since, &**seed)).collect();
@@ -248,13 +262,14 @@ impl TokenMutation {
         let services = Services::of(cx)?;
         let engine = &services.engine;
         let context = granted.command(cx, &input)?;
-        // The id of the command, so that a repetition adds none.
+        // First that it is done, by whom; then, under the id of the command, so that a repetition adds none.
+        let done = engine.execute(&context, granted.viewer()?.organization, AddSigningKey).await?;
         engine.keyring().add_secret(SIGNING, context.command.uuid(), context.now).await.map_err(unavailable)?;
         services.tokens.renew(engine).await.map_err(unavailable)?;
         let by = granted.viewer()?;
         tracing::info!(user = %by.user, member = %by.member, "a key was added that access tokens are signed with");
         let key_ids = services.tokens.keys.load().all.iter().map(|key| key.id.clone()).collect();
-        Ok(SigningKeyRotatePayload { key_ids: Some(key_ids), user_errors: Vec::new(), position: None })
+        Ok(SigningKeyRotatePayload { key_ids: Some(key_ids), user_errors: Vec::new(), position: Some(done.position) })
     }
 }
 

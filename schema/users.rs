@@ -26,6 +26,7 @@ use crate::sessions::{
 };
 
 pub mod addresses;
+pub mod passkeys;
 pub mod second_factor;
 
 /// What can be done with users.
@@ -90,7 +91,7 @@ impl UserMutation {
             .and(user, person.register(cx).await?)
             .and(organization, CreateOrganization { name, slug, owner: user })
             .and(member, FoundMember { organization, user });
-        start(cx, &context, transaction, Who { user, member, organization }).await
+        start(cx, &context, transaction, Who { user, member, organization, federated: None }).await
     }
 
     /// Takes over a person from another system, with the hash of their password, which is replaced by a better one when
@@ -120,7 +121,7 @@ impl UserMutation {
     #[signed_in]
     async fn user_update(&self, cx: &Context<'_>, input: UserUpdateInput) -> Result<UserPayload> {
         let context = granted.command(cx, &input)?;
-        let user = granted.viewer()?.user;
+        let user = granted.in_person()?.user;
         let name = PersonName::parse(&input.name).map_err(|r| r.at("name"))?;
         let done = Services::of(cx)?.engine.execute(&context, user, RenameUser { by: user, name }).await?;
         let user = after_write::<User>(cx, done.subject).await?;

@@ -22,6 +22,20 @@ pub async fn memberships(
     theirs.filter(Column::UserId.eq(user.uuid())).into_tuple().all(connection).await
 }
 
+/// Whether this person is a member of another organisation than this one, and not only invited.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn is_member_elsewhere(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+    organization: OrganizationId,
+) -> Result<bool, DbErr> {
+    use members::{Column, Entity, MemberStatus};
+    let others = Entity::find().filter(Column::UserId.eq(user.uuid())).filter(Column::Status.ne(MemberStatus::Invited));
+    Ok(others.filter(Column::OrganizationId.ne(organization.uuid())).one(connection).await?.is_some())
+}
+
 /// The persons who are these members.
 ///
 /// # Errors

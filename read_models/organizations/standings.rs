@@ -139,6 +139,7 @@ impl On<OrganizationEvent> for Standings {
             OrganizationEvent::Erased { .. } => rows.delete(at.subject),
             OrganizationEvent::Renamed { .. }
             | OrganizationEvent::Configured { .. }
+            | OrganizationEvent::SigningKeyAdded
             | OrganizationEvent::RowsRemoved { .. } => {}
         }
     }

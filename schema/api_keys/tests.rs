@@ -340,3 +340,33 @@ async fn when_a_key_was_last_used_is_known_to_a_minute() {
     assert!(is_good(&bed, &secret).await);
     assert_ne!(known(&first).await, first);
 }
+
+#[tokio::test]
+async fn a_key_is_changed_to_less_at_once() {
+    const CHANGED: &str = "apiKey { name scopes expiresAt version } userErrors { code path message }";
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let (id, secret) = bed.key(&ada, &["projects:*", "documents:view"]).await;
+    let create = "mutation { projectCreate(input: { key: \"K1\", name: \"One\" }) { userErrors { code } } }";
+    let made = bed.ask(Some(&secret), create, json!({})).await;
+    assert_eq!(made["data"]["projectCreate"]["userErrors"], json!([]), "{made}");
+    let update = async |input: Value| bed.mutate(Some(&ada.access), "apiKeyUpdate", input, CHANGED).await;
+    let wider = json!({ "id": id, "scopes": ["*"] });
+    assert_eq!(Bed::problems(&update(wider).await), ["FORBIDDEN input.scopes"]);
+    let stale = json!({ "id": id, "name": "Reader", "expectedVersion": 7 });
+    assert_eq!(Bed::problems(&update(stale).await), ["CONFLICT"]);
+    let narrower = json!({ "id": id, "name": "Reader", "scopes": ["projects:view"], "expectedVersion": 1 });
+    let changed = update(narrower).await["apiKey"].take();
+    assert_eq!(changed, json!({ "name": "Reader", "scopes": ["projects:view"], "expiresAt": null, "version": 2 }));
+    let refused = bed.ask(Some(&secret), create, json!({})).await;
+    assert_eq!(refused["data"]["projectCreate"]["userErrors"], json!([{ "code": "FORBIDDEN" }]), "{refused}");
+    let read = bed.ask(Some(&secret), "{ projects { totalCount } }", json!({})).await;
+    assert_eq!(read["data"]["projects"]["totalCount"], 1, "{read}");
+
+    let ends = bed.endpoint.services().engine.now() + Duration::from_secs(60);
+    assert_eq!(update(json!({ "id": id, "expiresAt": ends })).await["userErrors"], json!([]));
+    bed.clock.advance(Duration::from_secs(61));
+    let ended = bed.ask(Some(&secret), "{ projects { totalCount } }", json!({})).await;
+    assert_eq!(Bed::code(&ended), "UNAUTHENTICATED");
+    assert_eq!(Bed::problems(&update(json!({ "id": id, "expiresAt": null })).await), ["EXPIRED"]);
+}

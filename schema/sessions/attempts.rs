@@ -54,6 +54,8 @@ pub enum Secret {
     Password,
     /// A code of a second factor.
     Code,
+    /// What a passkey has signed.
+    Passkey,
     /// Whether an address or a user name is taken.
     Name,
     /// A link to choose another password, asked for.

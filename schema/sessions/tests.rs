@@ -270,6 +270,13 @@ async fn a_key_is_replaced_without_signing_anybody_out() {
     let rotated = bed.ask(Some(&ada.access), rotate, json!({})).await["data"]["signingKeyRotate"].take();
     assert_eq!(rotated["keyIds"].as_array().unwrap().len(), 2);
     assert_eq!(bed.ask(Some(&ada.access), rotate, json!({})).await["data"]["signingKeyRotate"], rotated);
+    let written = async || {
+        let log = bed.endpoint.services().engine.log().read(oriel_kernel::Position::START, 1_000).await.unwrap();
+        let keys = log.iter().filter(|event| event.event.event_type() == "organization_signing_key_added");
+        keys.map(|event| (event.organization.to_string(), event.actor)).collect::<Vec<_>>()
+    };
+    let hers = oriel_kernel::Actor::Member(ada.member.parse().unwrap());
+    assert_eq!(written().await, [(ada.organization.clone(), hers)], "once, and by whom");
 
     let services = bed.endpoint.services();
     let at_once = Person::of(&refresh(&bed, &ada.refresh).await);
@@ -285,6 +292,10 @@ async fn a_key_is_replaced_without_signing_anybody_out() {
     // By itself, when it is old; and what is of no use any more is not published.
     bed.clock.advance(Duration::from_secs(91 * 24 * 3600));
     services.tokens.renew(&services.engine).await.unwrap();
+    // Another node that notices it too adds none.
+    services.tokens.renew(&services.engine).await.unwrap();
+    let itself = (ada.organization.clone(), oriel_kernel::Actor::System);
+    assert_eq!(written().await, [(ada.organization.clone(), hers), itself]);
     let published = services.tokens.published();
     let ids: Vec<String> = published["keys"].as_array().unwrap().iter().map(|key| text(&key["kid"])).collect();
     assert_eq!((ids.len(), &ids[0]), (2, &text(&rotated["keyIds"][1])), "{published}");

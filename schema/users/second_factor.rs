@@ -2,23 +2,32 @@
 //!
 //! Invariants: what is secret is shown once, to the person whose it is, after they have shown their password or a code.
 //! Whoever sets one up is signed in nowhere else afterwards: what was begun with the password alone ends.
+//!
+//! **One that was lost.** An account may be of several organisations, and none of them makes it easier to get into for the
+//! others: so a member's second factor is taken away by who may at least as much here, if the person is a member
+//! nowhere else; of everybody else by the operator of the installation. The person is told by mail, their sessions end,
+//! and the log says who did it and why.
 
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject};
+use oriel_domain::members::{Member as MemberState, ResetMemberSecondFactor, may_not_reset};
 use oriel_domain::users::UserEvent;
 use oriel_domain::users::second_factor::{
-    BeginTotp, ConfirmTotp, DisableTotp, RecoveryCode, ReplaceRecoveryCodes, TotpSecret,
+    BeginTotp, ConfirmTotp, DisableTotp, RecoveryCode, ReplaceRecoveryCodes, ResetReason, ResetSecondFactor, TotpSecret,
 };
 use oriel_engine::keyring::random_key;
-use oriel_engine::{CommandContext, Committed};
-use oriel_kernel::{Command, Position, UserId, operations};
+use oriel_engine::{CommandContext, Committed, Transaction};
+use oriel_kernel::{Aggregate, Command, ErrorCode, MemberId, OrganizationId, Position, Rejection, UserId, operations};
+use oriel_read_models::members::{Model as Member, leaving};
 use oriel_read_models::sign_in;
 use oriel_read_models::users::Model as User;
 
 use super::{UserPayload, end_sessions};
-use crate::access::{Result, after_write, internal, unavailable};
+use crate::access::{Result, after_write, internal, reader, unavailable};
+use crate::members::MemberPayload;
 use crate::payload::payloads;
+use crate::roles::assigned;
 use crate::services::Services;
 use crate::sessions::attempts::Secret;
 use crate::sessions::{begin_attempt, password_is_right, repetition, secret_command, wrong_credentials};
@@ -34,6 +43,12 @@ payloads! {
         secret: String,
         /// To be shown as a picture (a QR code) that an authenticator reads: `otpauth://totp/…`.
         url: String,
+    }
+
+    /// What became of taking away a person's second factor.
+    UserSecondFactorResetPayload {
+        /// The person's id.
+        user_id: UserId,
     }
 
     /// Your recovery codes. They are shown this once: keep them where the authenticator is not.
@@ -98,7 +113,68 @@ impl SecondFactorMutation {
         with_codes(cx, &context, by, command, recovery).await
     }
 
-    /// Gives up the second factor: your password alone signs you in again.
+    /// Takes away a member's second factor that they have lost: authenticator, passkeys and recovery codes. All their
+    /// sessions end, and they are told by mail; their password alone signs them in until they set up another one. You
+    /// need all that they may do here, and they may be a member of no other organization: an account of several is for
+    /// the operator of the installation, with `userSecondFactorReset`.
+    #[permission("members:edit")]
+    async fn member_second_factor_reset(
+        &self,
+        cx: &Context<'_>,
+        input: MemberSecondFactorResetInput,
+    ) -> Result<MemberPayload> {
+        let services = Services::of(cx)?;
+        let engine = &services.engine;
+        let context = granted.command(cx, &input)?;
+        let reason = ResetReason::parse(&input.reason).map_err(|r| r.at("reason"))?;
+        let reader = reader(cx)?;
+        let member = reader.get::<Member>(input.id).await?;
+        let member = member.ok_or_else(|| Rejection::not_found(MemberState::NOUN).at("id"))?;
+        let done = match repetition(cx, &context).await? {
+            Some(done) => done,
+            None => {
+                let (connection, user) = (engine.database().reader(), member.user_id);
+                let elsewhere = leaving::is_member_elsewhere(connection, user, context.organization).await;
+                if elsewhere.map_err(unavailable)? {
+                    return Err(may_not_reset().into());
+                }
+                let roles = assigned(cx, &member.roles.0).await?;
+                let reset = ResetMemberSecondFactor { roles, reason: reason.clone() };
+                let transaction = Transaction::new().and(member.id, reset).and(user, ResetSecondFactor { reason });
+                engine.transact(&context, transaction).await?
+            }
+        };
+        end_sessions(cx, &context, member.user_id, None, |_| true).await?;
+        let member = after_write::<Member>(cx, member.id.uuid()).await?;
+        Ok(MemberPayload { member, invitation_token: None, user_errors: Vec::new(), position: Some(done.position) })
+    }
+
+    /// Takes away the second factor of any person, who has lost it: authenticator, passkeys and recovery codes. All their
+    /// sessions end, and they are told by mail. For the installation's operator, who has to make sure that it is the
+    /// person who asks.
+    #[permission("system:manage")]
+    async fn user_second_factor_reset(
+        &self,
+        cx: &Context<'_>,
+        input: UserSecondFactorResetInput,
+    ) -> Result<UserSecondFactorResetPayload> {
+        let engine = &Services::of(cx)?.engine;
+        let mut context = granted.command(cx, &input)?;
+        // A person belongs to the installation, not to the operator's organisation.
+        context.organization = OrganizationId::ABSENT;
+        let reason = ResetReason::parse(&input.reason).map_err(|r| r.at("reason"))?;
+        if granted.viewer()?.user == input.id {
+            let message = "This is for somebody else. Give up your own with `totpDisable` and `passkeyRemove`.";
+            return Err(Rejection::new(ErrorCode::Forbidden, message).at("id").into());
+        }
+        let done = engine.execute(&context, input.id, ResetSecondFactor { reason }).await?;
+        end_sessions(cx, &context, input.id, None, |_| true).await?;
+        let (user_id, position) = (Some(input.id), Some(done.position));
+        Ok(UserSecondFactorResetPayload { user_id, user_errors: Vec::new(), position })
+    }
+
+    /// Gives up the authenticator: no code of it is asked for any more. If you have no passkey either, your recovery codes
+    /// go too, and your password alone signs you in again.
     #[signed_in]
     async fn totp_disable(&self, cx: &Context<'_>, input: TotpDisableInput) -> Result<UserPayload> {
         let context = secret_command(&granted, cx, &input)?;
@@ -153,15 +229,37 @@ async fn begun_at(services: &Services, position: Position) -> Result<TotpSecret>
     secret.ok_or_else(|| internal(format!("no authenticator is begun at position {position}")).into())
 }
 
-fn recovery_codes() -> Result<Vec<RecoveryCode>> {
+pub(super) fn recovery_codes() -> Result<Vec<RecoveryCode>> {
     (0..RecoveryCode::COUNT).map(|_| Ok(RecoveryCode::new(&random()?))).collect()
 }
 
-fn random<const N: usize>() -> Result<[u8; N]> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
     let bytes = random_key().map_err(internal)?;
     let mut out = [0; N];
     out.copy_from_slice(&bytes[..N]);
     Ok(out)
+}
+
+/// The member whose second factor is lost.
+#[derive(InputObject)]
+struct MemberSecondFactorResetInput {
+    /// Which member.
+    id: MemberId,
+    /// Why, for the log: 1 to 400 characters.
+    reason: String,
+    /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
+    idempotency_key: Option<String>,
+}
+
+/// The person whose second factor is lost.
+#[derive(InputObject)]
+struct UserSecondFactorResetInput {
+    /// Which person.
+    id: UserId,
+    /// Why, for the log: 1 to 400 characters.
+    reason: String,
+    /// Makes a retry safe: the same key gives the same answer and one write. Kept for 7 days.
+    idempotency_key: Option<String>,
 }
 
 /// That you want an authenticator.

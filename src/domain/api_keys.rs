@@ -2,7 +2,7 @@
 //!
 //! Invariants: a key is made, and given a new secret, by a person for themselves and by nobody else; a key makes no
 //! keys. It is given nothing that its maker does not have at that moment, and what it has later is what both its
-//! scopes and its owner have then. Of a secret only the SHA-256 is kept. After a rotation the old secret is good for a
+//! scopes and its owner have then. Its scopes are never widened. Of a secret only the SHA-256 is kept. After a rotation the old secret is good for a
 //! bounded time, and never more than one old secret is. A revoked key stays so.
 //!
 //! Nothing here knows what a secret looks like, nor who is asked for one.
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oriel_kernel::{
     Actor, Aggregate, Command, Decision, ErrorCode, Event, Given, Grant, MemberId, OrganizationId, Outcome, Pattern,
-    Rejection, Timestamp, bounded_text, ids,
+    Permissions, Rejection, Timestamp, bounded_text, ids,
 };
 
 use crate::members;
@@ -60,6 +60,16 @@ pub enum ApiKeyEvent {
         /// Until when the one before is good.
         previous_until: Timestamp,
     },
+    /// Is called otherwise, may do less, or ends at another time.
+    #[event("api_key_changed")]
+    Changed {
+        /// What people call it now.
+        name: ApiKeyName,
+        /// What it may do now, as far as its owner may.
+        scopes: Vec<Pattern>,
+        /// When it ends by itself.
+        expires_at: Option<Timestamp>,
+    },
     /// Is good for nothing any more.
     #[event("api_key_revoked")]
     Revoked,
@@ -82,6 +92,8 @@ pub struct ApiKey(Option<Present>);
 struct Present {
     organization: OrganizationId,
     owner: MemberId,
+    name: ApiKeyName,
+    scopes: Vec<Pattern>,
     secret_hash: String,
     expires_at: Option<Timestamp>,
     revoked: bool,
@@ -94,10 +106,12 @@ impl Aggregate for ApiKey {
 
     fn evolve(&mut self, event: &ApiKeyEvent) {
         match event {
-            ApiKeyEvent::Created { organization, owner, secret_hash, expires_at, .. } => {
+            ApiKeyEvent::Created { organization, owner, name, scopes, secret_hash, expires_at, .. } => {
                 self.0 = Some(Present {
                     organization: *organization,
                     owner: *owner,
+                    name: name.clone(),
+                    scopes: scopes.clone(),
                     secret_hash: secret_hash.clone(),
                     expires_at: *expires_at,
                     revoked: false,
@@ -106,6 +120,11 @@ impl Aggregate for ApiKey {
             ApiKeyEvent::Rotated { secret_hash, hint: _, previous_until: _ } => {
                 if let Some(key) = &mut self.0 {
                     key.secret_hash.clone_from(secret_hash);
+                }
+            }
+            ApiKeyEvent::Changed { name, scopes, expires_at } => {
+                if let Some(key) = &mut self.0 {
+                    (key.name, key.scopes, key.expires_at) = (name.clone(), scopes.clone(), *expires_at);
                 }
             }
             ApiKeyEvent::Revoked => {
@@ -131,6 +150,19 @@ impl ApiKey {
 
     fn present(&self) -> Result<&Present, Rejection> {
         self.0.as_ref().ok_or_else(|| Rejection::not_found(Self::NOUN))
+    }
+}
+
+impl Present {
+    /// Refuses to change what is good for nothing any more.
+    fn must_be_good(&self, given: &Given<'_>) -> Result<(), Rejection> {
+        if self.revoked {
+            return Err(Rejection::conflict("This key was revoked. Make another one."));
+        }
+        if self.expires_at.is_some_and(|end| end <= given.now) {
+            return Err(Rejection::new(ErrorCode::Expired, "This key has ended. Make another one."));
+        }
+        Ok(())
     }
 }
 
@@ -172,26 +204,12 @@ impl Command for CreateApiKey {
     fn decide(&self, key: &ApiKey, given: &Given<'_>) -> Decision<ApiKeyEvent> {
         crate::must_be_new(key)?;
         let owner = in_person(given)?;
-        let mut scopes = self.scopes.clone();
-        scopes.sort();
-        scopes.dedup();
-        if scopes.is_empty() {
-            return Err(Rejection::new(ErrorCode::Required, "Name at least one permission.").at("scopes"));
-        }
-        if scopes.len() > ApiKey::MAX_SCOPES {
-            let message = format!("At most {} permissions; these are {}.", ApiKey::MAX_SCOPES, scopes.len());
-            return Err(Rejection::new(ErrorCode::LimitExceeded, message).at("scopes"));
-        }
+        let scopes = normal(&self.scopes)?;
         if let Some(scope) = scopes.iter().find(|scope| !given.permissions.covers(scope)) {
             let message = format!("You do not have `{scope}` yourself, and a key never has more than who made it.");
             return Err(Rejection::new(ErrorCode::Forbidden, message).at("scopes"));
         }
-        if let Some(end) = self.expires_at
-            && !(given.now < end && end <= given.now + ApiKey::LONGEST_LIFE)
-        {
-            let message = "A key ends in the future, within ten years; without an end it is good until it is revoked.";
-            return Err(Rejection::new(ErrorCode::Invalid, message).at("expiresAt"));
-        }
+        may_end(self.expires_at, given)?;
         if self.rate_limit == Some(0) {
             return Err(Rejection::new(ErrorCode::Invalid, "A limit of 0 allows nothing.").at("rateLimit"));
         }
@@ -208,6 +226,76 @@ impl Command for CreateApiKey {
             rate_limit: self.rate_limit,
         }])
         .require(members::active(given.organization, owner), gone))
+    }
+}
+
+/// The permissions, sorted, each once.
+fn normal(scopes: &[Pattern]) -> Result<Vec<Pattern>, Rejection> {
+    let mut scopes = scopes.to_vec();
+    scopes.sort();
+    scopes.dedup();
+    if scopes.is_empty() {
+        return Err(Rejection::new(ErrorCode::Required, "Name at least one permission.").at("scopes"));
+    }
+    if scopes.len() > ApiKey::MAX_SCOPES {
+        let message = format!("At most {} permissions; these are {}.", ApiKey::MAX_SCOPES, scopes.len());
+        return Err(Rejection::new(ErrorCode::LimitExceeded, message).at("scopes"));
+    }
+    Ok(scopes)
+}
+
+fn may_end(end: Option<Timestamp>, given: &Given<'_>) -> Result<(), Rejection> {
+    if end.is_none_or(|end| given.now < end && end <= given.now + ApiKey::LONGEST_LIFE) {
+        return Ok(());
+    }
+    let message = "A key ends in the future, within ten years; without an end it is good until it is revoked.";
+    Err(Rejection::new(ErrorCode::Invalid, message).at("expiresAt"))
+}
+
+/// Calls a key otherwise, takes permissions from it, or has it end at another time. It is never given more: only its owner
+/// lets it go on for longer.
+pub struct UpdateApiKey {
+    /// What people call it; left as it is when there is none.
+    pub name: Option<ApiKeyName>,
+    /// What it may do, of what it may now; left as it is when there is none.
+    pub scopes: Option<Vec<Pattern>>,
+    /// When it ends by itself, if ever; left as it is when there is none.
+    pub expires_at: Option<Option<Timestamp>>,
+}
+
+impl Command for UpdateApiKey {
+    type Aggregate = ApiKey;
+
+    fn decide(&self, key: &ApiKey, given: &Given<'_>) -> Decision<ApiKeyEvent> {
+        let key = key.present()?;
+        if given.grant == Grant::Own && !given.is(key.owner) {
+            return Err(crate::not_yours(ApiKey::NOUN));
+        }
+        key.must_be_good(given)?;
+        let scopes = match &self.scopes {
+            Some(scopes) => normal(scopes)?,
+            None => key.scopes.clone(),
+        };
+        let has = Permissions::new(key.scopes.iter().map(ToString::to_string));
+        if let Some(scope) = scopes.iter().find(|scope| !has.covers(scope)) {
+            let message = format!("This key does not have `{scope}`, and is given nothing more. Make another one.");
+            return Err(Rejection::new(ErrorCode::Forbidden, message).at("scopes"));
+        }
+        let expires_at = self.expires_at.unwrap_or(key.expires_at);
+        if expires_at != key.expires_at {
+            may_end(expires_at, given)?;
+            let never = Timestamp::MAX_UTC;
+            let longer = expires_at.unwrap_or(never) > key.expires_at.unwrap_or(never);
+            if longer && given.actor != Actor::Member(key.owner) {
+                let message = "Only who made a key, in person, lets it go on for longer.";
+                return Err(Rejection::new(ErrorCode::Forbidden, message).at("expiresAt"));
+            }
+        }
+        let name = self.name.clone().unwrap_or_else(|| key.name.clone());
+        if (&name, &scopes, expires_at) == (&key.name, &key.scopes, key.expires_at) {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([ApiKeyEvent::Changed { name, scopes, expires_at }]))
     }
 }
 
@@ -230,12 +318,7 @@ impl Command for RotateApiKey {
         if in_person(given)? != key.owner {
             return Err(Rejection::new(ErrorCode::Forbidden, "Only who made a key gives it another secret."));
         }
-        if key.revoked {
-            return Err(Rejection::conflict("This key was revoked. Make another one."));
-        }
-        if key.expires_at.is_some_and(|end| end <= given.now) {
-            return Err(Rejection::new(ErrorCode::Expired, "This key has ended. Make another one."));
-        }
+        key.must_be_good(given)?;
         if self.overlap > ApiKey::LONGEST_OVERLAP {
             let message = format!("At most {} seconds, which are 7 days.", ApiKey::LONGEST_OVERLAP.as_secs());
             return Err(Rejection::new(ErrorCode::Invalid, message).at("overlapSeconds"));
@@ -302,6 +385,49 @@ mod tests {
 
     fn rotate(hash: &str, overlap: u64) -> RotateApiKey {
         RotateApiKey { secret_hash: hash.to_owned(), hint: "abcd".to_owned(), overlap: Duration::from_secs(overlap) }
+    }
+
+    fn change(scopes: Option<&[&str]>, expires_at: Option<Option<Timestamp>>) -> UpdateApiKey {
+        let scopes = scopes.map(|scopes| scopes.iter().map(|scope| Pattern::parse(scope).unwrap()).collect());
+        UpdateApiKey { name: None, scopes, expires_at }
+    }
+
+    #[test]
+    fn a_key_is_changed_to_less_and_to_no_more() {
+        let (mut desk, mut key) = (desk(), ApiKey::default());
+        desk.done(uuid(7), &mut key, &create(&["documents:*", "members:view"]));
+        for more in ["*", "projects:view", "members:*", "*:view"] {
+            let refused = desk.refused(uuid(7), &key, &change(Some(&[more]), None));
+            assert_eq!(refused, (ErrorCode::Forbidden, "scopes"), "{more}");
+        }
+        assert_eq!(desk.refused(uuid(7), &key, &change(Some(&[]), None)), (ErrorCode::Required, "scopes"));
+        desk.done(uuid(7), &mut key, &change(Some(&["documents:view", "documents:view"]), None));
+        assert_eq!(
+            desk.refused(uuid(7), &key, &change(Some(&["members:view"]), None)),
+            (ErrorCode::Forbidden, "scopes")
+        );
+        assert_eq!(desk.done(uuid(7), &mut key, &change(Some(&["documents:view"]), None)), []);
+        let name = ApiKeyName::parse("Another").unwrap();
+        let rename = UpdateApiKey { name: Some(name), ..change(None, None) };
+        assert_eq!(desk.done(uuid(7), &mut key, &rename).len(), 1);
+
+        // Anybody who may edit keys lets one end sooner; for longer only its owner in person.
+        let end = |second| change(None, Some(second));
+        assert_eq!(desk.refused(uuid(7), &key, &end(Some(at(0)))), (ErrorCode::Invalid, "expiresAt"));
+        desk.actor = Actor::Member(member(2));
+        desk.done(uuid(7), &mut key, &end(Some(at(100))));
+        for longer in [Some(at(101)), None] {
+            assert_eq!(desk.refused(uuid(7), &key, &end(longer)), (ErrorCode::Forbidden, "expiresAt"));
+        }
+        (desk.actor, desk.owner) = (Actor::ApiKey(uuid(7)), Some(member(1)));
+        assert_eq!(desk.refused(uuid(7), &key, &end(None)), (ErrorCode::Forbidden, "expiresAt"));
+        (desk.actor, desk.owner, desk.grant) = (Actor::Member(member(2)), None, Grant::Own);
+        assert_eq!(desk.refused(uuid(7), &key, &end(Some(at(50)))), (ErrorCode::Forbidden, ""));
+        desk.actor = Actor::Member(member(1));
+        desk.done(uuid(7), &mut key, &end(None));
+        desk.done(uuid(7), &mut key, &end(Some(at(10))));
+        desk.now = at(10);
+        assert_eq!(desk.refused(uuid(7), &key, &end(None)), (ErrorCode::Expired, ""));
     }
 
     #[test]
@@ -397,6 +523,12 @@ mod tests {
                 let written = match what {
                     0 => desk.execute(uuid(7), &mut key, &create(&[["documents:view", "members:view"][usize::from(own)]])),
                     1 => desk.execute(uuid(7), &mut key, &RevokeApiKey),
+                    2 => {
+                        let end = at(i64::try_from(number % 5_000).unwrap());
+                        let scopes = ["documents:view", "documents:view:own", "members:view"];
+                        let change = change(Some(&[scopes[usize::from(who) % 3]]), (number % 3 > 0).then_some(Some(end)));
+                        desk.execute(uuid(7), &mut key, &change)
+                    }
                     _ => desk.execute(uuid(7), &mut key, &rotate(&format!("h{}", number % 9), number)),
                 };
                 let Ok(events) = written else {
@@ -414,6 +546,14 @@ mod tests {
                             prop_assert_eq!(desk.actor, Actor::Member(before.0.as_ref().unwrap().owner));
                             prop_assert!(!before.0.as_ref().unwrap().revoked);
                             prop_assert!(previous_until >= desk.now && previous_until <= desk.now + ApiKey::LONGEST_OVERLAP);
+                        }
+                        ApiKeyEvent::Changed { scopes, expires_at, .. } => {
+                            let old = before.0.as_ref().unwrap();
+                            let had = Permissions::new(old.scopes.iter().map(ToString::to_string));
+                            prop_assert!(!old.revoked && scopes.iter().all(|scope| had.covers(scope)));
+                            let never = Timestamp::MAX_UTC;
+                            let longer = expires_at.unwrap_or(never) > old.expires_at.unwrap_or(never);
+                            prop_assert!(!longer || desk.actor == Actor::Member(old.owner));
                         }
                         ApiKeyEvent::Revoked => {
                             prop_assert!(!own || desk.actor != Actor::System);

@@ -24,7 +24,7 @@ use crate::persisted_operations::{
 use crate::policies::{PolicyEvent, PolicyKey, PolicyText, PolicyTitle};
 use crate::projects::{Description, ProjectEvent, ProjectKey, ProjectName};
 use crate::roles::{Role, RoleDescription, RoleEvent, RoleName, RoleTitle};
-use crate::sessions::{EndReason, SessionEvent};
+use crate::sessions::{EndReason, SessionEvent, SignInMethod};
 use crate::testing::{at, member, user, uuid};
 use crate::users::UserEvent;
 
@@ -43,6 +43,7 @@ fn every_event_that_was_ever_written_decodes_to_what_it_meant() {
 fn samples() -> Vec<Sample> {
     let all = [
         users(),
+        passkeys(),
         erased_users(),
         organizations(),
         members(),
@@ -52,11 +53,11 @@ fn samples() -> Vec<Sample> {
         persisted_operations(),
         roles(),
         api_keys(),
-    ];
         identity_providers(),
         identities(),
         data_exports(),
         policies(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -73,7 +74,6 @@ fn said(text: &str) -> Personal<String> {
     Personal::new(user(11), text.to_owned())
 }
 
-fn users() -> Vec<Sample> {
 fn policies() -> Vec<Sample> {
     let published = PolicyEvent::Published {
         organization: organization(),
@@ -108,6 +108,7 @@ fn data_exports() -> Vec<Sample> {
     ]
 }
 
+fn users() -> Vec<Sample> {
     use UserEvent as E;
     let registered = |username: Option<&str>| E::Registered {
         email: said("Ada@example.org"),
@@ -115,11 +116,20 @@ fn data_exports() -> Vec<Sample> {
         username: username.map(said),
         username_hash: username.map(|name| format!("hash-of-{name}")),
         name: said("Ada Lovelace"),
-        password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"),
+        password_hash: Some(said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA")),
+    };
+    let provisioned = E::Registered {
+        email: said("Ada@example.org"),
+        email_hash: "hash-of-ada@example.org".to_owned(),
+        username: None,
+        username_hash: None,
+        name: said("Ada Lovelace"),
+        password_hash: None,
     };
     vec![
         Sample::today(registered(Some("countess"))),
         Sample::today(registered(None)).case("least"),
+        Sample::today(provisioned).case("provisioned"),
         Sample::today(E::Renamed { name: said("Ada King, “Gräfin”") }),
         Sample::today(E::PasswordRehashed { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$YmV0dGVy") }),
         Sample::today(E::PasswordChanged { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$bmV3") }),
@@ -142,6 +152,46 @@ fn data_exports() -> Vec<Sample> {
         Sample::today(E::RecoveryCodeUsed { hash: "hash-1".to_owned() }),
         Sample::today(E::RecoveryCodesReplaced { hashes: vec!["hash-2".to_owned(), "hash-3".to_owned()] }),
         Sample::today(E::TotpDisabled),
+        Sample::today(E::SecondFactorReset { reason: said("The telephone fell into the Thames.") }),
+    ]
+}
+
+fn passkeys() -> Vec<Sample> {
+    use UserEvent as E;
+    let (challenge, ends_at) = ("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE".to_owned(), at(300));
+    let registered = |transports: &[&str], recovery: &[&str]| E::PasskeyRegistered {
+        passkey: id(0x51),
+        handle: "hash-of-11".to_owned(),
+        name: said("Telephone"),
+        credential: said("BwcHBwcHBwcHBwcHBwcHBw"),
+        credential_hash: "hash-of-credential".to_owned(),
+        public_key: said("pAEBAycgBiFYIA"),
+        counter: 3,
+        transports: transports.iter().map(|&name| name.to_owned()).collect(),
+        backed_up: true,
+        challenge: challenge.clone(),
+        ends_at,
+        recovery_hashes: recovery.iter().map(|&hash| hash.to_owned()).collect(),
+    };
+    vec![
+        Sample::today(registered(&["internal", "hybrid"], &["hash-1"])),
+        Sample::today(registered(&[], &[])).case("least"),
+        Sample::today(E::PasskeyUsed {
+            passkey: id(0x51),
+            counter: 4,
+            backed_up: false,
+            challenge: challenge.clone(),
+            ends_at,
+        }),
+        Sample::today(E::PasskeyCloneSuspected {
+            passkey: id(0x51),
+            counter: 2,
+            expected_above: 4,
+            challenge: challenge.clone(),
+            ends_at,
+        }),
+        Sample::today(E::PasskeyRenamed { passkey: id(0x51), name: said("Old telephone") }),
+        Sample::today(E::PasskeyRemoved { passkey: id(0x51) }),
     ]
 }
 
@@ -169,6 +219,7 @@ fn organizations() -> Vec<Sample> {
         }),
         Sample::today(E::Configured { language: None, time_zone: None }).case("least"),
         Sample::today(E::SecondFactorRequired { required: true }),
+        Sample::today(E::SigningKeyAdded),
         Sample::today(E::Suspended { reason: SuspensionReason::parse("The bill was not paid.").unwrap() }),
         Sample::today(E::Reinstated),
         Sample::today(E::DeletionScheduled { ends_at: at(30) }),
@@ -205,6 +256,7 @@ fn members() -> Vec<Sample> {
         Sample::today(E::PermissionRevoked { permission: pattern("*:view") }),
         Sample::today(E::Suspended),
         Sample::today(E::Reactivated),
+        Sample::today(E::SecondFactorReset { reason: said("The telephone fell into the Thames.") }),
         Sample::once(1, E::Removed { active: true }),
         Sample::today(E::Removed { active: true }),
         Sample::today(E::Removed { active: false }).case("withdrawn"),
@@ -213,7 +265,7 @@ fn members() -> Vec<Sample> {
 
 fn sessions() -> Vec<Sample> {
     use SessionEvent as E;
-    let started = |ip: Option<&str>, user_agent: Option<&str>| E::Started {
+    let started = |ip: Option<&str>, user_agent: Option<&str>, provider, method| E::Started {
         user: user(11),
         member: member(21),
         organization: organization(),
@@ -221,11 +273,19 @@ fn sessions() -> Vec<Sample> {
         ip: ip.map(said),
         user_agent: user_agent.map(said),
         expires_at: at(3_600),
+        provider,
+        method,
     };
     let ended = |reason| Sample::today(E::Ended { reason });
+    let by = |method, case| Sample::today(started(None, None, None, Some(method))).case(case);
     vec![
-        Sample::today(started(Some("192.0.2.7"), Some("Mozilla/5.0"))),
-        Sample::today(started(None, None)).case("least"),
+        Sample::today(started(Some("192.0.2.7"), Some("Mozilla/5.0"), None, None)),
+        Sample::today(started(None, None, None, None)).case("least"),
+        Sample::today(started(None, None, Some(id(0x51)), None)).case("provider"),
+        by(SignInMethod::Password, "password"),
+        by(SignInMethod::PasswordAndCode, "password_and_code"),
+        by(SignInMethod::PasswordAndPasskey, "password_and_passkey"),
+        by(SignInMethod::Passkey, "passkey"),
         Sample::today(E::Refreshed { refresh_hash: "hash-of-the-second".to_owned(), expires_at: at(7_200) }),
         ended(EndReason::SignedOut),
         ended(EndReason::Revoked).case("revoked"),
@@ -233,6 +293,7 @@ fn sessions() -> Vec<Sample> {
         ended(EndReason::Switched).case("switched"),
         ended(EndReason::Expired).case("expired"),
         ended(EndReason::Deactivated).case("deactivated"),
+        ended(EndReason::Unlinked).case("unlinked"),
     ]
 }
 
@@ -408,7 +469,62 @@ fn api_keys() -> Vec<Sample> {
         Sample::today(created(Some(at(3_600)), Some(OperationsMode::Warn), Some(600))),
         Sample::today(created(None, None, None)).case("least"),
         Sample::today(created(None, Some(OperationsMode::Open), None)).case("open"),
+        Sample::today(E::Changed {
+            name: ApiKeyName::parse("Daily build").unwrap(),
+            scopes: vec![pattern("documents:view")],
+            expires_at: Some(at(7_200)),
+        }),
         Sample::today(E::Rotated { secret_hash: "0e".repeat(32), hint: "7mzd".to_owned(), previous_until: at(7_200) }),
         Sample::today(E::Revoked),
+    ]
+}
+
+fn identity_providers() -> Vec<Sample> {
+    use IdentityProviderEvent as E;
+    let least = serde_json::json!({
+        "name": "Company account", "client_id": "oriel", "scopes": ["openid"],
+        "redirect_uris": ["https://app.example.org/signed-in"], "enabled": true, "role_mappings": [],
+        "default_roles": [], "provisions": false, "email_domains": [], "trusts_email": false, "ceiling": [],
+    });
+    let least: Settings = serde_json::from_value(least).unwrap();
+    let whole = serde_json::json!({
+        "name": "Company “account”", "client_id": "oriel", "scopes": ["openid", "email"],
+        "redirect_uris": ["https://app.example.org/signed-in"], "enabled": false, "roles_claim": "realm_access.roles",
+        "role_mappings": [{ "value": "staff", "role": "member" }, { "value": "audit", "role": Role::Custom(id(0x41)) }],
+        "default_roles": ["viewer"], "provisions": true, "email_domains": ["example.org"], "trusts_email": true,
+        "ceiling": ["documents:*", "providers:manage"],
+    });
+    let whole: Settings = serde_json::from_value(whole).unwrap();
+    let created = |client_secret, settings| E::Created {
+        organization: organization(),
+        issuer: Issuer::parse("https://id.example.org/realms/one").unwrap(),
+        client_secret,
+        settings,
+    };
+    let sealed = || Some(SealedSecret::new(b"sealed"));
+    vec![
+        Sample::today(created(sealed(), whole.clone())),
+        Sample::today(created(None, least)).case("least"),
+        Sample::today(E::Changed { settings: whole }),
+        Sample::today(E::SecretChanged { client_secret: sealed() }),
+        Sample::today(E::SecretChanged { client_secret: None }).case("none"),
+        Sample::today(E::Deleted),
+    ]
+}
+
+fn identities() -> Vec<Sample> {
+    use IdentityEvent as E;
+    let linked = |email: Option<&str>| E::Linked {
+        organization: organization(),
+        provider: id(0x51),
+        user: user(11),
+        subject: said("248289761001"),
+        subject_hash: "hash-of-248289761001".to_owned(),
+        email: email.map(said),
+    };
+    vec![
+        Sample::today(linked(Some("ada@example.org"))),
+        Sample::today(linked(None)).case("least"),
+        Sample::today(E::Unlinked),
     ]
 }

@@ -18,6 +18,7 @@ use oriel_kernel::{
 
 use crate::roles::{self, AssignedRole, Role, RoleName};
 use crate::users::Email;
+use crate::users::second_factor::ResetReason;
 
 // --- events ----------------------------------------------------------------------------------------------------
 
@@ -75,6 +76,12 @@ pub enum MemberEvent {
     /// May act again.
     #[event("member_reactivated")]
     Reactivated,
+    /// Had lost their second factor: it was taken away, so that they set up another one.
+    #[event("member_second_factor_reset")]
+    SecondFactorReset {
+        /// Why, in the words of whoever did it.
+        reason: Personal<String>,
+    },
     /// Is no member any more; or the invitation was withdrawn.
     #[event("member_removed", version = 2, upcast = removed_v1_to_v2)]
     Removed {
@@ -156,6 +163,7 @@ impl Aggregate for Member {
             }
             MemberEvent::Suspended => self.change(|member| member.status = MemberStatus::Suspended),
             MemberEvent::Reactivated => self.change(|member| member.status = MemberStatus::Active),
+            MemberEvent::SecondFactorReset { reason: _ } => {}
             MemberEvent::Removed { active: _ } => self.change(|member| member.status = MemberStatus::Removed),
         }
     }
@@ -343,6 +351,32 @@ impl Command for AcceptInvitation {
     }
 }
 
+/// Makes a person a member because an identity provider of the organisation speaks for them. That it does, and what
+/// they are by what it says, is found out before.
+pub struct ProvisionMember {
+    /// Where.
+    pub organization: OrganizationId,
+    /// Who.
+    pub user: UserId,
+    /// What they are. Not the owner.
+    pub roles: Vec<AssignedRole>,
+}
+
+impl Command for ProvisionMember {
+    type Aggregate = Member;
+    const CREATES: bool = true;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        crate::must_be_new(member)?;
+        let (organization, id) = (self.organization, MemberId::from_uuid(given.id));
+        let roles = assignable(&self.roles, &[], given)?;
+        let outcome = Outcome::events([MemberEvent::Joined { organization, user: self.user, roles }])
+            .claim(membership(organization, self.user), member_already())
+            .claim(active(organization, id), already_active());
+        Ok(as_defined(outcome, organization, &self.roles))
+    }
+}
+
 /// Gives a member other roles.
 pub struct ChangeRoles {
     /// All of them. Not the owner.
@@ -449,6 +483,53 @@ impl Command for ReactivateMember {
             MemberStatus::Suspended | MemberStatus::Removed => Ok(Outcome::events([MemberEvent::Reactivated])
                 .claim(active(member.organization, MemberId::from_uuid(given.id)), already_active())),
         }
+    }
+}
+
+/// Takes away a member's second factor, which they have lost, together with
+/// [`ResetSecondFactor`](crate::users::second_factor::ResetSecondFactor) on the person. That the person is a member of no
+/// other organisation is looked up before: no organisation makes an account easier to get into for others.
+pub struct ResetMemberSecondFactor {
+    /// What the member is, as it was read: nobody does it who may less than they.
+    pub roles: Vec<AssignedRole>,
+    /// Why.
+    pub reason: ResetReason,
+}
+
+/// `FORBIDDEN`, for whoever may not take away this member's second factor. It does not tell which it is, so that nobody
+/// learns where else somebody is a member.
+pub fn may_not_reset() -> Rejection {
+    let message = "Not of this member: they may do something here that you may not, or their account is not this \
+                   organization's alone. The operator of the installation can, with `userSecondFactorReset`.";
+    Rejection::new(ErrorCode::Forbidden, message)
+}
+
+impl Command for ResetMemberSecondFactor {
+    type Aggregate = Member;
+
+    fn decide(&self, member: &Member, given: &Given<'_>) -> Decision<MemberEvent> {
+        let member = member.present()?;
+        if given.is(MemberId::from_uuid(given.id)) {
+            let message = "This is for somebody else. Give up your own with `totpDisable` and `passkeyRemove`.";
+            return Err(Rejection::new(ErrorCode::Forbidden, message));
+        }
+        if given.grant == Grant::Own {
+            return Err(crate::not_yours(Member::NOUN));
+        }
+        if member.status == MemberStatus::Invited {
+            return Err(Rejection::conflict("This person has not accepted the invitation yet."));
+        }
+        if roles::normal(&self.roles)? != member.roles {
+            return Err(Rejection::conflict("The roles of this member changed at this moment. Try again."));
+        }
+        let has_more = self.roles.iter().any(|role| role.must_be_covered(given).is_err())
+            || member.grants.iter().any(|granted| !given.permissions.covers(granted));
+        if has_more {
+            return Err(may_not_reset());
+        }
+        let reason = Personal::new(member.user, self.reason.to_string());
+        let outcome = Outcome::events([MemberEvent::SecondFactorReset { reason }]);
+        Ok(as_defined(outcome, member.organization, &self.roles))
     }
 }
 

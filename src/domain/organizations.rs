@@ -51,6 +51,9 @@ pub enum OrganizationEvent {
         /// Whether it does.
         required: bool,
     },
+    /// Operates the installation, and has added a key that access tokens are signed with.
+    #[event("organization_signing_key_added")]
+    SigningKeyAdded,
     /// Nobody can act or read in it for now.
     #[event("organization_suspended")]
     Suspended {
@@ -110,6 +113,7 @@ impl OrganizationEvent {
             | Self::Reinstated
             | Self::DeletionScheduled { .. }
             | Self::DeletionCancelled
+            | Self::SigningKeyAdded
             | Self::Erased { .. } => None,
         }
     }
@@ -288,7 +292,7 @@ impl Aggregate for Organization {
             OrganizationEvent::DeletionScheduled { ends_at } => self.ends_at = Some(*ends_at),
             OrganizationEvent::DeletionCancelled => self.ends_at = None,
             OrganizationEvent::Ended => self.end = End::Ended,
-            OrganizationEvent::RowsRemoved { .. } => {}
+            OrganizationEvent::RowsRemoved { .. } | OrganizationEvent::SigningKeyAdded => {}
             OrganizationEvent::Erased { stores: _ } => self.end = End::Erased,
         }
     }
@@ -395,6 +399,18 @@ impl Command for RequireSecondFactor {
             return Ok(Outcome::nothing());
         }
         Ok(Outcome::events([OrganizationEvent::SecondFactorRequired { required: self.required }]))
+    }
+}
+
+/// Writes that a key was added that access tokens are signed with, in the organisation that operates the installation.
+pub struct AddSigningKey;
+
+impl Command for AddSigningKey {
+    type Aggregate = Organization;
+
+    fn decide(&self, organization: &Organization, _: &Given<'_>) -> Decision<OrganizationEvent> {
+        organization.present()?;
+        Ok(Outcome::events([OrganizationEvent::SigningKeyAdded]))
     }
 }
 

@@ -14,6 +14,7 @@ use oriel_kernel::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::identity_providers::{self, IdentityProviderId};
 use crate::members;
 
 // --- events ----------------------------------------------------------------------------------------------------
@@ -39,6 +40,10 @@ pub enum SessionEvent {
         user_agent: Option<Personal<String>>,
         /// Until when, if it is not refreshed.
         expires_at: Timestamp,
+        /// The identity provider that said who they are, if one did.
+        provider: Option<IdentityProviderId>,
+        /// By what they showed who they are, if it was not a provider that said so.
+        method: Option<SignInMethod>,
     },
     /// The refresh token was exchanged for the next.
     #[event("session_refreshed")]
@@ -54,6 +59,20 @@ pub enum SessionEvent {
         /// Why.
         reason: EndReason,
     },
+}
+
+/// By what somebody showed who they are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum SignInMethod {
+    /// A password.
+    Password,
+    /// A password, and a code of their authenticator or of recovery.
+    PasswordAndCode,
+    /// A password, and a passkey.
+    PasswordAndPasskey,
+    /// A passkey alone.
+    Passkey,
 }
 
 /// Why a session ended.
@@ -72,6 +91,8 @@ pub enum EndReason {
     Expired,
     /// The member was suspended, or removed.
     Deactivated,
+    /// The identity provider that it was begun by signs nobody in any more, or knows the person no more.
+    Unlinked,
 }
 
 // --- state -------------------------------------------------------------------------------------------------------
@@ -91,6 +112,7 @@ pub struct Session {
 struct Whose {
     member: MemberId,
     organization: OrganizationId,
+    provider: Option<IdentityProviderId>,
 }
 
 impl Aggregate for Session {
@@ -100,8 +122,8 @@ impl Aggregate for Session {
 
     fn evolve(&mut self, event: &SessionEvent) {
         match event {
-            SessionEvent::Started { member, organization, refresh_hash, expires_at, .. } => {
-                self.whose = Some(Whose { member: *member, organization: *organization });
+            SessionEvent::Started { member, organization, refresh_hash, expires_at, provider, .. } => {
+                self.whose = Some(Whose { member: *member, organization: *organization, provider: *provider });
                 self.current.clone_from(refresh_hash);
                 self.expires_at = *expires_at;
             }
@@ -157,6 +179,17 @@ fn member_active(organization: OrganizationId, member: MemberId) -> (Fact, Rejec
     (members::active(organization, member), Rejection::new(ErrorCode::Forbidden, message))
 }
 
+/// Only while the identity provider that said who they are signs people in.
+fn while_usable(
+    outcome: Outcome<SessionEvent>,
+    organization: OrganizationId,
+    provider: Option<IdentityProviderId>,
+) -> Outcome<SessionEvent> {
+    let Some(provider) = provider else { return outcome };
+    let gone = "The identity provider signs nobody in any more. Sign in another way.";
+    outcome.require(identity_providers::usable(organization, provider), Rejection::new(ErrorCode::Expired, gone))
+}
+
 fn already_active() -> Rejection {
     Rejection::conflict("This session has begun already.")
 }
@@ -179,6 +212,10 @@ pub struct StartSession {
     pub user_agent: Option<String>,
     /// Until when, if it is not refreshed.
     pub expires_at: Timestamp,
+    /// The identity provider that said who they are, if one did: the session goes on while it signs people in.
+    pub provider: Option<IdentityProviderId>,
+    /// By what they showed who they are, if it was not a provider that said so.
+    pub method: Option<SignInMethod>,
 }
 
 impl Command for StartSession {
@@ -189,7 +226,7 @@ impl Command for StartSession {
         crate::must_be_new(session)?;
         let personal = |text: &String| Personal::new(self.user, text.chars().take(400).collect());
         let (may_act, otherwise) = member_active(self.organization, self.member);
-        Ok(Outcome::events([SessionEvent::Started {
+        let outcome = Outcome::events([SessionEvent::Started {
             user: self.user,
             member: self.member,
             organization: self.organization,
@@ -197,9 +234,12 @@ impl Command for StartSession {
             ip: self.ip.as_ref().map(personal),
             user_agent: self.user_agent.as_ref().map(personal),
             expires_at: self.expires_at,
+            provider: self.provider,
+            method: self.method,
         }])
         .claim(active(self.organization, SessionId::from_uuid(given.id)), already_active())
-        .require(may_act, otherwise))
+        .require(may_act, otherwise);
+        Ok(while_usable(outcome, self.organization, self.provider))
     }
 }
 
@@ -236,11 +276,12 @@ impl Command for RefreshSession {
             return Err(Rejection::conflict("The next token has to be a new one."));
         }
         let (may_act, otherwise) = member_active(whose.organization, whose.member);
-        Ok(Outcome::events([SessionEvent::Refreshed {
+        let outcome = Outcome::events([SessionEvent::Refreshed {
             refresh_hash: self.next_hash.clone(),
             expires_at: self.expires_at,
         }])
-        .require(may_act, otherwise))
+        .require(may_act, otherwise);
+        Ok(while_usable(outcome, whose.organization, whose.provider))
     }
 }
 
@@ -283,6 +324,8 @@ mod tests {
             ip: Some("192.0.2.7".to_owned()),
             user_agent: Some("x".repeat(1_000)),
             expires_at: at(100),
+            provider: None,
+            method: Some(SignInMethod::Password),
         }
     }
 
@@ -312,6 +355,21 @@ mod tests {
         let SessionEvent::Started { user_agent, .. } = &outcome.events[0] else { panic!("{outcome:?}") };
         assert_eq!(user_agent.as_ref().unwrap().get().unwrap().len(), 400);
         assert!(session.is_current("h0") && !session.is_current("h1") && !Session::default().is_current(""));
+    }
+
+    #[test]
+    fn what_a_provider_began_goes_on_while_it_signs_people_in() {
+        let (mut desk, mut session) = (Desk::new(), Session::default());
+        desk.facts.insert(members::active(desk.organization, member(2)));
+        let provider = IdentityProviderId::from_uuid(uuid(9));
+        let command = StartSession { provider: Some(provider), ..start(&desk) };
+        assert_eq!(desk.refused(uuid(3), &session, &command), (ErrorCode::Expired, ""));
+        desk.facts.insert(identity_providers::usable(desk.organization, provider));
+        desk.done(uuid(3), &mut session, &command);
+        desk.done(uuid(3), &mut session, &refresh("h0", "h1"));
+        desk.facts.remove(&identity_providers::usable(desk.organization, provider));
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h1", "h2")), (ErrorCode::Expired, ""));
+        desk.done(uuid(3), &mut session, &EndSession { reason: EndReason::Unlinked });
     }
 
     #[test]

@@ -16,13 +16,16 @@ use crate::organizations::Cleaned;
 
 pub mod addresses;
 pub mod erasure;
+pub mod passkeys;
 mod password;
 pub mod second_factor;
+pub mod webauthn;
 
 pub use password::{Password, PasswordHash};
 
 use addresses::{NewEmail, Reset};
 use erasure::Erasure;
+use passkeys::PasskeyId;
 use second_factor::SecondFactor;
 
 // --- events ----------------------------------------------------------------------------------------------------
@@ -44,8 +47,8 @@ pub enum UserEvent {
         username_hash: Option<String>,
         /// What they are called.
         name: Personal<String>,
-        /// A PHC string.
-        password_hash: Personal<String>,
+        /// A PHC string; none, when an identity provider says who they are.
+        password_hash: Option<Personal<String>>,
     },
     /// Is called otherwise.
     #[event("user_renamed")]
@@ -137,6 +140,82 @@ pub enum UserEvent {
     /// Has no second factor any more.
     #[event("user_totp_disabled")]
     TotpDisabled,
+    /// Has a passkey more.
+    #[event("user_passkey_registered")]
+    PasskeyRegistered {
+        /// Its id.
+        passkey: PasskeyId,
+        /// See [`passkeys::handle`].
+        handle: String,
+        /// What they call it.
+        name: Personal<String>,
+        /// By which its authenticator knows it: base64url.
+        credential: Personal<String>,
+        /// A keyed hash of that.
+        credential_hash: String,
+        /// COSE, base64url.
+        public_key: Personal<String>,
+        /// How often it has signed, if its authenticator counts.
+        counter: u32,
+        /// How its authenticator is reached.
+        transports: Vec<String>,
+        /// Whether it is kept elsewhere too.
+        backed_up: bool,
+        /// The challenge that it answered.
+        challenge: String,
+        /// Until when that could be answered.
+        ends_at: Timestamp,
+        /// Keyed hashes of recovery codes, for who had none.
+        recovery_hashes: Vec<String>,
+    },
+    /// Signed in with a passkey.
+    #[event("user_passkey_used")]
+    PasskeyUsed {
+        /// Which one.
+        passkey: PasskeyId,
+        /// How often it has signed, if its authenticator counts.
+        counter: u32,
+        /// Whether it is kept elsewhere too.
+        backed_up: bool,
+        /// The challenge that it answered.
+        challenge: String,
+        /// Until when that could be answered.
+        ends_at: Timestamp,
+    },
+    /// Somebody showed a passkey whose counter did not go on: there may be a copy of it. They were not signed in.
+    #[event("user_passkey_clone_suspected")]
+    PasskeyCloneSuspected {
+        /// Which one.
+        passkey: PasskeyId,
+        /// How often it said to have signed.
+        counter: u32,
+        /// How often it had signed before.
+        expected_above: u32,
+        /// The challenge that it answered.
+        challenge: String,
+        /// Until when that could be answered.
+        ends_at: Timestamp,
+    },
+    /// Calls a passkey otherwise.
+    #[event("user_passkey_renamed")]
+    PasskeyRenamed {
+        /// Which one.
+        passkey: PasskeyId,
+        /// What they call it now.
+        name: Personal<String>,
+    },
+    /// Has a passkey less.
+    #[event("user_passkey_removed")]
+    PasskeyRemoved {
+        /// Which one.
+        passkey: PasskeyId,
+    },
+    /// Had lost authenticator and passkeys: somebody who may took them away, and the recovery codes.
+    #[event("user_second_factor_reset")]
+    SecondFactorReset {
+        /// Why, in the words of whoever did it.
+        reason: Personal<String>,
+    },
     /// Is forgotten: what the log says about them is erased.
     #[event("user_erased")]
     Erased,
@@ -302,7 +381,13 @@ impl Aggregate for User {
             | UserEvent::TotpUsed { .. }
             | UserEvent::RecoveryCodeUsed { .. }
             | UserEvent::RecoveryCodesReplaced { .. }
-            | UserEvent::TotpDisabled => {}
+            | UserEvent::TotpDisabled
+            | UserEvent::PasskeyRegistered { .. }
+            | UserEvent::PasskeyUsed { .. }
+            | UserEvent::PasskeyCloneSuspected { .. }
+            | UserEvent::PasskeyRenamed { .. }
+            | UserEvent::PasskeyRemoved { .. }
+            | UserEvent::SecondFactorReset { .. } => {}
         }
     }
 
@@ -358,7 +443,7 @@ impl Command for RegisterUser {
             username: self.username.as_ref().map(|username| Personal::new(of, username.as_str().to_owned())),
             username_hash: username_hash.clone(),
             name: Personal::new(of, self.name.to_string()),
-            password_hash: Personal::new(of, self.password_hash.as_str().to_owned()),
+            password_hash: Some(Personal::new(of, self.password_hash.as_str().to_owned())),
         }])
         .claim(
             email_fact(&email_hash),
@@ -369,6 +454,35 @@ impl Command for RegisterUser {
             outcome = outcome.claim(username_fact(&hash), taken);
         }
         Ok(outcome)
+    }
+}
+
+/// Makes a user of whom an identity provider speaks. They have no password until they choose one.
+pub struct ProvisionUser {
+    /// How they are written to.
+    pub email: Email,
+    /// What they are called.
+    pub name: PersonName,
+}
+
+impl Command for ProvisionUser {
+    type Aggregate = User;
+    const CREATES: bool = true;
+
+    fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
+        crate::must_be_new(user)?;
+        let of = UserId::from_uuid(given.id);
+        let email_hash = self.email.blind(given.blinder);
+        let taken = Rejection::conflict("Somebody has registered with this e-mail address at this moment. Try again.");
+        Ok(Outcome::events([UserEvent::Registered {
+            email: Personal::new(of, self.email.as_str().to_owned()),
+            email_hash: email_hash.clone(),
+            username: None,
+            username_hash: None,
+            name: Personal::new(of, self.name.to_string()),
+            password_hash: None,
+        }])
+        .claim(email_fact(&email_hash), taken))
     }
 }
 

@@ -93,12 +93,18 @@ fn to_user(event: &Recorded, happened: &UserEvent) -> &'static [Kind] {
         UserEvent::EmailChangeRequested { .. } => &[Kind::EmailConfirm, Kind::EmailMoving],
         UserEvent::TotpConfirmed { .. } => &[Kind::SecondFactorOn],
         UserEvent::TotpDisabled => &[Kind::SecondFactorOff],
+        UserEvent::PasskeyRegistered { .. } => &[Kind::PasskeyAdded],
+        UserEvent::PasskeyRemoved { .. } => &[Kind::PasskeyRemoved],
+        UserEvent::PasskeyCloneSuspected { .. } => &[Kind::PasskeyCopied],
+        UserEvent::SecondFactorReset { .. } => &[Kind::SecondFactorReset],
         UserEvent::Renamed { .. }
         | UserEvent::PasswordRehashed { .. }
         | UserEvent::EmailVerified
         | UserEvent::EmailChanged { .. }
         | UserEvent::TotpBegun { .. }
         | UserEvent::TotpUsed { .. }
+        | UserEvent::PasskeyUsed { .. }
+        | UserEvent::PasskeyRenamed { .. }
         | UserEvent::RecoveryCodeUsed { .. }
         | UserEvent::RecoveryCodesReplaced { .. }
         | UserEvent::Erased
@@ -176,15 +182,15 @@ impl Post {
         if let Some(invited) = event.event_as::<MemberEvent>() {
             return self.invitation(event, invited).await;
         }
+        if event.event_as::<DataExportEvent>().is_some() {
+            return self.data_export(event).await;
+        }
         let Some(happened) = event.event_as::<UserEvent>() else { return Ok(None) };
         let id = UserId::from_uuid(event.subject);
         let user = users::Entity::find_by_id(id).one(self.engine.database().reader()).await?;
         let Some(user) = user else { return Ok(None) };
         let (name, link) = (user.name.as_str(), |purpose, ends_at, about: &str, page| {
             let ticket = Ticket { subject: id, ends_at, about: about.to_owned() };
-        if event.event_as::<DataExportEvent>().is_some() {
-            return self.data_export(event).await;
-        }
             self.link(page, ticket.sign(purpose, self.engine.keyring().as_ref()), ends_at)
         });
         let (to, text) = match (kind, happened) {
@@ -207,9 +213,24 @@ impl Post {
             (Kind::PasswordChanged, _) => (user.email, Some(texts::password_changed(&user.name))),
             (Kind::SecondFactorOn, _) => (user.email, Some(texts::second_factor_on(&user.name))),
             (Kind::SecondFactorOff, _) => (user.email, Some(texts::second_factor_off(&user.name))),
+            (Kind::PasskeyAdded, _) => (user.email, Some(texts::passkey_added(&user.name))),
+            (Kind::PasskeyRemoved, _) => (user.email, Some(texts::passkey_removed(&user.name))),
+            (Kind::PasskeyCopied, _) => (user.email, Some(texts::passkey_copied(&user.name))),
+            (Kind::SecondFactorReset, _) => (user.email, Some(texts::second_factor_reset(&user.name))),
             _ => (None, None),
         };
         Ok(to.zip(text).map(|(to, text)| Draft { to, text }))
+    }
+
+    async fn data_export(&self, event: &Recorded) -> Result<Option<Draft>, DbErr> {
+        let connection = self.engine.database().reader();
+        let export = data_exports::Entity::find_by_id(DataExportId::from_uuid(event.subject)).one(connection).await?;
+        // One that has ended meanwhile is not told of.
+        let Some(export) = export.filter(|export| export.blob.is_some()) else { return Ok(None) };
+        let user = users::Entity::find_by_id(export.user_id).one(connection).await?;
+        let Some((user, ends_at)) = user.zip(export.ends_at) else { return Ok(None) };
+        let text = texts::data_export_ready(&user.name, &self.base_url, ends_at);
+        Ok(user.email.map(|to| Draft { to, text }))
     }
 
     async fn invitation(&self, event: &Recorded, invited: &MemberEvent) -> Result<Option<Draft>, DbErr> {
@@ -222,17 +243,6 @@ impl Post {
         let organization = organizations::Entity::find_by_id(*organization).one(connection).await?;
         let (Some(organization), true, Some(to)) = (organization, still, clear(email)) else { return Ok(None) };
         let host = match members::Entity::find_by_id(*invited_by).one(connection).await? {
-    async fn data_export(&self, event: &Recorded) -> Result<Option<Draft>, DbErr> {
-        let connection = self.engine.database().reader();
-        let export = data_exports::Entity::find_by_id(DataExportId::from_uuid(event.subject)).one(connection).await?;
-        // One that has ended meanwhile is not told of.
-        let Some(export) = export.filter(|export| export.blob.is_some()) else { return Ok(None) };
-        let user = users::Entity::find_by_id(export.user_id).one(connection).await?;
-        let Some((user, ends_at)) = user.zip(export.ends_at) else { return Ok(None) };
-        let text = texts::data_export_ready(&user.name, &self.base_url, ends_at);
-        Ok(user.email.map(|to| Draft { to, text }))
-    }
-
             Some(host) => users::Entity::find_by_id(host.user_id).one(connection).await?.map(|user| user.name),
             None => None,
         };

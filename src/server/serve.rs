@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backends::Backends;
 use crate::connections::Connections;
+use crate::doctor::{EXEMPT_IS_MENDED, exempt};
 use crate::http::{HttpState, documents, router};
 use crate::installation::{Installation, namespace};
 use crate::listener::Terms;
@@ -68,6 +69,9 @@ async fn serve(settings: &mut Settings, with_demo: bool) -> Result<(), ServeErro
     let metrics = Metrics::install()?;
     let stop = CancellationToken::new();
     let house = House::open(settings, reader_of_documents()?, &stop).await?;
+    if let Some(role) = house.installation.engine.database().exempt_role().await? {
+        tracing::warn!(%role, "{}. {EXEMPT_IS_MENDED}", exempt(&role));
+    }
     let upkeep = tokio::spawn(metrics.clone().upkeep());
     let state = HttpState::new(house.endpoint.clone(), settings, Some(metrics), stop.clone())?;
     let made = if with_demo { Some(demo::make(&house.endpoint).await?) } else { None };
@@ -162,6 +166,7 @@ impl House {
             blobs: installation.blobs.clone(),
             scanner: installation.scanner.clone(),
             mail: installation.mail.clone(),
+            identity: installation.identity.clone(),
             redis: installation.redis.clone(),
             bus: bus.clone(),
         };
@@ -175,6 +180,7 @@ impl House {
             rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
+            identity: installation.identity.clone(),
             redis: installation.redis.clone(),
             engine: Arc::clone(&engine),
             documents: documents(settings),
@@ -185,6 +191,7 @@ impl House {
         }
         tokio::spawn(forget_old_commands(Arc::clone(&engine), settings.idempotency_retention, stop.clone()));
         let services = Arc::new(services);
+        tokio::spawn(wrap_anew(Arc::clone(&services)));
         tokio::spawn(renew_signing_keys(Arc::clone(&services), stop.clone()));
         Ok(Self { installation, endpoint: Endpoint::new(services), reactors })
     }
@@ -213,6 +220,7 @@ fn policy(settings: &Settings) -> Policy {
         max_page: settings.max_page,
         at_least_wait: Duration::from_secs(5),
         base_url: settings.public_url(),
+        relying_party: settings.relying_party(),
     }
 }
 
@@ -289,7 +297,15 @@ impl Operations for Watched {
 
     fn backends(&self) -> Vec<BackendState> {
         let index = self.reactors.states().consumers.into_iter().find(|consumer| consumer.name.contains("search"));
-        self.backends.states(index.and_then(|index| index.last_error))
+        let mut states = self.backends.states(index.and_then(|index| index.last_error));
+        states.extend(self.engine.replica_states().into_iter().map(|replica| BackendState {
+            name: replica.name,
+            kind: "postgresql".to_owned(),
+            healthy: replica.is_usable,
+            last_error: replica.why_not,
+            health: None,
+        }));
+        states
     }
 
     fn index_position(&self) -> Position {

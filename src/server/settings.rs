@@ -9,12 +9,13 @@ mod print;
 mod sources;
 mod value;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use oriel_domain::persisted_operations::OperationsMode;
 use oriel_domain::roles::RoleName;
+use oriel_domain::users::webauthn::RelyingParty;
 
 use crate::tls::Files;
 
@@ -23,7 +24,7 @@ pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
 pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, choice, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles,
+    address, backend_url, backend_urls, choice, domain, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles,
     secret_key, secret_keys, secret_text, size, web_url, whole,
 };
 
@@ -144,6 +145,10 @@ settings! {
         /// How browsers reach this installation; it stands in mails and signed links.
         /// Empty: http:// and the listener's address.
         base_url: Option<String> = "", web_url();
+        /// The domain that passkeys belong to: the host of base_url, or a domain that it ends with, such as example.org of
+        /// api.example.org, so that pages of cors_origins in it can ask for them too. Passkeys of another one are lost.
+        /// Empty: the host of base_url; localhost on a loopback listener.
+        passkey_domain: Option<String> = "", domain();
         /// With this certificate the listener speaks TLS 1.3, and nothing else: a PEM file, with the certificates
         /// between it and its authority. A new one in its place is taken while the server runs. Empty: no TLS.
         tls_certificate: Option<PathBuf> = "", path("a file");
@@ -160,8 +165,17 @@ settings! {
         /// The log, the read models and the sessions. Empty: SQLite in the data folder. postgres://user@db1,db2/name
         /// names a primary and its replicas: the one that takes writes is used.
         database_url: Option<BackendUrl> = "", backend_url(&["postgres", "postgresql", "sqlite"]);
+        /// Replicas of that PostgreSQL, from which queries are answered when they are far enough: URLs with commas between
+        /// them. One that is away or lags is not asked.
+        database_replica_url: Vec<BackendUrl> = "", backend_urls(&["postgres", "postgresql"]);
         /// Connections to the database, at most, of this node.
         database_max_connections: u32 = "16", whole(2, 1_000);
+        /// How long one of them is waited for when all are in use; then the request is refused with UNAVAILABLE.
+        database_acquire_timeout: Duration = "10s", duration("100ms", "5m");
+        /// How long PostgreSQL works on a statement that reads, and a request_timeout at least.
+        database_read_timeout: Duration = "30s", duration("1s", "1h");
+        /// How long PostgreSQL works on a statement of a connection that writes.
+        database_write_timeout: Duration = "60s", duration("1s", "1h");
         /// Search. Empty: an index in the data folder. Else Meilisearch.
         search_url: Option<BackendUrl> = "", backend_url(&["http"]);
         /// The key for Meilisearch.
@@ -186,17 +200,20 @@ settings! {
     "Access" {
         /// Wraps the installation's keys; all nodes need the same one. Empty: a key file in the data folder.
         master_key: Option<Secret<[u8; 32]>> = "", secret_key();
-        /// Who may register an organisation. auto: open on a loopback listener, else invite.
-        registration: Registration = "auto",
-            choice(&[("auto", Registration::Auto), ("open", Registration::Open), ("invite", Registration::Invite)]);
         /// Master keys that wrapped before, or still do: needed beside another master_key until `oriel keys rotate` is
         /// done.
         master_key_previous: Vec<Secret<[u8; 32]>> = "", secret_keys();
+        /// Who may register an organisation. auto: open on a loopback listener, else invite.
+        registration: Registration = "auto",
+            choice(&[("auto", Registration::Auto), ("open", Registration::Open), ("invite", Registration::Invite)]);
         /// What one person may spend in a minute, or one address that nobody signed in from, in the units of
         /// max_cost. auto: off on a loopback listener, else 120000.
         rate_limit: RateLimit = "auto", rate_limit();
         /// Proxies that are believed when they say, in X-Forwarded-For or Forwarded, whom they speak for.
         trusted_proxies: Vec<Network> = "127.0.0.0/8,::1", networks();
+        /// Networks that are not public in which an organization may name an identity provider, such as 10.0.0.0/8.
+        /// Empty: none, so that nobody has this server ask inside.
+        identity_networks: Vec<Network> = "", networks();
         /// With this token as `Authorization: Bearer`, /metrics can be read from elsewhere.
         /// Empty: only from this machine.
         metrics_token: Option<Secret<String>> = "", secret_text();
@@ -355,6 +372,29 @@ impl Settings {
         }
     }
 
+    /// The domain that passkeys belong to, and the origins of the pages that may ask for them; nothing where browsers
+    /// reach this installation by an address alone.
+    pub fn relying_party(&self) -> Option<RelyingParty> {
+        let here = reqwest::Url::parse(&self.public_url()).ok()?;
+        let by_address = here.host_str()?.trim_matches(['[', ']']).parse::<IpAddr>();
+        let (host, origin) = match by_address {
+            Ok(address) if address.to_canonical().is_loopback() => {
+                let port = here.port().map(|port| format!(":{port}")).unwrap_or_default();
+                ("localhost".to_owned(), format!("{}://localhost{port}", here.scheme()))
+            }
+            Ok(_) => return None,
+            Err(_) => (here.host_str()?.to_owned(), here.origin().ascii_serialization()),
+        };
+        let domain = self.passkey_domain.clone().unwrap_or(host);
+        let inside = |origin: &String| {
+            let host = reqwest::Url::parse(origin).ok().and_then(|url| url.host_str().map(str::to_owned));
+            host.is_some_and(|host| is_within(&host, &domain))
+        };
+        let origins = std::iter::once(&origin).chain(&self.cors_origins).filter(|origin| inside(origin)).cloned();
+        let origins = origins.collect();
+        Some(RelyingParty::new(domain, origins))
+    }
+
     /// The files for TLS on the listener.
     pub fn tls(&self) -> Option<Files> {
         let (certificate, key) = (self.tls_certificate.clone()?, self.tls_key.clone()?);
@@ -377,13 +417,16 @@ impl Settings {
                        (openssl rand -base64 32)";
             if self.is_loopback() { warnings.push(why.to_owned()) } else { wrong.push(why.to_owned()) }
         }
+        if self.master_key.is_none() && !self.master_key_previous.is_empty() {
+            wrong.push("master_key_previous is set and master_key is not: set both, or none".to_owned());
+        }
         if self.role != Role::Both && !self.is_postgres() {
             let why = "role is api or worker, and only one process works on this installation; set ORIEL_DATABASE_URL \
                        to PostgreSQL, or role to both";
-            if self.master_key.is_none() && !self.master_key_previous.is_empty() {
-                wrong.push("master_key_previous is set and master_key is not: set both, or none".to_owned());
-            }
             wrong.push(why.to_owned());
+        }
+        if !self.database_replica_url.is_empty() && !self.is_postgres() {
+            wrong.push("database_replica_url is set, and database_url is not PostgreSQL; unset one or set both".to_owned());
         }
         if self.is_postgres() && self.blobs_url.is_none() {
             let why = "database_url is PostgreSQL and blobs_url is not set: files are in a folder of this node, where \
@@ -406,11 +449,25 @@ impl Settings {
             warnings
                 .push("base_url begins with http:// and the listener speaks TLS: begin it with https://".to_owned());
         }
+        let host = reqwest::Url::parse(&self.public_url()).ok().and_then(|url| url.host_str().map(str::to_owned));
+        if let (Some(domain), Some(host)) = (&self.passkey_domain, host)
+            && !is_within(&host, domain)
+        {
+            wrong.push(format!(
+                "passkey_domain = {domain} is neither {host}, the host of base_url, nor what it ends with; browsers \
+                 would give no passkey of it"
+            ));
+        }
         if !self.is_loopback() && self.base_url.is_none() {
             let url = self.public_url();
             warnings.push(format!("base_url is not set: links in mails will begin with {url}"));
         }
     }
+}
+
+/// Whether a host is this domain, or in it.
+fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 #[cfg(test)]
@@ -421,6 +478,25 @@ mod tests {
     fn with(pairs: &[(&str, &str)]) -> Result<Loaded, SettingsError> {
         let environment = pairs.iter().map(|(key, value)| (variable(key).into(), value.into())).collect();
         load(&Sources { environment, ..Sources::default() })
+    }
+
+    #[test]
+    fn passkeys_belong_to_the_domain_of_the_installation() {
+        let party = |pairs: &[(&str, &str)]| with(pairs).unwrap().settings.relying_party();
+        let of = |domain: &str, origins: &[&str]| {
+            Some(RelyingParty::new(domain, origins.iter().map(|&origin| origin.to_owned()).collect()))
+        };
+        assert_eq!(party(&[]), of("localhost", &["http://localhost:8080"]));
+        assert_eq!(party(&[("listen", "[::1]:9000")]), of("localhost", &["http://localhost:9000"]));
+        let url = ("base_url", "https://api.example.org/oriel");
+        assert_eq!(party(&[url]), of("api.example.org", &["https://api.example.org"]));
+        let others = ("cors_origins", "https://app.example.org,https://badexample.org,https://example.com");
+        let all = ["https://api.example.org", "https://app.example.org"];
+        assert_eq!(party(&[url, others, ("passkey_domain", "example.org")]), of("example.org", &all));
+        assert_eq!(party(&[url, others]), of("api.example.org", &["https://api.example.org"]));
+        assert_eq!(party(&[("base_url", "https://192.0.2.7")]), None);
+        assert!(with(&[url, ("passkey_domain", "example.com")]).is_err());
+        assert!(with(&[url, ("passkey_domain", "https://example.org")]).is_err());
     }
 
     #[test]

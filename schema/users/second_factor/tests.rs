@@ -230,3 +230,60 @@ async fn where_it_is_required_nobody_does_anything_without() {
     assert_eq!(his["data"]["members"]["totalCount"], 2, "{his}");
     require(&ada, false).await;
 }
+
+const RESET: &str = "member { id } userErrors { code path message }";
+
+#[tokio::test]
+async fn a_lost_one_is_taken_away_by_who_may_as_much() {
+    let bed = Bed::new().await;
+    let ada = bed.register("Engines", "ada@example.org").await;
+    let bob = bed.join(&ada, "bob@example.org", &["member"]).await;
+    let eve = bed.join(&ada, "eve@example.org", &["admin"]).await;
+    let reset = async |who: &Person, whose: &Person| {
+        let input = json!({ "id": whose.member, "reason": "The telephone fell into the Thames." });
+        bed.mutate(Some(&who.access), "memberSecondFactorReset", input, RESET).await
+    };
+    assert_eq!(Bed::problems(&reset(&eve, &bob).await), ["CONFLICT"], "he has none");
+    set_up(&bed, &bob).await;
+    set_up(&bed, &ada).await;
+    assert_eq!(Bed::problems(&reset(&bob, &eve).await), ["FORBIDDEN"]);
+    assert_eq!(Bed::problems(&reset(&eve, &ada).await), ["FORBIDDEN"], "the owner may more");
+    assert_eq!(Bed::problems(&reset(&bob, &bob).await), ["FORBIDDEN"]);
+    set_up(&bed, &eve).await;
+    assert_eq!(Bed::problems(&reset(&eve, &eve).await), ["FORBIDDEN"], "not one's own");
+    let silent = json!({ "id": bob.member, "reason": " " });
+    let refused = bed.mutate(Some(&eve.access), "memberSecondFactorReset", silent, RESET).await;
+    assert_eq!(Bed::problems(&refused), ["REQUIRED input.reason"]);
+
+    let done = reset(&eve, &bob).await;
+    assert_eq!(done, json!({ "member": { "id": bob.member }, "userErrors": [] }));
+    assert_eq!(Bed::code(&bed.ask(Some(&bob.access), FACTOR, json!({})).await), "UNAUTHENTICATED");
+    let login = json!({ "email": "bob@example.org", "password": PASSWORD });
+    let again = Person::of(&bed.mutate(None, "login", login.clone(), SIGNED_IN).await);
+    // The log of the organization says who and why.
+    let events = "{ events(last: 5) { nodes { type data actor { ... on Member { id } } } } }";
+    let log = bed.ask(Some(&ada.access), events, json!({})).await["data"]["events"]["nodes"].take();
+    let said = log.as_array().unwrap_or_else(|| panic!("{log}")).iter();
+    let said = said.filter(|event| event["type"] == "member_second_factor_reset").next_back().unwrap().clone();
+    assert_eq!(said["actor"]["id"], eve.member, "{said}");
+    assert!(said["data"].to_string().contains("Thames"), "{said}");
+
+    // An account of several organizations is not this one's to change; the operator helps.
+    set_up(&bed, &again).await;
+    let elsewhere = json!({ "name": "Looms" });
+    bed.mutate(Some(&again.access), "organizationCreate", elsewhere, "userErrors { code }").await;
+    let (refused, more) = (reset(&eve, &bob).await, reset(&eve, &ada).await);
+    assert_eq!(Bed::problems(&refused), ["FORBIDDEN"]);
+    assert_eq!(refused["userErrors"], more["userErrors"], "nobody learns which it is");
+    let by_operator = json!({ "id": bob.user, "reason": "He came with his passport." });
+    let fields = "userId userErrors { code path message }";
+    let refused = bed.mutate(Some(&eve.access), "userSecondFactorReset", by_operator.clone(), fields).await;
+    assert_eq!(Bed::problems(&refused), ["FORBIDDEN"]);
+    let done = bed.mutate(Some(&ada.access), "userSecondFactorReset", by_operator, fields).await;
+    assert_eq!(done["userId"], bob.user, "{done}");
+    assert_eq!(Bed::code(&bed.ask(Some(&again.access), FACTOR, json!({})).await), "UNAUTHENTICATED");
+    Person::of(&bed.mutate(None, "login", login, SIGNED_IN).await);
+    let own = json!({ "id": ada.user, "reason": "Mine." });
+    let refused = bed.mutate(Some(&ada.access), "userSecondFactorReset", own, fields).await;
+    assert_eq!(Bed::problems(&refused), ["FORBIDDEN input.id"]);
+}

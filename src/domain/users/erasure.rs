@@ -48,6 +48,7 @@ impl Command for EraseUser {
             return Ok(Outcome::nothing());
         }
         let erased = Outcome::events([UserEvent::Erased]).release(email_fact(&user.email_hash));
+        let erased = user.factor.facts().fold(erased, Outcome::release);
         Ok(match &user.username_hash {
             Some(hash) => erased.release(username_fact(hash)),
             None => erased,

@@ -1,18 +1,27 @@
-//! The second factor: one-time codes of an authenticator (TOTP, RFC 6238), and recovery codes for who has lost it.
+//! The second factor: one-time codes of an authenticator (TOTP, RFC 6238), passkeys (see `passkeys.rs`), and recovery
+//! codes for who has lost them.
 //!
-//! Invariants: a code is good once: of an authenticator none that is older than the last one used, of recovery each one
-//! once. An authenticator is asked for only after it has shown a code. The secret is `Personal`; of recovery codes there
-//! is but a keyed hash.
+//! Invariants: who has an authenticator or a passkey is asked for one of them after the password. A code is good once: of an authenticator none that is older than the last one used, of recovery each one
+//! once. An authenticator is asked for only after it has shown a code. Who has neither any more has no recovery codes
+//! either. The secret is `Personal`; of recovery codes there is but a keyed hash.
 //!
 //! Nothing here is random: secrets and recovery codes are made outside.
 
 use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
-use oriel_kernel::{Command, Decision, ErrorCode, Given, Outcome, Personal, Rejection, UserId};
+use oriel_kernel::{
+    Command, Decision, ErrorCode, Given, Outcome, Personal, Rejection, Timestamp, UserId, bounded_text,
+};
 use totp_rs::{Algorithm, Builder, Totp};
 
+use super::passkeys::Passkey;
 use super::{User, UserEvent};
+
+bounded_text! {
+    /// Why somebody's second factor is taken away.
+    ResetReason: 1..=400,
+}
 
 /// What decides about the second factor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +32,10 @@ pub struct SecondFactor {
     pub(super) active: Option<(Personal<String>, u64)>,
     /// Hashes of the recovery codes that are left.
     pub(super) recovery: Vec<String>,
+    /// The passkeys.
+    pub(super) passkeys: Vec<Passkey>,
+    /// Challenges that passkeys have answered, and when each ends.
+    pub(super) answered: Vec<(String, Timestamp)>,
 }
 
 /// The secret of an authenticator: 160 bits.
@@ -117,20 +130,30 @@ fn wrong() -> Rejection {
 }
 
 fn none_active() -> Rejection {
-    Rejection::conflict("You have no second factor. Begin with `totpBegin`.")
+    Rejection::conflict("You have no authenticator. Begin with `totpBegin`.")
 }
 
 impl SecondFactor {
-    /// Whether it is asked for.
-    pub fn is_active(&self) -> bool {
-        self.active.is_some()
+    /// Whether one is asked for after the password.
+    pub fn is_needed(&self) -> bool {
+        self.active.is_some() || !self.passkeys.is_empty()
+    }
+
+    /// Who has no second factor any more has nothing to recover.
+    pub(super) fn forget_recovery_codes_of_nothing(&mut self) {
+        if !self.is_needed() {
+            self.recovery.clear();
+        }
     }
 
     /// What using this code writes.
     fn used(&self, code: &str, given: &Given<'_>) -> Result<UserEvent, Rejection> {
-        let (secret, last) = self.active.as_ref().ok_or_else(none_active)?;
+        if !self.is_needed() {
+            return Err(none_active());
+        }
         let code = code.trim();
         if code.len() <= 7 && code.bytes().all(|b| b.is_ascii_digit() || b == b' ') {
+            let (secret, last) = self.active.as_ref().ok_or_else(wrong)?;
             let digits: String = code.chars().filter(char::is_ascii_digit).collect();
             let step = step(secret, &digits, given).filter(|step| step > last).ok_or_else(wrong)?;
             return Ok(UserEvent::TotpUsed { step });
@@ -153,7 +176,19 @@ impl SecondFactor {
             }
             UserEvent::RecoveryCodeUsed { hash } => self.recovery.retain(|other| other != hash),
             UserEvent::RecoveryCodesReplaced { hashes } => self.recovery.clone_from(hashes),
-            UserEvent::TotpDisabled => *self = Self::default(),
+            UserEvent::TotpDisabled => {
+                (self.begun, self.active) = (None, None);
+                self.forget_recovery_codes_of_nothing();
+            }
+            UserEvent::PasskeyRegistered { .. }
+            | UserEvent::PasskeyUsed { .. }
+            | UserEvent::PasskeyCloneSuspected { .. }
+            | UserEvent::PasskeyRenamed { .. }
+            | UserEvent::PasskeyRemoved { .. } => self.evolve_passkeys(event),
+            UserEvent::SecondFactorReset { reason: _ } => {
+                let answered = std::mem::take(&mut self.answered);
+                *self = Self { answered, ..Self::default() };
+            }
             UserEvent::Registered { .. }
             | UserEvent::Renamed { .. }
             | UserEvent::PasswordRehashed { .. }
@@ -170,7 +205,7 @@ impl SecondFactor {
     }
 }
 
-fn hashes(codes: &[RecoveryCode], given: &Given<'_>) -> Vec<String> {
+pub(super) fn hashes(codes: &[RecoveryCode], given: &Given<'_>) -> Vec<String> {
     codes.iter().map(|code| RecoveryCode::hash(&code.0, given)).collect()
 }
 
@@ -188,7 +223,7 @@ impl Command for BeginTotp {
 
     fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
         let of = user.themselves(self.by, given)?;
-        if user.factor.is_active() {
+        if user.factor.active.is_some() {
             return Err(Rejection::conflict(
                 "You have an authenticator already. Disable it first, with `totpDisable`.",
             ));
@@ -269,8 +304,32 @@ impl Command for DisableTotp {
 
     fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
         user.themselves(self.by, given)?;
+        if user.factor.active.is_none() {
+            return Err(none_active());
+        }
         let used = user.factor.used(&self.code, given)?;
         Ok(Outcome::events([used, UserEvent::TotpDisabled]))
+    }
+}
+
+/// Takes all of it away, for somebody who has lost it: authenticator, passkeys and recovery codes. Who may do that is
+/// the matter of whoever does: see [`ResetMemberSecondFactor`](crate::members::ResetMemberSecondFactor).
+pub struct ResetSecondFactor {
+    /// Why.
+    pub reason: ResetReason,
+}
+
+impl Command for ResetSecondFactor {
+    type Aggregate = User;
+
+    fn decide(&self, user: &User, given: &Given<'_>) -> Decision<UserEvent> {
+        let of = user.themselves(UserId::from_uuid(given.id), given)?;
+        if !user.factor.is_needed() {
+            return Err(Rejection::conflict("This person has no second factor."));
+        }
+        let reason = Personal::new(of, self.reason.to_string());
+        let outcome = Outcome::events([UserEvent::SecondFactorReset { reason }]);
+        Ok(user.factor.facts().fold(outcome, Outcome::release))
     }
 }
 
@@ -310,11 +369,11 @@ mod tests {
         };
         desk.done(uuid(1), &mut ada, &register);
         desk.done(uuid(1), &mut ada, &BeginTotp { by: user(1), secret: TotpSecret::new(SECRET) });
-        assert!(!ada.factor.is_active(), "it has not shown a code yet");
+        assert!(!ada.factor.is_needed(), "it has not shown a code yet");
         let confirm = |code: &str| ConfirmTotp { by: user(1), code: code.to_owned(), recovery: recovery() };
         assert_eq!(desk.refused(uuid(1), &ada, &confirm("000000")), (ErrorCode::InvalidCredentials, "code"));
         desk.done(uuid(1), &mut ada, &confirm(&code_at(0)));
-        assert!(ada.factor.is_active());
+        assert!(ada.factor.is_needed());
         (desk, ada)
     }
 

@@ -115,9 +115,36 @@ pub(super) fn second_factor_on(name: &str) -> Text {
 }
 
 pub(super) fn second_factor_off(name: &str) -> Text {
-    let body = "your second factor was given up: your password alone signs you in again.\n\nIf it was not you, change \
-                your password now.";
+    let body = "your authenticator was given up: no code of it is asked for any more. Without a passkey your password \
+                alone signs you in again.\n\nIf it was not you, change your password now.";
     text("Your second factor was given up", name, body)
+}
+
+pub(super) fn passkey_added(name: &str) -> Text {
+    let body = "a passkey was added to your account: it signs you in by itself, and is asked for after your \
+                password.\n\nIf it was not you, change your password and remove the passkey now.";
+    text("A passkey was added", name, body)
+}
+
+pub(super) fn passkey_removed(name: &str) -> Text {
+    let body = "a passkey of your account was removed: it signs you in no longer.\n\nIf it was not you, change your \
+                password now.";
+    text("A passkey was removed", name, body)
+}
+
+pub(super) fn passkey_copied(name: &str) -> Text {
+    let body = "a passkey of your account was used, and it had counted fewer signatures than before: there may be a \
+                copy of it. Whoever used it was not signed in.\n\nSign in in another way, remove the passkey, and \
+                register another one.";
+    text("A passkey of yours may have been copied", name, body)
+}
+
+pub(super) fn second_factor_reset(name: &str) -> Text {
+    let body = "your second factor was taken away by somebody who may do that, because it was said to be lost: \
+                authenticator, passkeys and recovery codes. You were signed out everywhere; your password alone signs \
+                you in until you set up another one.\n\nIf you did not ask for it, change your password, set up a \
+                second factor, and tell whoever operates this installation.";
+    text("Your second factor was taken away", name, body)
 }
 
 pub(super) fn invitation(organization: &str, host: Option<&str>, link: &Link) -> Text {
@@ -148,6 +175,10 @@ mod tests {
             email_moving("Ada"),
             second_factor_on("Ada"),
             second_factor_off("Ada"),
+            passkey_added("Ada"),
+            passkey_removed("Ada"),
+            passkey_copied("Ada"),
+            second_factor_reset("Ada"),
             invitation("Engines", None, &link),
         ] {
             let long: Vec<&str> = text.body.lines().filter(|line| line.chars().count() > COLUMNS).collect();

@@ -174,6 +174,21 @@ pub fn web_url() -> Kind<Option<String>> {
     ))
 }
 
+/// A domain's name.
+pub fn domain() -> Kind<Option<String>> {
+    optional(Kind::new(
+        "a domain such as example.org",
+        |text| {
+            let label = |label: &str| {
+                let fits = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+                (1..=63).contains(&label.len()) && fits && !label.starts_with('-') && !label.ends_with('-')
+            };
+            (text.len() <= 253 && text.split('.').all(label)).then(|| text.to_owned())
+        },
+        String::clone,
+    ))
+}
+
 /// The URL of a backend with one of some schemes; `sqlite` also without the slashes.
 pub fn backend_url(schemes: &'static [&'static str]) -> Kind<Option<BackendUrl>> {
     let allowed: Vec<String> = schemes.iter().map(|scheme| format!("{scheme}://...")).collect();
@@ -188,6 +203,21 @@ pub fn backend_url(schemes: &'static [&'static str]) -> Kind<Option<BackendUrl>>
         BackendUrl::to_string,
     );
     optional(Kind { mask: mask_url, ..kind })
+}
+
+/// URLs of backends of one kind, with commas between them; in the file also a TOML array.
+pub fn backend_urls(schemes: &'static [&'static str]) -> Kind<Vec<BackendUrl>> {
+    let one = backend_url(schemes);
+    let allowed = format!("{}; several with commas between them", one.allowed);
+    let kind = Kind::new(
+        allowed,
+        move |text: &str| {
+            let list = text.split(',').map(str::trim).filter(|url| !url.is_empty());
+            list.map(|url| one.read(url).flatten()).collect()
+        },
+        |list: &Vec<BackendUrl>| list.iter().map(BackendUrl::to_string).collect::<Vec<_>>().join(","),
+    );
+    Kind { mask: |text| text.split(',').map(mask_url).collect::<Vec<_>>().join(","), ..kind }
 }
 
 /// A secret text of at least some characters.
