@@ -5,10 +5,12 @@ use std::collections::HashMap;
 
 use oriel_domain::roles::{OPERATES_THE_INSTALLATION, Role, RoleId, RoleName};
 use oriel_engine::read::{ReadError, Reader};
-use oriel_kernel::{Actor, Permissions, Timestamp};
+use oriel_kernel::{Actor, MemberId, OrganizationId, Permissions, Timestamp, UserId};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait};
 
 use crate::members::Grants;
-use crate::{members, roles};
+use crate::persisted_operations::operator;
+use crate::{members, roles, sign_in};
 
 /// One permission that somebody has.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +66,37 @@ pub(crate) fn held(roles: &[Role], made: &HashMap<RoleId, roles::Model>, grants:
 /// What all of these allow together.
 pub fn permissions(held: &[Held]) -> Permissions {
     Permissions::new(held.iter().map(|held| held.pattern.as_str()))
+}
+
+/// An active member, read for signing them in.
+#[derive(Clone, Debug)]
+pub struct ActiveMember {
+    /// The member.
+    pub id: MemberId,
+    /// Their roles.
+    pub roles: Vec<Role>,
+    /// What they may.
+    pub permissions: Permissions,
+}
+
+/// As whom a person may act in an open organisation, and what they may there. Read without a reader: what signing in by
+/// an identity provider asks before anybody is known.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn of_person(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+    organization: OrganizationId,
+) -> Result<Option<ActiveMember>, DbErr> {
+    let member = sign_in::active_member(connection, user, Some(organization)).await?;
+    let Some((id, _)) = member else { return Ok(None) };
+    let Some(member) = members::Entity::find_by_id(id).one(connection).await? else { return Ok(None) };
+    let roles = roles::parsed(&member.roles);
+    let made = roles::made(connection, organization, &roles).await?;
+    let operates = operator(connection).await? == Some(organization);
+    let permissions = permissions(&held(&roles, &made, &member.grants, operates));
+    Ok(Some(ActiveMember { id, roles, permissions }))
 }
 
 /// Everything that this member has.

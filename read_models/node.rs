@@ -59,10 +59,12 @@ impl Node {
         use oriel_domain::api_keys::kinds::ApiKeyId;
         use oriel_domain::data_exports::kinds::DataExportId;
         use oriel_domain::documents::kinds::DocumentId;
+        use oriel_domain::identities::kinds::IdentityId;
+        use oriel_domain::identity_providers::kinds::IdentityProviderId;
         use oriel_domain::persisted_operations::kinds::PersistedOperationId;
+        use oriel_domain::policies::kinds::PolicyId;
         use oriel_domain::projects::kinds::ProjectId;
         use oriel_domain::roles::kinds::RoleId;
-        use oriel_domain::policies::kinds::PolicyId;
         let may = |wanted: Permission| reader.grant(wanted).is_some();
         Ok(match id.prefix {
             kinds::UserId::PREFIX if may(members::VIEW) => {
@@ -83,12 +85,12 @@ impl Node {
             RoleId::PREFIX if may(roles::VIEW) || may(members::VIEW) => {
                 roles::find(reader, Id::from_uuid(id.uuid)).await?.map(Self::Role)
             }
-            kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
-            _ => None,
             IdentityProviderId::PREFIX => reader.get(id.uuid).await?.map(Self::IdentityProvider),
             IdentityId::PREFIX => reader.get(id.uuid).await?.map(Self::Identity),
             PolicyId::PREFIX => reader.get(id.uuid).await?.map(Self::Policy),
             DataExportId::PREFIX => reader.get(id.uuid).await?.map(Self::DataExport),
+            kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
+            _ => None,
         })
     }
 

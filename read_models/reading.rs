@@ -478,6 +478,7 @@ async fn everything_is_described() {
         versions: Arc::default(),
         permissions: Arc::default(),
         visible: Visible::All,
+        confined: false,
     });
     let query = "{ __schema { types { name kind description fields { name description args { name description } }
         inputFields { name description } enumValues { name description } } } }";

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use async_graphql::{ComplexObject, SimpleObject};
 use aws_lc_rs::digest::{SHA256, digest};
-use oriel_domain::roles::{Role, RoleEvent, RoleId, RoleName};
+use oriel_domain::roles::{AssignedRole, Role, RoleEvent, RoleId, RoleName};
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ReadError, ReadModel, Reader, Tags, among};
-use oriel_kernel::{OrganizationId, Permission, Recorded, Timestamp};
+use oriel_kernel::{OrganizationId, Pattern, Permission, Recorded, Timestamp};
 use sea_orm::ConnectionTrait;
 use sea_orm::entity::prelude::*;
 
@@ -164,6 +164,27 @@ pub(crate) async fn held(reader: &Reader, texts: &Tags) -> Result<Vec<Arc<Model>
 /// The roles that these texts in a member's row name; a name that no role has (any more) allows nothing and is left out.
 pub(crate) fn parsed(texts: &Tags) -> Vec<Role> {
     texts.0.iter().filter_map(|text| Role::parse(text)).collect()
+}
+
+/// These roles of an organisation as they are given to somebody; what was deleted is left out. Read without a reader: what
+/// signing in by an identity provider asks.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn assigned(
+    connection: &impl ConnectionTrait,
+    organization: OrganizationId,
+    roles: &[Role],
+) -> Result<Vec<AssignedRole>, DbErr> {
+    let made = made(connection, organization, roles).await?;
+    let of = |role: &Role| match role {
+        Role::BuiltIn(name) => Some(AssignedRole::BuiltIn(*name)),
+        Role::Custom(id) => {
+            let patterns = made.get(id)?.permissions.0.iter().filter_map(|pattern| Pattern::parse(pattern).ok());
+            Some(AssignedRole::Custom(*id, patterns.collect()))
+        }
+    };
+    Ok(roles.iter().filter_map(of).collect())
 }
 
 /// The made ones among these roles of an organisation, read without a reader: what a viewer is resolved from.

@@ -77,6 +77,7 @@ struct Session {
     last_seen_at: Timestamp,
     second_factor_required: bool,
     second_factor_since: Option<Timestamp>,
+    provider_id: Option<Uuid>,
 }
 
 #[derive(FromQueryResult)]
@@ -102,6 +103,7 @@ struct Shown {
     version: Option<(Uuid, i32)>,
     dependency: Dependency,
     second_factor: SecondFactor,
+    confined: bool,
 }
 
 /// What is known of the second factor of who asks.
@@ -129,6 +131,7 @@ impl Session {
                 (true, Some(_)) => SecondFactor::Present,
                 (true, None) => SecondFactor::Missing,
             },
+            confined: self.provider_id.is_some(),
         }
     }
 }
@@ -155,6 +158,7 @@ impl Key {
             version: Some((key, self.key_version)),
             dependency: Dependency::row(api_keys::Model::KIND, key),
             second_factor: SecondFactor::NotRequired,
+            confined: false,
         })
     }
 }
@@ -217,6 +221,7 @@ pub async fn resolve(
         versions,
         permissions: Arc::new(permissions),
         visible,
+        confined: shown.confined,
     };
     Ok(Some(ViewerRow {
         viewer: Arc::new(viewer),
@@ -236,7 +241,7 @@ fn of_session(session: SessionId) -> SelectStatement {
     with_member(
         Query::select().from(sessions::Entity).inner_join(members::Entity, member(members::Column::Id, S::MemberId)),
     )
-    .columns([S::ExpiresAt, S::LastSeenAt].map(|column| (sessions::Entity, column)))
+    .columns([S::ExpiresAt, S::LastSeenAt, S::ProviderId].map(|column| (sessions::Entity, column)))
     .expr_as(
         Expr::exists(standings::second_factor_required((sessions::Entity, S::OrganizationId))),
         "second_factor_required",

@@ -182,6 +182,21 @@ impl Granted {
         self.viewer.as_ref().ok_or_else(|| Refusal::Unauthenticated.into())
     }
 
+    /// Who calls, for what is theirs in every organisation: not when an identity provider of one says who they are, which
+    /// speaks for them there alone.
+    ///
+    /// # Errors
+    /// When nobody is signed in, or by a provider.
+    pub fn in_person(&self) -> Result<&Arc<Viewer>> {
+        let viewer = self.viewer()?;
+        if viewer.confined {
+            let message = "An identity provider of this organization says who you are, and speaks for you here alone. \
+                           Sign in with your password or a passkey to do this.";
+            return Err(Rejection::new(ErrorCode::Forbidden, message).into());
+        }
+        Ok(viewer)
+    }
+
     /// In which session they are signed in.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ impl OrganizationMutation {
         let slug = problems.take("slug", input.slug.as_deref().map(Slug::parse).transpose());
         let (Some(name), Some(slug)) = (name, slug) else { return Err(problems.failure()) };
         let slug = slug.unwrap_or_else(|| Slug::for_name(&name, organization));
-        let user = granted.viewer()?.user;
+        let user = granted.in_person()?.user;
         let transaction = Transaction::new()
             .and(organization, CreateOrganization { name, slug, owner: user })
             .and(member, FoundMember { organization, user });

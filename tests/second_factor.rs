@@ -8,7 +8,7 @@ use crate::support::{Server, Session, databases};
 
 /// The code of this secret, so many steps of thirty seconds from now; nothing when the program is not installed, which
 /// is said on the console and is a failure with `ORIEL_REQUIRE_SERVERS=1`.
-fn oathtool(secret: &str, now: u64, step: u64) -> Option<String> {
+pub fn oathtool(secret: &str, now: u64, step: u64) -> Option<String> {
     let at = format!("@{}", now + 30 * step);
     match Command::new("oathtool").args(["--totp", "--base32", "--now", &at, secret]).output() {
         Ok(output) => {

@@ -13,13 +13,12 @@ use chrono::{DateTime, Utc};
 use futures::future::join_all;
 use oriel_engine::read::{Collection, Connection, PageArgs, ReadModel, Reader, Recorder};
 use oriel_kernel::{Credential, Id, MemberId, OrganizationId, Permissions, RawId, Viewer, Visible};
-use oriel_migrations::Migrator;
+use oriel_migrations::migrate;
 use sea_orm::sea_query::{ColumnType, Expr, Query, Value};
 use sea_orm::{
     ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, EntityTrait, IdenStatic,
     Iterable, Statement,
 };
-use sea_orm_migration::MigratorTrait;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -55,7 +54,7 @@ impl Place {
         let mut options = ConnectOptions::new(url);
         options.max_connections(1).min_connections(1).sqlx_logging(false);
         let mut db = Database::connect(options).await.unwrap();
-        Migrator::up(&db, None).await.unwrap();
+        migrate(&db).await.unwrap();
         fill::<members::Model>(&db).await;
         fill::<projects::Model>(&db).await;
         fill::<projects::members::Model>(&db).await;
@@ -76,7 +75,8 @@ impl Place {
         let mut places = vec![Self::on("sqlite::memory:").await];
         if let Some(server) = tokio::task::spawn_blocking(testing::postgres).await.unwrap() {
             let url = tokio::task::spawn_blocking(|| server.fresh_database()).await.unwrap();
-            places.push(Self::on(&url).await);
+            // As Oriel's own connections: behind row-level security, and before it is taken back.
+            places.push(Self::on(&format!("{url}&options[oriel.system]=on")).await);
         }
         places
     }
@@ -90,6 +90,7 @@ impl Place {
             versions: Arc::default(),
             permissions: Arc::new(Permissions::new(["*"])),
             visible,
+            confined: false,
         };
         Reader::new(self.db.clone(), Arc::new(viewer), Arc::new(Recorder::default()))
     }

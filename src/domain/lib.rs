@@ -13,12 +13,14 @@ pub mod api_keys;
 pub mod consents;
 pub mod data_exports;
 pub mod documents;
+pub mod identities;
+pub mod identity_providers;
 pub mod members;
 pub mod organizations;
 pub mod persisted_operations;
+pub mod policies;
 pub mod projects;
 pub mod roles;
-pub mod policies;
 pub mod sessions;
 pub mod tickets;
 pub mod users;
@@ -45,13 +47,13 @@ aggregates! {
     persisted_operations::PersistedOperation,
     roles::CustomRole,
     api_keys::ApiKey,
-}
-
     identity_providers::IdentityProvider,
     identities::Identity,
     data_exports::DataExport,
     policies::Policy,
     consents::Consent,
+}
+
 /// Refuses to make what exists.
 fn must_be_new<A: Aggregate>(state: &A) -> Result<(), Rejection> {
     match state.tenant() {

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 mod master;
+mod secrets;
 
 use master::Masters;
 pub use master::{Inventory, MasterKey, MasterKeyState, MasterKeys, MasterKeysError, Rotation, SecretState};

@@ -33,6 +33,8 @@ pub enum ErrorCode {
     Expired,
     /// The idempotency key was used with another input.
     IdempotencyMismatch,
+    /// A server of somebody else that this needs does not answer. Try again later.
+    Unavailable,
 }
 
 /// Something that a person can mend.

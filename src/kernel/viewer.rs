@@ -59,6 +59,9 @@ pub struct Viewer {
     pub permissions: Arc<Permissions>,
     /// Which parts of the organisation they see.
     pub visible: Visible,
+    /// Whether they are signed in because an identity provider of the organisation says who they are: it speaks for them
+    /// in this organisation alone.
+    pub confined: bool,
 }
 
 /// Which parts (projects) of an organisation somebody sees.

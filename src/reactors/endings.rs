@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use oriel_backends::blobs::{BlobKey, Blobs};
 use oriel_domain::documents::DocumentEvent;
+use oriel_domain::identities::UnlinkIdentity;
 use oriel_domain::members::RemoveMember;
 use oriel_domain::organizations::{CertifyEnd, Cleaned, EndOrganization, OrganizationEvent, RemoveRows};
 use oriel_domain::projects::LeaveProject;
@@ -25,6 +26,7 @@ use oriel_engine::consumers::Reactor;
 use oriel_engine::jobs::{Job, JobFailure, NewJob, Worker};
 use oriel_engine::{CommandContext, CommandError, Engine, Transaction};
 use oriel_kernel::{Command, CommandId, Effect, Id, MemberId, OrganizationId, Position, Recorded, UserId};
+use oriel_read_models::identities;
 use oriel_read_models::members::leaving;
 use oriel_read_models::organizations::standings;
 use sea_orm::DbErr;
@@ -219,9 +221,9 @@ impl Ending {
 /// Cleans up after an erased person.
 pub(crate) struct Erasing {
     pub(crate) engine: Arc<Engine>,
+    pub(crate) blobs: Blobs,
     pub(crate) index: Arc<SearchIndex>,
 }
-    pub(crate) blobs: Blobs,
 
 /// What a membership has of sessions and projects that ends in one transaction.
 const AT_ONCE: u64 = 200;
@@ -249,9 +251,9 @@ impl Erasing {
     async fn clean(&self, job: &Job) -> Result<(), Failure> {
         let user = UserId::from_uuid(job.subject);
         self.leave(user).await?;
+        crate::data_exports::erase(&self.engine, &self.blobs, user).await?;
         // All that was said about them: nothing is written with their key any more.
         let head = self.engine.log().head().await?.0;
-        crate::data_exports::erase(&self.engine, &self.blobs, user).await?;
         let about: Vec<Uuid> = self.engine.about(user, head).await?.into_iter().collect();
         for subjects in about.chunks(Effect::MOST) {
             let anew = MakeAnew { subjects: subjects.to_vec() };
@@ -291,6 +293,9 @@ impl Erasing {
                     transaction = transaction.and(project, LeaveProject { member });
                 }
                 if let Some(remove) = remove.take() {
+                    for identity in identities::of_person(connection, (organization, user)).await? {
+                        transaction = transaction.and(identity, UnlinkIdentity { by: None });
+                    }
                     transaction = transaction.and(member, remove);
                 }
                 let context = CommandContext::system(self.engine.new_id(), organization, self.engine.now());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use oriel_backends::blobs::Blobs;
 use oriel_backends::bus::Bus;
+use oriel_backends::identity::IdentityProviders;
 use oriel_backends::mail::Mail;
 use oriel_backends::redis::Redis;
 use oriel_backends::scanner::Scanner;
@@ -28,6 +29,8 @@ pub struct Backends {
     pub scanner: Option<Scanner>,
     /// Where letters go.
     pub mail: Mail,
+    /// Servers of organisations that say who somebody is.
+    pub identity: IdentityProviders,
     /// What nodes share.
     pub redis: Option<Arc<Redis>>,
     /// The feed between nodes, where there may be several.
@@ -69,6 +72,16 @@ impl Backends {
                 name: "scanner".to_owned(),
                 kind: "clamd".to_owned(),
                 healthy: health.is_up(),
+                last_error: health.last_error.clone(),
+                health: Some(health),
+            });
+        }
+        if let Some(health) = self.identity.health() {
+            states.push(BackendState {
+                name: "identity".to_owned(),
+                kind: "oidc".to_owned(),
+                // One that is away is its organisation's matter: the installation is not the worse for it.
+                healthy: true,
                 last_error: health.last_error.clone(),
                 health: Some(health),
             });

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oriel_backends::blobs::{Blobs, UrlKeys};
+use oriel_backends::identity::IdentityProviders;
 use oriel_backends::mail::Mail;
 use oriel_backends::redis::{InvalidRedisUrl, Redis};
 use oriel_backends::scanner::{InvalidScannerUrl, Scanner};
@@ -18,13 +19,13 @@ use oriel_engine::keyring::KeyError;
 use oriel_engine::queue::QueueLimits;
 use oriel_engine::{Database, Engine, Parts, StartError, SystemSources};
 use oriel_kernel::Blinder;
-use oriel_migrations::{Migrator, MigratorTrait};
-use sea_orm::DbErr;
+use oriel_kernel::OrganizationId;
+use oriel_migrations::{MigrateError, Migrated, ReportError};
 use tokio::time::{Instant, sleep};
 
+use crate::master_keys::master_keys;
 use crate::settings::Settings;
 
-use crate::master_keys::master_keys;
 /// How long the folder may still be held: a child that a killed server was about to start has its lock for a moment.
 const HELD_FOR: Duration = Duration::from_secs(2);
 
@@ -40,6 +41,8 @@ pub struct Installation {
     pub scanner: Option<Scanner>,
     /// Where letters go.
     pub mail: Mail,
+    /// Servers of organisations that say who somebody is.
+    pub identity: IdentityProviders,
     /// What the nodes share for a moment.
     pub redis: Option<Arc<Redis>>,
     /// Held as long as the process works on the folder.
@@ -68,7 +71,10 @@ pub enum InstallationError {
     Database(#[from] OpenError),
     /// A migration.
     #[error("the database cannot be migrated: {0}")]
-    Migrate(#[from] DbErr),
+    Migrate(#[from] MigrateError),
+    /// A role for reports.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] StartError),
@@ -87,6 +93,9 @@ pub enum InstallationError {
     /// The scanner.
     #[error(transparent)]
     Scanner(#[from] InvalidScannerUrl),
+    /// What asks identity providers.
+    #[error("identity providers cannot be asked: {0}")]
+    Identity(#[from] oriel_backends::identity::SetUpError),
     /// What the nodes share.
     #[error(transparent)]
     Redis(#[from] InvalidRedisUrl),
@@ -100,10 +109,16 @@ impl Installation {
     pub async fn open(settings: &Settings) -> Result<Self, InstallationError> {
         let lock = lock(&settings.data).await?;
         // What works in the background reads through the same connections, and has its usual time.
-        let reading = settings.request_timeout.max(Connections::READING);
-        let connections = Connections { most: settings.database_max_connections, reading };
+        let connections = Connections {
+            most: settings.database_max_connections,
+            acquire: settings.database_acquire_timeout,
+            reading: settings.request_timeout.max(settings.database_read_timeout),
+            writing: settings.database_write_timeout,
+        };
         let database = Database::open_with(&location(settings)?, connections).await?;
-        Migrator::up(database.writer(), None).await?;
+        let replicas: Vec<&str> = settings.database_replica_url.iter().map(|url| url.expose()).collect();
+        let database = database.with_replicas(&replicas, connections)?;
+        brought_up(&database).await?;
         let parts = Parts {
             database,
             master: master_keys(settings),
@@ -131,7 +146,10 @@ impl Installation {
         let scanner = scanner.transpose()?;
         let redis = settings.redis_url.as_ref().map(|url| Redis::open(url.expose(), &namespace(&engine)));
         let redis = redis.transpose()?.map(Arc::new);
-        Ok(Self { engine, blobs, search, scanner, mail, redis, _lock: lock })
+        let networks = settings.identity_networks.clone();
+        let may = move |ip| networks.iter().any(|network| network.contains(ip));
+        let identity = IdentityProviders::new(Arc::new(may))?;
+        Ok(Self { engine, blobs, search, scanner, mail, identity, redis, _lock: lock })
     }
 }
 
@@ -141,17 +159,33 @@ pub fn namespace(engine: &Engine) -> String {
     format!("oriel:{}", engine.keyring().blind("redis", "namespace"))
 }
 
-/// Only the migrations.
+/// Only the migrations, and what a role for reports may read: its name, and the organisation that it reports on.
 ///
 /// # Errors
 /// See [`InstallationError`].
-pub async fn migrate(settings: &Settings) -> Result<u32, InstallationError> {
-    let _lock = lock(&settings.data).await?;
+pub async fn migrate(settings: &Settings, report: Option<(&str, &str)>) -> Result<usize, InstallationError> {
+    let _lock = if settings.is_postgres() { None } else { Some(lock(&settings.data).await?) };
     let database = Database::open(&location(settings)?, settings.database_max_connections).await?;
-    let pending = Migrator::get_pending_migrations(database.writer()).await?.len();
-    Migrator::up(database.writer(), None).await?;
+    let applied = brought_up(&database).await?;
+    if let Some((role, organization)) = report {
+        let id = OrganizationId::parse_or_absent(organization);
+        if id.is_absent() {
+            return Err(InstallationError::NotHere(format!("{organization} is no id of an organization: org_...")));
+        }
+        oriel_migrations::report(database.writer(), role, id.uuid()).await?;
+    }
     database.close().await;
-    Ok(u32::try_from(pending).unwrap_or(u32::MAX))
+    Ok(applied)
+}
+
+/// Migrated, or found to be workable as it is.
+async fn brought_up(database: &Database) -> Result<usize, MigrateError> {
+    let Migrated { applied, unknown } = oriel_migrations::migrate(database.writer()).await?;
+    if !unknown.is_empty() {
+        let unknown = unknown.join(", ");
+        tracing::info!(%unknown, "a newer release has migrated the database, and only added to it: this one works on");
+    }
+    Ok(applied)
 }
 
 /// Where the database is.
@@ -205,6 +239,7 @@ pub(crate) fn restrict(path: &Path, mode: u32) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
+/// Files are their owner's as the system has it.
 #[cfg(not(unix))]
 pub(crate) fn restrict(_: &Path, _: u32) -> std::io::Result<()> {
     Ok(())

@@ -1,10 +1,11 @@
 //! What the tests of the product share: the program as a process, a client, and the servers that it may need.
 
+mod bucket;
 /// A clamd for one test: the scanner's own tests use the same.
 #[path = "../../src/backends/scanner/clamd.rs"]
 mod clamd;
-mod bucket;
 mod cluster;
+pub mod provider;
 /// A PostgreSQL that is started once, and a database per test: the engine's own suite uses the same.
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
@@ -18,8 +19,8 @@ mod server;
 #[path = "../../src/backends/mail/sink.rs"]
 mod sink;
 
-pub use clamd::{Clamd, eicar};
 pub use bucket::Bucket;
+pub use clamd::{Clamd, eicar};
 pub use cluster::Cluster;
 pub use pair::Pair;
 pub use redis_server::RedisServer;

@@ -95,6 +95,11 @@ impl IdentityError {
     }
 }
 
+/// Nobody can be asked: TLS is not to be had.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SetUpError(#[from] reqwest::Error);
+
 /// What an installation is to a provider.
 #[derive(Clone, Copy)]
 pub struct Client<'a> {
@@ -182,7 +187,7 @@ impl IdentityProviders {
     ///
     /// # Errors
     /// When TLS is not to be had.
-    pub fn new(private: Private) -> Result<Self, reqwest::Error> {
+    pub fn new(private: Private) -> Result<Self, SetUpError> {
         let reach = Reach::new(private);
         let http = reqwest::Client::builder()
             .redirect(redirect::Policy::none())
@@ -357,16 +362,17 @@ impl IdentityProviders {
         code: &str,
     ) -> Result<Tokens, IdentityError> {
         let url = self.reach.url(&discovery.token_endpoint)?;
-        let mut form = Serializer::new(String::new());
-        form.append_pair("grant_type", "authorization_code")
-            .append_pair("code", code)
-            .append_pair("redirect_uri", attempt.redirect_uri)
-            .append_pair("code_verifier", attempt.verifier);
+        let mut form = vec![
+            ("grant_type", "authorization_code"),
+            ("code", code),
+            ("redirect_uri", attempt.redirect_uri),
+            ("code_verifier", attempt.verifier),
+        ];
         let mut request = self.http.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded");
         let methods = discovery.token_endpoint_auth_methods_supported.as_deref();
         let knows = |method: &str| methods.is_some_and(|methods| methods.iter().any(|known| known == method));
         match client.secret {
-            None => drop(form.append_pair("client_id", client.id)),
+            None => form.push(("client_id", client.id)),
             // RFC 6749, 2.3.1: this is what everybody has to know, so it is what is meant when nothing is said.
             Some(secret) if methods.is_none() || knows("client_secret_basic") => {
                 let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
@@ -374,7 +380,7 @@ impl IdentityProviders {
                 request = request.header(AUTHORIZATION, format!("Basic {}", BASE64.encode(both.as_bytes())));
             }
             Some(secret) if knows("client_secret_post") => {
-                form.append_pair("client_id", client.id).append_pair("client_secret", secret);
+                form.extend([("client_id", client.id), ("client_secret", secret)]);
             }
             Some(_) => {
                 let why = "it takes a client's secret neither by client_secret_basic nor by client_secret_post";
@@ -382,7 +388,8 @@ impl IdentityProviders {
             }
         }
         // A code is good once: this is not repeated.
-        known.guard.once(self.json(request.body(form.finish()))).await
+        let body = Serializer::new(String::new()).extend_pairs(form).finish();
+        known.guard.once(self.json(request.body(body))).await
     }
 
     /// What it answers, within the bounds.

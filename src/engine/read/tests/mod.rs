@@ -140,6 +140,7 @@ pub fn viewer(organization: u128, visible: Visible) -> Arc<Viewer> {
         versions: Arc::default(),
         permissions: Arc::new(Permissions::default()),
         visible,
+        confined: false,
     })
 }
 
