@@ -35,6 +35,7 @@ const values = {
     'HttpHeader', // by its name, in an answer
     'MemberGrant', // by its permission, in its member
     'ReadModelVerification', // one in a payload
+    'RoleMapping', // by its value, in its provider
     'SecondFactor', // a person has one
     'Suggestion', // by its text, in an answer
     'System', // there is one
