@@ -63,6 +63,9 @@ pub async fn run(settings: &Settings) -> ExitCode {
                     Err(error) => Err(error.to_string()),
                 },
             );
+            if let Some(scanner) = &installation.scanner {
+                say("scanner", scanner.check().await.map(|()| "answers".to_owned()).map_err(|e| e.to_string()));
+            }
             installation.engine.stop().await;
         }
         Err(InstallationError::Locked(_)) => {
