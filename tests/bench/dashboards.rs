@@ -153,7 +153,7 @@ impl Load<'_> {
             10 => {
                 json!({ "query": "{ members(first: 20) { totalCount nodes { status user { name } roles { name } } } }" })
             }
-            _ => json!({ "query": "{ organization { name } uploadPolicy { maxSize } }" }),
+            _ => json!({ "query": "{ organization { name } uploadPolicy { maxFileSize } }" }),
         };
         request("/graphql", &organization.people[person], &body.to_string())
     }
