@@ -160,6 +160,8 @@ impl Schema {
                 ("Float", _) => json!(1.0),
                 ("Boolean", _) => json!(true),
                 ("Upload", _) => json!("upload:0"),
+                // Their own, so that it is not what keeps them out.
+                ("String", _) if name.ends_with("assword") => json!("correct horse battery"),
                 _ => json!("harbour"),
             },
         }
@@ -531,7 +533,7 @@ async fn a_member_sees_nothing_of_the_projects_and_keys_of_others() {
         insiders.push(Thief::new(role, insider));
     }
     let works = insiders.iter().find(|one| one.name == "member").unwrap().session.clone();
-    insiders.push(Thief::new("a key of a member", works.with_key(&["projects:*:own", "documents:view:own"]).await));
+    insiders.push(Thief::new("a key of a member", works.with_key(&["projects:view:own", "documents:view:own"]).await));
     let document = put(&owner, &secret, "harbour.txt", "the harbour is mine alone").await;
     finds(&owner, 1).await;
     owner.with_key(&["documents:view"]).await;
