@@ -28,7 +28,8 @@ const MEMBERSHIPS: &str = "CREATE OR REPLACE FUNCTION oriel_organizations_of(per
      LANGUAGE sql STABLE AS 'SELECT organization_id FROM members WHERE user_id = $1'";
 
 /// Puts every table behind the wall that belongs there and is not. Tables that are organisations name them by their id;
-/// people see their own memberships and sessions wherever they are, and the organisations that they are members of.
+/// people see their own memberships and sessions wherever they are, and the organisations that they are members of; what
+/// the installation asks everybody to agree to holds in every organisation.
 const RAISE: &str = "DO $raise$
 DECLARE
   walled record;
@@ -48,6 +49,9 @@ BEGIN
       is_seen := 'organization_id = ' || organization;
       IF walled.is_of_person THEN
         is_seen := is_seen || ' OR user_id = ' || person;
+      END IF;
+      IF walled.relname IN ('policies', 'consents') THEN
+        is_seen := is_seen || ' OR organization_id = ''00000000-0000-0000-0000-000000000000''';
       END IF;
     ELSIF walled.relname = 'organization_standings' THEN
       is_seen := 'id = ' || organization;

@@ -12,7 +12,7 @@ fn unzipped(bytes: &[u8]) -> Vec<(String, String)> {
     let mut files = Vec::new();
     for n in 0..zip.len() {
         let mut file = zip.by_index(n).unwrap();
-        let (name, mut text) = (file.name().to_owned(), String::new());
+        let (name, mut text) = (file.name().unwrap().into_owned(), String::new());
         file.read_to_string(&mut text).unwrap();
         files.push((name, text));
     }
