@@ -162,7 +162,7 @@ pub struct Download<'a> {
     pub media_type: &'a str,
 }
 
-fn contents<'a>(cx: &Context<'a>) -> Result<&'a Arc<dyn Contents>, ReadError> {
+pub(crate) fn contents<'a>(cx: &Context<'a>) -> Result<&'a Arc<dyn Contents>, ReadError> {
     cx.data_opt::<Arc<dyn Contents>>().ok_or_else(|| defect("no Contents in the context"))
 }
 

@@ -24,8 +24,8 @@ use oriel_kernel::Position;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-mod endings;
 mod data_exports;
+mod endings;
 mod extraction;
 mod index_stage;
 mod mail;
@@ -161,13 +161,13 @@ impl Reactors {
         let mut tasks = JoinSet::new();
         if parts.limits.works {
             tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped.clone()));
+            tasks.spawn(data_exports::every(parts.limits.end_every, Arc::clone(&engine), stopped.clone()));
             tasks.spawn(endings::every(parts.limits.end_every, Arc::clone(&engine), stopped));
         }
         Self { engine, index, consumers, workers, sweep, stopping, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
     /// Ends everything in order: batches and jobs that run are finished, within the workers' grace.
-            tasks.spawn(data_exports::every(parts.limits.end_every, Arc::clone(&engine), stopped.clone()));
     pub async fn stop(&self) {
         self.stopping.send_replace(true);
         tokio::join!(self.consumers.stop(), self.workers.stop());
@@ -236,12 +236,6 @@ impl Reactors {
         endings::end_due(&self.engine).await
     }
 
-    /// Removes files that nobody needs, a bounded number of them. Also happens by itself now and then.
-    ///
-    /// # Errors
-    /// When the blobs or the read models cannot be read.
-    pub async fn sweep(&self) -> Result<Swept, SweepError> {
-        self.sweep.run().await
     /// Ends the data exports whose time is over; how many. Also happens by itself now and then.
     ///
     /// # Errors
@@ -250,5 +244,11 @@ impl Reactors {
         data_exports::expire_due(&self.engine).await
     }
 
+    /// Removes files that nobody needs, a bounded number of them. Also happens by itself now and then.
+    ///
+    /// # Errors
+    /// When the blobs or the read models cannot be read.
+    pub async fn sweep(&self) -> Result<Swept, SweepError> {
+        self.sweep.run().await
     }
 }

@@ -1,4 +1,5 @@
-//! The files of a purged document go. The event says which: nobody else can know any more.
+//! The files of a purged document go, and that of a data export that has ended. The event says which: nobody else can
+//! know any more.
 
 use oriel_backends::blobs::{BlobKey, Blobs};
 use oriel_domain::data_exports::DataExportEvent;
