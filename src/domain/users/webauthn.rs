@@ -511,6 +511,37 @@ mod tests {
         }
     }
 
+    /// The examples of the standard (Level 3, section 16), where `ORIEL_TEST_DATA` has them: for each algorithm a passkey
+    /// that was made, and what it signed.
+    #[test]
+    fn the_examples_of_the_standard_are_good() {
+        let data = std::env::var_os("ORIEL_TEST_DATA").map(std::path::PathBuf::from).unwrap_or_default();
+        let Ok(text) = std::fs::read_to_string(data.join("webauthn/vectors.json")) else {
+            eprintln!("not run: ORIEL_TEST_DATA has no webauthn/vectors.json");
+            return;
+        };
+        let here = RelyingParty::new("example.org", vec!["https://example.org".to_owned()]);
+        let bytes = |value: &Value| data_encoding::HEXLOWER.decode(value.as_str().unwrap().as_bytes()).unwrap();
+        let examples: Vec<Value> = serde_json::from_str(&text).unwrap();
+        assert!(!examples.is_empty());
+        for example in &examples {
+            let (name, id) = (&example["name"], encode(&bytes(&example["registration"]["credential_id"])));
+            let said = |part: &Value, fields: &[&str]| {
+                let response = fields.iter().map(|&field| (field.to_owned(), json!(encode(&bytes(&part[field])))));
+                let response: serde_json::Map<_, _> = response.collect();
+                json!({ "id": id, "rawId": id, "type": "public-key", "response": response })
+            };
+            let challenge = |part: &Value| Challenge::new(&bytes(&part["challenge"]).try_into().unwrap());
+            let part = &example["registration"];
+            let made = here.registered(&said(part, &["clientDataJSON", "attestationObject"]), &challenge(part));
+            let made = made.unwrap_or_else(|rejection| panic!("{name}: {rejection:?}"));
+            let part = &example["authentication"];
+            let signed = said(part, &["clientDataJSON", "authenticatorData", "signature"]);
+            let signed = here.asserted(&signed, &challenge(part)).unwrap();
+            assert!(signed.is_signed_by(&made.public_key), "{name}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_are_too_strange(data: Vec<u8>, key: Vec<u8>, cut in 0usize..200) {
