@@ -2,9 +2,11 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{
-    big_integer, binary, binary_null, integer, small_integer, string, string_null, text, text_null, timestamp_with_time_zone,
-    timestamp_with_time_zone_null, uuid, uuid_null,
+    big_integer, binary, binary_null, integer, small_integer, string, string_null, text, text_null,
+    timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, uuid_null,
 };
+
+use sea_orm_migration::sea_orm::DbBackend;
 
 /// See the module.
 pub struct Migration;
@@ -18,14 +20,46 @@ impl MigrationName for Migration {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let in_segments = manager.get_database_backend() == DbBackend::Postgres;
         for table in tables() {
-            manager.create_table(table).await?;
+            match SEGMENTED.into_iter().find(|name| in_segments && is_called(&table, name)) {
+                Some(name) => create_in_segments(manager, name, &table).await?,
+                None => manager.create_table(table).await?,
+            }
         }
-        for index in indexes() {
+        for mut index in indexes() {
+            if in_segments && index.is_unique_key() {
+                // What is unique in a partitioned table names its position; a segment has such indexes of its own.
+                index.table(Alias::new("events_0"));
+            }
             manager.create_index(index).await?;
         }
         Ok(())
     }
+}
+
+/// What grows with the log. On PostgreSQL it is partitioned by ranges of positions; the engine makes the next segments, each
+/// as wide as the one before and with its indexes.
+const SEGMENTED: [&str; 2] = ["events", "changes"];
+/// Positions of the first segment: more than are written while the next one is made, and few enough segments for a log of a
+/// billion events to be looked through by an aggregate's id.
+const SEGMENT: i64 = 1 << 25;
+
+async fn create_in_segments(
+    manager: &SchemaManager<'_>,
+    name: &str,
+    table: &TableCreateStatement,
+) -> Result<(), DbErr> {
+    let whole = format!("{} PARTITION BY RANGE (\"position\")", table.to_string(PostgresQueryBuilder));
+    let first = format!("CREATE TABLE \"{name}_0\" PARTITION OF \"{name}\" FOR VALUES FROM (0) TO ({SEGMENT})");
+    for sql in [whole, first] {
+        manager.get_connection().execute_unprepared(&sql).await?;
+    }
+    Ok(())
+}
+
+fn is_called(table: &TableCreateStatement, name: &str) -> bool {
+    table.to_string(PostgresQueryBuilder).starts_with(&format!("CREATE TABLE \"{name}\" "))
 }
 
 fn table(name: &'static str) -> TableCreateStatement {

@@ -103,6 +103,8 @@ pub struct Endpoint {
     /// When the use of a key was last noted.
     used: moka::sync::Cache<ApiKeyId, Timestamp>,
     cache: Arc<Cache>,
+    /// Whether queries may be read from replicas of the database.
+    asks_replicas: bool,
     shared: Option<Shared>,
     hub: Hub,
 }
@@ -126,7 +128,7 @@ impl Endpoint {
     }
 
     /// The same, which keeps this many bytes of answers; with none it reads everything anew for each execution, who
-    /// is asking too.
+    /// is asking too, and where it was written.
     pub fn keeping(services: Arc<Services>, bytes: u64) -> Self {
         let schema = crate::schema().data(Arc::clone(&services)).finish();
         Self {
@@ -136,6 +138,7 @@ impl Endpoint {
             cache: Arc::new(Cache::new(bytes)),
             // Who keeps nothing reads everything anew.
             shared: services.redis.clone().filter(|_| bytes > 0).map(Shared::new),
+            asks_replicas: bytes > 0,
             hub: Hub::default(),
             services,
             viewers: moka::sync::Cache::new(if bytes > 0 { 50_000 } else { 0 }),

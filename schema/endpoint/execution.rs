@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_graphql::{Request, Response};
 use aws_lc_rs::digest::{Context, SHA256};
 use chrono::TimeDelta;
-use oriel_engine::Engine;
+use metrics::counter;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Reader, Recorder, Source};
+use oriel_engine::{Engine, Moment};
 use oriel_kernel::{Credential, Position, Timestamp, Viewer, Visible};
 use oriel_read_models::Readers;
 use oriel_read_models::viewer::{ViewerRow, is_suspended};
@@ -22,6 +23,8 @@ use crate::services::Meta;
 
 /// How often a query whose data changes while it is read is read again, before all of it is read in one transaction.
 const AGAIN: usize = 2;
+/// How long a query may take on a replica before the primary is asked: one that stands still answers nobody.
+const REPLICA_WITHIN: Duration = Duration::from_secs(3);
 /// How often an answer is asked for anew that somebody else was waiting for, or whose viewer changed meanwhile.
 const TURNS: usize = 4;
 
@@ -182,9 +185,23 @@ impl Endpoint {
             return outcome;
         }
         let mut round = 0;
+        let mut asks_replica = self.asks_replicas;
         loop {
             let position = engine.feed().head();
             let t0 = tracker.tick();
+            if std::mem::take(&mut asks_replica)
+                && let Some(moment) = engine.moment_of_replica(caller.at_least, t0).await
+            {
+                if let Some(outcome) = self.on_replica(operation, moment, position, who, caller).await {
+                    self.cache.keep(key, caller.credential, &outcome, tracker);
+                    if let Some((shared, name)) = shared {
+                        shared.keep(name, &outcome);
+                    }
+                    return outcome;
+                }
+                continue;
+            }
+            counter!("oriel_reads_total", "target" => "primary").increment(1);
             let pool = engine.database().reader();
             let source = match round {
                 0..AGAIN => Source::Pool(pool.clone()),
@@ -207,6 +224,32 @@ impl Endpoint {
                 return outcome;
             }
         }
+    }
+
+    /// Executes it at a moment of a replica; nothing where that fails, takes too long, or is not how it is any more. Then
+    /// the primary is asked, and nobody notices.
+    async fn on_replica(
+        &self,
+        operation: &Operation,
+        moment: Moment,
+        position: Position,
+        who: &Who,
+        caller: &Caller,
+    ) -> Option<Arc<Outcome>> {
+        let Moment { transaction, since, name } = moment;
+        let executed = self.once(operation.request(), Source::Transaction(transaction), who, caller);
+        let outcome = tokio::time::timeout(REPLICA_WITHIN, executed)
+            .await
+            .ok()
+            .map(|(response, recorder)| Outcome::new(response, &recorder, since, position));
+        let tracker = self.services.engine.tracker();
+        let holds = |outcome: &Outcome| outcome.errors.is_empty() && tracker.valid(since, outcome.dependencies.iter());
+        let outcome = outcome.filter(holds).map(Arc::new);
+        match &outcome {
+            Some(_) => counter!("oriel_reads_total", "target" => name).increment(1),
+            None => counter!("oriel_replica_misses_total", "replica" => name).increment(1),
+        }
+        outcome
     }
 
     async fn once(&self, request: Request, source: Source, who: &Who, caller: &Caller) -> (Response, Arc<Recorder>) {

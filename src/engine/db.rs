@@ -21,6 +21,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use tokio::task::JoinHandle;
 
 use crate::primary::{Primary, Terms};
+use crate::replicas::Replicas;
 
 fn count<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> (u32, usize, u32) {
     (pool.size(), pool.num_idle(), pool.options().get_max_connections())
@@ -77,6 +78,8 @@ pub struct Database {
     backend: DbBackend,
     /// Of PostgreSQL.
     primary: Option<Arc<Primary>>,
+    /// From which viewers may be answered.
+    replicas: Arc<Replicas>,
     _following: Option<Arc<Following>>,
 }
 
@@ -119,8 +122,18 @@ impl From<sqlx::Error> for OpenError {
 pub struct Connections {
     /// Readers at most (and on PostgreSQL as many writers).
     pub most: u32,
+    /// How long one is waited for when all are in use.
+    pub acquire: Duration,
     /// How long a statement that reads may take on PostgreSQL.
     pub reading: Duration,
+    /// How long a statement may take there on a connection that writes.
+    pub writing: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { most: 16, acquire: Duration::from_secs(10), reading: Self::READING, writing: Duration::from_secs(60) }
+    }
 }
 
 impl Connections {
@@ -132,13 +145,17 @@ impl Connections {
 /// somebody who has gone does not.
 const IDLE_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long an answer is waited for. PostgreSQL ends a statement of ours before that; what waits longer waits for a server
+/// that is gone without a word.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(45);
+
 impl Database {
     /// Connects. `connections` bounds the readers (and on PostgreSQL the writers).
     ///
     /// # Errors
     /// When the database cannot be reached, or is set up to lose acknowledged writes.
     pub async fn open(location: &Location, connections: u32) -> Result<Self, OpenError> {
-        Self::open_with(location, Connections { most: connections, reading: Connections::READING }).await
+        Self::open_with(location, Connections { most: connections, ..Connections::default() }).await
     }
 
     /// Connects, with bounds on what the connections do.
@@ -147,12 +164,25 @@ impl Database {
     /// As [`Database::open`].
     pub async fn open_with(location: &Location, connections: Connections) -> Result<Self, OpenError> {
         match location {
-            Location::Sqlite(path) => Self::open_sqlite(path, connections.most).await,
+            Location::Sqlite(path) => Self::open_sqlite(path, connections).await,
             Location::Postgres(url) => Self::open_postgres(&url.0, connections).await,
         }
     }
 
-    async fn open_sqlite(path: &Path, connections: u32) -> Result<Self, OpenError> {
+    /// The same, with servers that follow it. Whether they answer is not asked: one that does not takes no reads.
+    ///
+    /// # Errors
+    /// When one of these is no URL of PostgreSQL.
+    pub fn with_replicas(self, urls: &[&str], connections: Connections) -> Result<Self, OpenError> {
+        Ok(Self { replicas: Arc::new(Replicas::at(urls, connections)?), ..self })
+    }
+
+    /// The servers that follow the primary.
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.replicas
+    }
+
+    async fn open_sqlite(path: &Path, connections: Connections) -> Result<Self, OpenError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -172,8 +202,8 @@ impl Database {
             .connect_with(options.clone())
             .await?;
         let reader = pool()
-            .max_connections(connections.max(1))
-            .acquire_timeout(Duration::from_secs(10))
+            .max_connections(connections.most.max(1))
+            .acquire_timeout(connections.acquire)
             .idle_timeout(Duration::from_secs(60))
             .connect_with(options.pragma("query_only", "ON"))
             .await?;
@@ -182,6 +212,7 @@ impl Database {
             reader: SqlxSqliteConnector::from_sqlx_sqlite_pool(reader),
             backend: DbBackend::Sqlite,
             primary: None,
+            replicas: Arc::default(),
             _following: None,
         })
     }
@@ -193,7 +224,7 @@ impl Database {
             let (admits, watches) = (Arc::clone(&primary), Arc::clone(&primary));
             PgPoolOptions::new()
                 .max_connections(connections.most.max(2))
-                .acquire_timeout(Duration::from_secs(10))
+                .acquire_timeout(connections.acquire)
                 .idle_timeout(Duration::from_secs(60))
                 // A round trip before each use would double the cost of small reads: only what has been idle is asked
                 // whether it is still there.
@@ -215,7 +246,7 @@ impl Database {
                     })
                 })
         };
-        let (writing, reading) = (writing(), reading(connections.reading));
+        let (writing, reading) = (writing(connections.writing), reading(connections.reading));
         let writer = pool().connect_with(writing(place.clone())).await?;
         // The pool keeps a connection whose query was dropped, and waits for the end of that query. This one is closed
         // instead, which the server takes for the end of its work.
@@ -236,6 +267,7 @@ impl Database {
             reader: SqlxPostgresConnector::from_sqlx_postgres_pool(reader),
             backend: DbBackend::Postgres,
             primary: Some(primary),
+            replicas: Arc::default(),
             _following: following,
         };
         this.refuse_unsafe().await?;
@@ -305,7 +337,12 @@ impl Database {
 
     /// The rows of a hand-written statement, read outside any transaction.
     pub(crate) async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
-        self.reader.query_all_raw(Statement::from_sql_and_values(self.backend, sql, values)).await
+        let answer = self.reader.query_all_raw(Statement::from_sql_and_values(self.backend, sql, values));
+        if self.backend == DbBackend::Sqlite {
+            return answer.await;
+        }
+        let late = |_| Err(DbErr::Custom(format!("the database does not answer within {ANSWERED_WITHIN:?}")));
+        tokio::time::timeout(ANSWERED_WITHIN, answer).await.unwrap_or_else(late)
     }
 
     /// The server that takes writes; none where it is SQLite.
@@ -351,8 +388,9 @@ impl Database {
         Ok(!self.query(sql, vec![]).await?.is_empty() || self.exempt_role().await?.is_some())
     }
 
-    /// Closes both pools; what was committed is on disk.
+    /// Closes the pools; what was committed is on disk.
     pub async fn close(self) {
+        self.replicas.close().await;
         for connection in [self.reader, self.writer] {
             if let Err(error) = connection.close().await {
                 tracing::warn!(%error, "a connection pool did not close cleanly");
@@ -361,17 +399,19 @@ impl Database {
     }
 }
 
-fn writing() -> Terms {
-    Box::new(|place| {
+fn writing(most: Duration) -> Terms {
+    let most = most.as_millis().max(1).to_string();
+    Box::new(move |place| {
         common(place).options([
-            ("statement_timeout", "60s"),
+            ("statement_timeout", most.as_str()),
             // A node that stands still in the middle of a commit holds the order lock: the others wait so long.
             ("idle_in_transaction_session_timeout", "5s"),
         ])
     })
 }
 
-fn reading(most: Duration) -> Terms {
+/// What connections are like that only read.
+pub(crate) fn reading(most: Duration) -> Terms {
     let most = most.as_millis().max(1).to_string();
     Box::new(move |place| {
         common(place).options([

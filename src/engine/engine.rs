@@ -19,6 +19,7 @@ use crate::log::{Log, LogError};
 use crate::projection::Inline;
 use crate::queue::QueueLimits;
 use crate::rebuild::{self, RebuildError};
+use crate::segments;
 
 /// The clock and the source of ids: injected, so that tests are deterministic.
 pub trait Sources: Send + Sync {
@@ -147,6 +148,12 @@ impl Engine {
             engine.feed.begin().await?;
         }
         engine.feed.catch_up().await?;
+        if segments::make_ahead(&engine.database, engine.feed.head()).await?.is_some() {
+            tokio::spawn(segments::keep_ahead(Arc::downgrade(&engine)));
+        }
+        if !engine.database.replicas().is_empty() {
+            tokio::spawn(crate::replicas::watch(Arc::downgrade(&engine)));
+        }
         *engine.committing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(tokio::spawn(committer.run()));
         Ok(engine)

@@ -25,6 +25,8 @@ pub mod projection;
 pub mod queue;
 pub mod read;
 pub mod rebuild;
+mod replicas;
+mod segments;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]
@@ -35,3 +37,4 @@ mod workers;
 pub use bus::{Authority, CommandContext, CommandError, Committed, Scope, Transaction};
 pub use db::Database;
 pub use engine::{Engine, Parts, Sources, StartError, SystemSources};
+pub use replicas::{Moment, ReplicaState};

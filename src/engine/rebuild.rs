@@ -215,12 +215,17 @@ impl Engine {
             reader.begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await?;
         // The moment is that of the first query. Before it all tables are held, so that none is switched after it; see
         // the module.
-        let tables: Vec<String> = self.read_models.iter().map(|r| format!("\"{}\"", r.table())).collect();
+        let tables = self.held_tables();
         if !tables.is_empty() {
-            let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", tables.join(", "));
-            transaction.execute_unprepared(&lock).await?;
+            transaction.execute_unprepared(&format!("LOCK TABLE {tables} IN ACCESS SHARE MODE")).await?;
         }
         Ok(transaction)
+    }
+
+    /// All tables that a rebuild may switch.
+    pub(crate) fn held_tables(&self) -> String {
+        let tables: Vec<String> = self.read_models.iter().map(|r| format!("\"{}\"", r.table())).collect();
+        tables.join(", ")
     }
 
     /// Lets nobody append, for the little that something beside the log has left to catch up with. What is held up

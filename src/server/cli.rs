@@ -40,7 +40,7 @@ pub enum Command {
     /// Print the GraphQL schema (SDL)
     Schema,
     /// Bring the database up to this version, then stop
-    Migrate(SettingArgs),
+    Migrate(MigrateArgs),
     /// List, rebuild or verify read models and the search index through a running server
     ReadModels(ReadModelsArgs),
     /// Publish the operations of a client, or list those that are published

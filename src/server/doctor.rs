@@ -44,6 +44,9 @@ pub async fn run(settings: &Settings) -> ExitCode {
         Ok(installation) => {
             say("database", Ok(format!("open, migrated, at position {}", installation.engine.feed().head())));
             say("read models", read_models(&installation).await);
+            if settings.is_postgres() {
+                say("tenants", walls(&installation).await);
+            }
             say(
                 "blobs",
                 installation
@@ -87,6 +90,29 @@ pub async fn run(settings: &Settings) -> ExitCode {
     say("reading", child().await);
     if ill == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
+
+/// Whether the database keeps the organisations apart too.
+async fn walls(installation: &Installation) -> Result<String, String> {
+    let database = installation.engine.database();
+    if let Some(role) = database.exempt_role().await.map_err(|error| error.to_string())? {
+        return Err(format!("{}. {EXEMPT_IS_MENDED}", exempt(&role)));
+    }
+    let mut said = "row-level security stands behind Oriel's own wall between organizations".to_owned();
+    if !database.finds_words_by_index().await.map_err(|error| error.to_string())? {
+        said += "; filters by tags look through the documents of an organization until a superuser runs, once and in \
+                 this database, ALTER FUNCTION jsonb_contains(jsonb, jsonb) LEAKPROOF";
+    }
+    Ok(said)
+}
+
+/// That this role is exempt from row-level security.
+pub(crate) fn exempt(role: &str) -> String {
+    format!("the role {role} is a superuser or has BYPASSRLS: row-level security does not apply to it")
+}
+
+/// What is to be done about it.
+pub(crate) const EXEMPT_IS_MENDED: &str =
+    "Connect as a plain role that owns the database: ALTER ROLE ... NOSUPERUSER NOBYPASSRLS, or another one";
 
 /// Whether every read model is whole, and whether a rebuild was left unfinished.
 async fn read_models(installation: &Installation) -> Result<String, String> {

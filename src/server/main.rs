@@ -37,13 +37,16 @@ async fn run(command: Command) -> ExitCode {
         Command::Serve(args) => {
             with_settings(&args.settings, |settings| async move { serve::run(settings, args.demo).await }).await
         }
-        Command::Migrate(args) => with_settings(&args, |settings| async move { migrate(&settings).await }).await,
+        Command::Migrate(args) => {
+            let report = args.reporting_role.zip(args.organization);
+            with_settings(&args.settings, |settings| async move { migrate(&settings, report).await }).await
+        }
         Command::ReadModels(args) => read_models::run(&args).await,
         Command::Operations(args) => operations::run(&args).await,
+        Command::Keys(args) => keys::run(&args).await,
         Command::Audit(args) => audit::run(&args).await,
         Command::Backup(args) => {
             let (folder, keep) = (&args.folder, usize::from(args.keep));
-        Command::Keys(args) => keys::run(&args).await,
             with_settings(&args.settings, |settings| async move { backup::back_up(&settings, folder, keep).await })
                 .await
         }
@@ -82,11 +85,15 @@ async fn with_settings<F: Future<Output = ExitCode>>(args: &SettingArgs, then: i
     ended
 }
 
-async fn migrate(settings: &Settings) -> ExitCode {
-    match installation::migrate(settings).await {
+async fn migrate(settings: &Settings, report: Option<(String, String)>) -> ExitCode {
+    let report = report.as_ref().map(|(role, organization)| (role.as_str(), organization.as_str()));
+    match installation::migrate(settings, report).await {
         Ok(0) => println!("The database is up to date."),
         Ok(applied) => println!("{applied} migrations were applied."),
         Err(error) => return fail(&error.to_string()),
+    }
+    if let Some((role, organization)) = report {
+        println!("The role {role} reads what is reported on {organization}.");
     }
     ExitCode::SUCCESS
 }

@@ -135,6 +135,7 @@ pub const METRICS: &[Metric] = &[
         &["kind", "outcome"],
         "GraphQL operations: query, mutation, subscription; ok, error.",
     ),
+    counter("oriel_access_log_lost_total", &[], "Readings of sensitive data that could not be written down."),
     spread("oriel_operation_seconds", &["kind"], "Time to execute a GraphQL operation."),
     counter("oriel_refusals_total", &["code"], "Requests refused before the work, by error code."),
     counter(
@@ -195,6 +196,14 @@ pub const METRICS: &[Metric] = &[
     // the database
     level("oriel_database_connections", &["pool", "state"], "Connections to the database: used, idle."),
     level("oriel_database_connections_most", &["pool"], "How many connections to the database there may be."),
+    // replicas of the database
+    counter("oriel_reads_total", &["target"], "Queries that were executed, by where they read: primary, replica_1."),
+    counter(
+        "oriel_replica_misses_total",
+        &["replica"],
+        "Queries that were executed again, because what a replica showed did not hold any more.",
+    ),
+    level("oriel_replica_lag", &["replica"], "Positions that a replica lacks of the log, when it was asked last."),
     // the outside world
     counter(
         "oriel_backend_requests_total",

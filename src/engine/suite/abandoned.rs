@@ -1,6 +1,6 @@
 //! Statements that nobody waits for any more.
 
-use sea_orm::Statement;
+use sea_orm::{Statement, TransactionTrait};
 
 use super::*;
 use crate::db::Connections;
@@ -47,10 +47,30 @@ async fn a_read_that_was_dropped_is_ended_by_the_server() {
 #[tokio::test]
 async fn a_read_has_its_time_on_the_server() {
     let Some(place) = Place::postgres().await else { return };
-    let connections = Connections { most: 2, reading: Duration::from_millis(200) };
+    let short = Duration::from_millis(200);
+    let connections = Connections { most: 2, reading: short, writing: short, ..Connections::default() };
     let database = Database::open_with(&place.location, connections).await.unwrap();
-    let refused = ask(&database, "SELECT count(*) FROM (SELECT pg_sleep(600)) AS slept").await.unwrap_err().to_string();
+    let endless = "SELECT count(*) FROM (SELECT pg_sleep(600)) AS slept";
+    let refused = ask(&database, endless).await.unwrap_err().to_string();
     assert!(refused.contains("statement timeout"), "{refused}");
+    let refused = database.writer().execute_unprepared(endless).await.unwrap_err().to_string();
+    assert!(refused.contains("statement timeout"), "{refused}");
+}
+
+#[tokio::test]
+async fn who_finds_all_connections_in_use_waits_so_long_and_no_longer() {
+    let mut places = vec![Place::sqlite().await];
+    places.extend(Place::postgres().await);
+    for place in places {
+        let connections = Connections { most: 2, acquire: Duration::from_millis(200), ..Connections::default() };
+        let database = Database::open_with(&place.location, connections).await.unwrap();
+        let held = (database.reader().begin().await.unwrap(), database.reader().begin().await.unwrap());
+        let refused = ask(&database, "SELECT CAST(7 AS bigint)").await.unwrap_err();
+        assert!(matches!(refused, sea_orm::DbErr::ConnectionAcquire(_)), "{refused}");
+        held.0.rollback().await.unwrap();
+        assert_eq!(ask(&database, "SELECT CAST(7 AS bigint)").await.unwrap(), 7);
+        held.1.rollback().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod keys;
 mod log;
 mod personal;
 mod rebuilds;
+mod segments;
 mod statements;
 mod tables;
 mod things;
