@@ -37,6 +37,7 @@ mod m0011_identity_providers;
 mod m0012_passkeys;
 mod m0015_data_exports;
 mod m0016_policies;
+mod m0017_access_log;
 mod migrate;
 mod read_model;
 mod wall;
@@ -70,6 +71,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0012_passkeys::Migration),
             Box::new(m0015_data_exports::Migration),
             Box::new(m0016_policies::Migration),
+            Box::new(m0017_access_log::Migration),
         ]
     }
 }

@@ -14,7 +14,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 
 use crate::{
-    api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions,
+    access_log, api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions,
     users,
 };
 
@@ -108,6 +108,7 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
         check::<organizations::standings::Model>(&db, "id", &["ends_at"]).await,
         check::<erasures::Model>(&db, "id", &[]).await,
         check::<data_exports::Model>(&db, "user_id", &["user_id"]).await,
+        check::<access_log::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<policies::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<consents::Model>(&db, "organization_id", &["user_id"]).await,
         check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,

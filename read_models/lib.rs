@@ -14,6 +14,7 @@ use oriel_engine::read::{ReadError, Reader};
 use oriel_kernel::{Permission, Personal};
 use sea_orm::sea_query::{Expr, ExprTrait, IntoColumnRef};
 
+pub mod access_log;
 pub mod api_keys;
 pub mod authorization;
 pub mod consents;

@@ -41,6 +41,7 @@ use self::execution::{Scope, Who};
 use self::live::Hub;
 use self::shared::Shared;
 use crate::OrielSchema;
+use crate::access_log::{AccessLog, Note};
 use crate::api_keys::secret;
 use crate::contents::{BlobContents, LogPayloads};
 use crate::events::known;
@@ -103,6 +104,7 @@ pub struct Endpoint {
     /// When the use of a key was last noted.
     used: moka::sync::Cache<ApiKeyId, Timestamp>,
     cache: Arc<Cache>,
+    access: AccessLog,
     /// Whether queries may be read from replicas of the database.
     asks_replicas: bool,
     shared: Option<Shared>,
@@ -136,6 +138,7 @@ impl Endpoint {
             contents: Arc::new(BlobContents::new(Arc::clone(&services))),
             payloads: Arc::new(LogPayloads::new(Arc::clone(&services))),
             cache: Arc::new(Cache::new(bytes)),
+            access: AccessLog::start(Arc::clone(&services.engine), services.policy.access_log_retention),
             // Who keeps nothing reads everything anew.
             shared: services.redis.clone().filter(|_| bytes > 0).map(Shared::new),
             asks_replicas: bytes > 0,
@@ -239,10 +242,39 @@ impl Endpoint {
 
     /// Executes a query or a mutation.
     pub async fn execute(&self, operation: Operation, caller: Caller) -> Answer {
-        match operation.kind() {
+        let (note, credential) = (operation.note(), caller.credential);
+        let answer = match operation.kind() {
             Kind::Query => self.query(&Arc::new(operation), &caller).await,
             Kind::Mutation | Kind::Subscription => self.change(operation, &caller).await,
+        };
+        self.note_reading(note, credential);
+        answer
+    }
+
+    /// Notes that something sensitive was read, without keeping anybody waiting.
+    fn note_reading(&self, note: Option<Note>, credential: Option<Credential>) {
+        let (Some(note), Some(credential)) = (note, credential) else { return };
+        if let Some(known) = self.viewers.get(&credential) {
+            self.access.note(&known.row.viewer, &note);
+            return;
         }
+        let this = self.clone();
+        tokio::spawn(async move {
+            if let Ok(Some(known)) = this.known(credential).await {
+                this.access.note(&known.row.viewer, &note);
+            }
+        });
+    }
+
+    /// Waits until every reading that was noted is written down.
+    pub async fn flush(&self) {
+        self.access.flush().await;
+    }
+
+    /// The access log, for tests.
+    #[cfg(test)]
+    pub(crate) fn access_log(&self) -> &AccessLog {
+        &self.access
     }
 
     /// Executes any operation: a subscription gives many answers, all else one.
@@ -251,6 +283,7 @@ impl Endpoint {
         if operation.kind() != Kind::Subscription {
             return Box::pin(futures::stream::once(async move { this.execute(operation, caller).await }));
         }
+        self.note_reading(operation.note(), caller.credential);
         match operation.live() {
             Some((key, query)) => {
                 let wants_patches = operation.extensions().get("livePatch") == Some(&Value::Boolean(true));

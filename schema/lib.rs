@@ -4,6 +4,7 @@
 //! on the fields and checked in `access.rs`. Nothing here knows a transport.
 
 pub mod access;
+mod access_log;
 pub mod api_keys;
 mod contents;
 #[cfg(test)]
@@ -84,6 +85,7 @@ modules! {
         system::SystemQuery,
         erasures::ErasureQuery,
         data_exports::DataExportQuery,
+        access_log::AccessLogQuery,
         policies::PolicyQuery,
         nodes::NodeQuery,
         search::SearchQuery;

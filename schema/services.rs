@@ -61,6 +61,8 @@ pub struct Policy {
     pub access_token_ttl: Duration,
     /// How long a session lives without a refresh.
     pub refresh_token_ttl: Duration,
+    /// How long readings of sensitive data stay listed.
+    pub access_log_retention: Duration,
     /// How long an organisation goes on whose end was scheduled.
     pub organization_grace: Duration,
     /// How much memory hashing a password takes, in KiB; [`Passwords::MEMORY_KIB`] unless there is a reason.

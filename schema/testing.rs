@@ -22,7 +22,7 @@ use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_engine::{Database, Engine, Parts, Sources};
 use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
 use oriel_read_models::{
-    api_keys, consents, data_exports, documents, erasures, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
+    access_log, api_keys, consents, data_exports, documents, erasures, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
 };
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::{Value, json};
@@ -171,6 +171,7 @@ impl Bed {
         table(&database, erasures::Entity).await;
         table(&database, data_exports::Entity).await;
         table(&database, policies::Entity).await;
+        table(&database, access_log::Entity).await;
         table(&database, consents::Entity).await;
         table(&database, members::Entity).await;
         table(&database, sessions::Entity).await;
@@ -199,6 +200,7 @@ impl Bed {
             open_registration: true,
             access_token_ttl: Duration::from_secs(15 * 60),
             refresh_token_ttl: Duration::from_secs(30 * 24 * 3600),
+            access_log_retention: Duration::from_secs(400 * 24 * 3600),
             organization_grace: Duration::from_secs(30 * 24 * 3600),
             password_memory_kib: 8,
             url_ttl: Duration::from_secs(300),

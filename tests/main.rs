@@ -6,6 +6,7 @@ mod support;
 mod architecture;
 mod attacks;
 mod audit;
+mod capabilities;
 mod chaos;
 mod documents;
 mod erasure;

@@ -1,6 +1,7 @@
 //! What a client asks for, read: a document, parsed once and kept by whoever knows its text, and the operation that is
 //! chosen from it, with its variables.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_graphql::parser::parse_query;
@@ -8,7 +9,10 @@ use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Opera
 use async_graphql::{Name, Positioned, Request, ServerError};
 use aws_lc_rs::digest::{Context, SHA256, digest};
 
+use oriel_read_models::access_log::AccessKind;
+
 use super::cache::Key;
+use crate::access_log::{self, Note};
 
 /// What kind of operation it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +42,8 @@ pub struct Document {
     parsed: ExecutableDocument,
     hash: [u8; 32],
     bytes: usize,
+    /// What is sensitive of all that it names.
+    sensitive: BTreeSet<AccessKind>,
 }
 
 /// The document has no operation that could be meant.
@@ -51,7 +57,9 @@ impl Document {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, ServerError> {
-        Ok(Self { parsed: parse_query(text)?, hash: sha256(text.as_bytes()), bytes: text.len() })
+        let parsed = parse_query(text)?;
+        let sensitive = access_log::named(&parsed);
+        Ok(Self { parsed, hash: sha256(text.as_bytes()), bytes: text.len(), sensitive })
     }
 
     /// What was parsed.
@@ -132,6 +140,11 @@ impl Operation {
         &self.document
     }
 
+    /// What is to be noted of whoever is answered; nothing when nothing that it names is sensitive.
+    pub(crate) fn note(&self) -> Option<Note> {
+        Note::new(&self.document.sensitive, self.name(), &self.request.variables)
+    }
+
     /// A request for one execution.
     pub(super) fn request(&self) -> Request {
         let mut request = Request::new(self.request.query.clone()).variables(self.request.variables.clone());
@@ -175,7 +188,12 @@ impl Operation {
             key,
             Self {
                 kind: Kind::Query,
-                document: Arc::new(Document { parsed, hash, bytes: self.document.bytes }),
+                document: Arc::new(Document {
+                    parsed,
+                    hash,
+                    bytes: self.document.bytes,
+                    sensitive: self.document.sensitive.clone(),
+                }),
                 request,
             },
         ))

@@ -198,6 +198,7 @@ impl House {
 
     /// Ends what runs, in order; nothing acknowledged is lost.
     pub async fn close(self) {
+        self.endpoint.flush().await;
         self.reactors.stop().await;
         self.installation.engine.stop().await;
         self.installation.engine.database().clone().close().await;
@@ -209,6 +210,7 @@ fn policy(settings: &Settings) -> Policy {
         open_registration: settings.registration_is_open(),
         access_token_ttl: settings.access_token_ttl,
         refresh_token_ttl: settings.refresh_token_ttl,
+        access_log_retention: settings.access_log_retention,
         organization_grace: settings.organization_grace,
         password_memory_kib: Passwords::MEMORY_KIB,
         url_ttl: settings.download_url_ttl,

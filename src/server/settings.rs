@@ -223,6 +223,8 @@ settings! {
         refresh_token_ttl: Duration = "30d", duration("1h", "400d");
         /// How long an organisation goes on whose end was scheduled. Until then that can be called off.
         organization_grace: Duration = "30d", duration("0s", "400d");
+        /// How long it stays listed who has read what is sensitive (`accessLog`).
+        access_log_retention: Duration = "400d", duration("1d", "4000d");
         /// How long a signed download link is valid.
         download_url_ttl: Duration = "15m", duration("10s", "7d");
         /// Which operations are executed. open: all. warn: all, but those that are not published are counted, logged

@@ -19,6 +19,7 @@ const values = {
   ],
   types: [
     'AccessExplanation', // one in an answer
+    'AccessRecord', // by its time and its reader, in the access log
     'AccessGrant', // by its permission and source, in an explanation
     'CacheInvalidation', // by its cause
     'CleanedStore', // by its name, in a certificate

@@ -1,0 +1,374 @@
+//! The access log: who has read what is sensitive.
+//!
+//! What is sensitive is declared here, field by field, and a guard walks the schema: a new field whose name speaks of
+//! something sensitive is declared, or it is said why it is not. An operation that names such a field is noted when it is
+//! answered, from the cache too. Noting keeps nobody waiting: notes go through a bounded queue into batches; what does not
+//! fit is counted (`oriel_access_log_lost_total`) and lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql::{Context, Value, Variables};
+use oriel_engine::Engine;
+use oriel_engine::read::{Connection, PageArgs, Tags};
+use oriel_kernel::{Actor, ErrorCode, Grant, MemberId, RawId, Rejection, Timestamp, Viewer, operations};
+use oriel_read_models::access_log::{self, AccessKind, Column, Model as AccessRecord};
+use sea_orm::ColumnTrait;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::access::reader;
+
+/// What is sensitive: the type, its field, and what kind of reading it is.
+pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
+    ("DataExport", "downloadUrl", AccessKind::Export),
+    ("Document", "downloadUrl", AccessKind::Download),
+    ("Document", "text", AccessKind::Content),
+    ("DocumentRevision", "downloadUrl", AccessKind::Download),
+    ("Event", "data", AccessKind::Audit),
+    ("Event", "record", AccessKind::Audit),
+    ("User", "email", AccessKind::Person),
+];
+
+/// Notes that wait at most.
+const WAITING: usize = 10_000;
+/// Notes of one batch at most.
+const BATCH: usize = 500;
+/// How long a note waits for others.
+const GATHERED_FOR: Duration = Duration::from_millis(200);
+/// How often old rows are looked for.
+const SWEPT_EVERY: Duration = Duration::from_secs(600);
+/// Ids of one note at most.
+const IDS: usize = 20;
+
+/// What can be asked about the access log.
+#[derive(Default)]
+pub struct AccessLogQuery;
+
+#[operations(query)]
+impl AccessLogQuery {
+    /// Who has read what is sensitive in your organization, the oldest first: ask for the `last` ones for the newest.
+    /// What is sensitive are addresses of files and their texts, what is said about people, what happened in detail, and
+    /// data exports. Kept for `access_log_retention`. A reading is listed within a second.
+    #[permission("events:view")]
+    #[allow(clippy::too_many_arguments)]
+    async fn access_log(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "How many, from the beginning; at most 100.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many, from the end; at most 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+        #[graphql(desc = "Only readings of this kind.")] kind: Option<AccessKind>,
+        #[graphql(desc = "Only what this member has read.")] member_id: Option<MemberId>,
+        #[graphql(desc = "Only what was read at this moment or later.")] since: Option<Timestamp>,
+        #[graphql(desc = "Only what was read before this moment.")] until: Option<Timestamp>,
+    ) -> crate::access::Result<Connection<AccessRecord>> {
+        if granted.grant() == Grant::Own {
+            let message = "The access log is of the whole organization: this needs the permission without `:own`.";
+            return Err(Rejection::new(ErrorCode::Forbidden, message).into());
+        }
+        let reader = reader(cx)?;
+        // Reading is no event: nothing says that there is more.
+        reader.recorder().volatile();
+        let mut all = AccessRecord::in_org(reader.organization());
+        if let Some(kind) = kind {
+            all = all.and(Column::Kind.eq(kind));
+        }
+        if let Some(member) = member_id {
+            let (kind, id) = Actor::Member(member).to_columns();
+            all = all.and(Column::ActorId.eq(id)).and(Column::ActorKind.eq(kind));
+        }
+        if let Some(since) = since {
+            all = all.and(Column::At.gte(since));
+        }
+        if let Some(until) = until {
+            all = all.and(Column::At.lt(until));
+        }
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), None, None)?)
+    }
+}
+
+// --- what an operation reads -----------------------------------------------------------------------------------------
+
+/// What is sensitive in a document: the kinds of the fields that it names, whatever they stand in.
+pub(crate) fn named(document: &ExecutableDocument) -> BTreeSet<AccessKind> {
+    let mut kinds = BTreeSet::new();
+    for (_, operation) in document.operations.iter() {
+        named_in(&operation.node.selection_set.node, &mut kinds);
+    }
+    for fragment in document.fragments.values() {
+        named_in(&fragment.node.selection_set.node, &mut kinds);
+    }
+    kinds
+}
+
+fn named_in(set: &SelectionSet, kinds: &mut BTreeSet<AccessKind>) {
+    for selection in &set.items {
+        match &selection.node {
+            Selection::Field(field) => {
+                let name = field.node.name.node.as_str();
+                kinds.extend(SENSITIVE.iter().filter(|(_, field, _)| *field == name).map(|(_, _, kind)| *kind));
+                named_in(&field.node.selection_set.node, kinds);
+            }
+            Selection::InlineFragment(fragment) => named_in(&fragment.node.selection_set.node, kinds),
+            Selection::FragmentSpread(_) => {}
+        }
+    }
+}
+
+fn ids(variables: &Variables) -> Tags {
+    fn within(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::String(text) if found.len() < IDS && RawId::parse(text).is_some() => found.push(text.clone()),
+            Value::List(list) => list.iter().for_each(|value| within(value, found)),
+            Value::Object(fields) => fields.values().for_each(|value| within(value, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    variables.values().for_each(|value| within(value, &mut found));
+    Tags(found)
+}
+
+/// That an operation reads something sensitive.
+#[derive(Clone, Debug)]
+pub(crate) struct Note {
+    kinds: Vec<AccessKind>,
+    operation: Option<String>,
+    ids: Tags,
+}
+
+impl Note {
+    /// Of an operation that names these; nothing when it names none.
+    pub(crate) fn new(kinds: &BTreeSet<AccessKind>, operation: Option<&str>, variables: &Variables) -> Option<Self> {
+        let operation = operation.map(|name| name.chars().take(100).collect());
+        (!kinds.is_empty()).then(|| Self { kinds: kinds.iter().copied().collect(), operation, ids: ids(variables) })
+    }
+}
+
+// --- writing it down -------------------------------------------------------------------------------------------------
+
+enum Message {
+    Row(AccessRecord),
+    /// Answered when everything before it is written.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Takes notes, and writes them down in batches. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AccessLog {
+    engine: Arc<Engine>,
+    queue: mpsc::Sender<Message>,
+}
+
+impl AccessLog {
+    /// Begins to write. `retention`: how long rows are kept.
+    pub(crate) fn start(engine: Arc<Engine>, retention: Duration) -> Self {
+        let (queue, notes) = mpsc::channel(WAITING);
+        tokio::spawn(written(Arc::clone(&engine), notes, retention));
+        Self { engine, queue }
+    }
+
+    /// Takes note that this viewer was answered.
+    pub(crate) fn note(&self, viewer: &Viewer, note: &Note) {
+        let (actor_kind, actor_id) = viewer.actor().to_columns();
+        for kind in &note.kinds {
+            let row = AccessRecord {
+                id: self.engine.new_id::<()>().uuid(),
+                organization_id: viewer.organization,
+                at: self.engine.now(),
+                kind: *kind,
+                actor_kind,
+                actor_id,
+                operation: note.operation.clone(),
+                ids: note.ids.clone(),
+            };
+            if self.queue.try_send(Message::Row(row)).is_err() {
+                metrics::counter!("oriel_access_log_lost_total").increment(1);
+            }
+        }
+    }
+
+    /// Waits until everything that was noted is written.
+    pub(crate) async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        if self.queue.send(Message::Flush(done)).await.is_ok() {
+            // It ends with the runtime.
+            let _ = written.await;
+        }
+    }
+}
+
+async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retention: Duration) {
+    let mut swept: Option<Instant> = None;
+    while let Some(first) = notes.recv().await {
+        let (mut rows, mut waiting) = (Vec::new(), Vec::new());
+        let mut take = |message| match message {
+            Message::Row(row) => {
+                rows.push(row);
+                rows.len() < BATCH
+            }
+            Message::Flush(done) => {
+                waiting.push(done);
+                false
+            }
+        };
+        let mut more = take(first);
+        let until = Instant::now() + GATHERED_FOR;
+        while more {
+            match tokio::time::timeout_at(until, notes.recv()).await {
+                Ok(Some(message)) => more = take(message),
+                Ok(None) | Err(_) => more = false,
+            }
+        }
+        let writer = engine.database().writer();
+        let count = rows.len() as u64;
+        if count > 0
+            && let Err(error) = access_log::add(writer, rows).await
+        {
+            metrics::counter!("oriel_access_log_lost_total").increment(count);
+            tracing::error!(%error, count, "readings of sensitive data could not be written down");
+        }
+        if swept.is_none_or(|swept| swept.elapsed() > SWEPT_EVERY) || !waiting.is_empty() {
+            swept = Some(Instant::now());
+            if let Err(error) = access_log::remove_before(writer, engine.now() - retention).await {
+                tracing::warn!(%error, "old rows of the access log stay until the next time");
+            }
+        }
+        waiting.into_iter().for_each(|done| drop(done.send(())));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use async_graphql::parser::parse_query;
+    use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
+    use serde_json::json;
+
+    use super::*;
+    use crate::documents::tests::{document, project};
+    use crate::testing::Bed;
+
+    /// Names that speak of something sensitive.
+    const SPEAKING: [&str; 10] =
+        ["url", "email", "ip", "useragent", "record", "data", "text", "secret", "token", "address"];
+
+    /// Fields that are named so, and why they are not noted.
+    const HARMLESS: &[(&str, &str, &str)] = &[
+        ("ApiKeyCreatePayload", "secret", "given to whoever made it"),
+        ("ApiKeyRotatePayload", "secret", "given to whoever made it"),
+        ("DocumentUploadBeginPayload", "url", "to upload to"),
+        ("IdentityProvider", "callbackUrl", "of this server"),
+        ("MemberPayload", "invitationToken", "given to whoever invites"),
+        ("Policy", "text", "for everybody"),
+        ("Session", "ip", "one's own alone"),
+        ("Session", "userAgent", "one's own alone"),
+        ("SessionPayload", "accessToken", "one's own alone"),
+        ("SessionPayload", "mfaToken", "one's own alone"),
+        ("SessionPayload", "refreshToken", "one's own alone"),
+        ("Suggestion", "text", "words, not documents"),
+        ("TotpBeginPayload", "secret", "one's own alone"),
+        ("TotpBeginPayload", "url", "one's own alone"),
+        ("UserError", "text", "said to whoever asks"),
+    ];
+
+    #[test]
+    fn every_field_whose_name_speaks_of_something_sensitive_is_declared() {
+        let schema = async_graphql::parser::parse_schema(crate::sdl()).unwrap();
+        let (mut lacking, mut declared) = (Vec::new(), 0);
+        for definition in &schema.definitions {
+            let TypeSystemDefinition::Type(declared_type) = definition else { continue };
+            let TypeKind::Object(object) = &declared_type.node.kind else { continue };
+            let type_name = declared_type.node.name.node.as_str();
+            for field in &object.fields {
+                let name = field.node.name.node.as_str();
+                let words = words(name);
+                let speaks = SPEAKING.iter().any(|word| words.iter().any(|said| said == word));
+                let is_declared = SENSITIVE.iter().any(|(on, field, _)| (*on, *field) == (type_name, name));
+                let is_harmless = HARMLESS.iter().any(|(on, field, _)| (*on, *field) == (type_name, name));
+                declared += usize::from(is_declared);
+                if speaks && !is_declared && !is_harmless && !["Query", "Mutation"].contains(&type_name) {
+                    lacking.push(format!("{type_name}.{name}"));
+                }
+            }
+        }
+        assert_eq!(lacking, [String::new(); 0], "declare it in SENSITIVE, or say in HARMLESS why not");
+        assert_eq!(declared, SENSITIVE.len(), "what is declared is there");
+    }
+
+    /// The last word of a name, and the last two as one: what it is, not what is said of it.
+    fn words(name: &str) -> [String; 2] {
+        let mut words = [String::new(), String::new()];
+        for c in name.chars() {
+            if c.is_uppercase() {
+                words = [String::new(), std::mem::take(&mut words[0])];
+            }
+            words[0].extend(c.to_lowercase());
+        }
+        [words[0].clone(), format!("{}{}", words[1], words[0])]
+    }
+
+    #[test]
+    fn what_is_named_is_found_wherever_it_stands() {
+        let kinds = |text: &str| named(&parse_query(text).unwrap()).into_iter().collect::<Vec<_>>();
+        assert_eq!(kinds("{ projects { nodes { name } } }"), []);
+        assert_eq!(kinds("{ a: members { nodes { user { e: email } } } }"), [AccessKind::Person]);
+        let spread = "{ documents { nodes { ...F ... on Document { text } } } } fragment F on Document { downloadUrl }";
+        assert_eq!(kinds(spread), [AccessKind::Download, AccessKind::Content]);
+    }
+
+    #[tokio::test]
+    async fn readings_are_listed_from_the_cache_too_and_go_when_they_are_old() {
+        let bed = Bed::new().await;
+        let ada = bed.register("Engines", "ada@example.org").await;
+        let bob = bed.join(&ada, "bob@example.org", &["admin"]).await;
+        let other = bed.register("Looms", "cleo@example.org").await;
+        let project = project(&bed, &ada, "ATLAS").await;
+        let doc = document(&bed, &ada, &project, "a.txt", "one").await;
+        bed.endpoint.access_log().flush().await;
+        let log = "{ accessLog(last: 100) { nodes { kind operation ids actor { ... on Member { id } } } totalCount } }";
+        let counted = async |token: &str| {
+            bed.endpoint.access_log().flush().await;
+            bed.ask(Some(token), log, json!({})).await["data"]["accessLog"].clone()
+        };
+        let before = counted(&ada.access).await["totalCount"].as_i64().unwrap();
+        let people = "query People { members { nodes { user { email } } } }";
+        for _ in 0..3 {
+            bed.ask(Some(&bob.access), people, json!({})).await;
+        }
+        bed.ask(Some(&bob.access), "{ projects { nodes { name } } }", json!({})).await;
+        let download = "query Download($id: DocumentId!) { document(id: $id) { downloadUrl } }";
+        bed.ask(Some(&bob.access), &download.replace("DocumentId!", "ID!"), json!({ "id": doc })).await;
+        let seen = counted(&ada.access).await;
+        assert_eq!(seen["totalCount"], before + 4, "{seen}");
+        let nodes = seen["nodes"].as_array().unwrap();
+        let last = nodes.last().unwrap();
+        assert_eq!(
+            (&last["kind"], &last["ids"], &last["actor"]["id"]),
+            (&json!("DOWNLOAD"), &json!([doc]), &json!(bob.member))
+        );
+        assert_eq!(
+            (&nodes[nodes.len() - 2]["kind"], &nodes[nodes.len() - 2]["operation"]),
+            (&json!("PERSON"), &json!("People"))
+        );
+        let narrow = "query($m: ID!) { accessLog(memberId: $m, kind: DOWNLOAD, first: 5) { totalCount } }";
+        let found = bed.ask(Some(&ada.access), narrow, json!({ "m": bob.member })).await;
+        assert_eq!(found["data"]["accessLog"]["totalCount"], 1, "{found}");
+        // Nobody else's, and not for everybody.
+        let theirs = counted(&other.access).await;
+        assert!(!theirs.to_string().contains("People"), "{theirs}");
+        let cleo = bed.join(&ada, "dora@example.org", &["member"]).await;
+        let denied = bed.ask(Some(&cleo.access), log, json!({})).await;
+        assert_eq!(Bed::code(&denied), "FORBIDDEN");
+        // What is old goes.
+        bed.clock.advance(Duration::from_secs(401 * 24 * 3600));
+        bed.endpoint.access_log().flush().await;
+        let writer = bed.endpoint.services().engine.database().writer();
+        use sea_orm::{EntityTrait, PaginatorTrait};
+        assert_eq!(access_log::Entity::find().count(writer).await.unwrap(), 0);
+    }
+}
