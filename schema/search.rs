@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_graphql::{Context, Enum, ID, Object, SimpleObject, Union};
+use oriel_backends::resilience::whole_text;
 use oriel_backends::search::{self as index, Checkpoint, Cursor, FacetField, Hit, SearchError, SearchRequest};
 use oriel_domain::projects::ProjectId;
 use oriel_engine::read::{PageInfo, ReadError, Reader};
@@ -398,6 +399,6 @@ fn shown(failed: SearchError) -> async_graphql::Error {
     match failed {
         SearchError::Limit { .. } => error("LIMIT_EXCEEDED", format!("{failed}.")),
         SearchError::Cursor | SearchError::TooSlow(_) => error("BAD_REQUEST", format!("{failed}.")),
-        failed => unavailable(failed),
+        failed => unavailable(whole_text(&failed)),
     }
 }

@@ -13,6 +13,7 @@ use data_encoding::BASE64URL_NOPAD;
 use futures::TryStreamExt;
 use oriel_backends::blobs::{BlobError, BlobKey, FILES, PresignError, PutSize, STAGING};
 use oriel_backends::extraction::{self, Extractable};
+use oriel_backends::resilience::whole_text;
 use oriel_domain::documents::{AddRevision, Document, FileName, StoredFile, Tags, Title, UploadDocument};
 use oriel_domain::projects::ProjectId;
 use oriel_engine::read::ByteSize;
@@ -255,7 +256,7 @@ pub(super) async fn begin(
             Rejection::new(ErrorCode::Invalid, "This is not a media type, such as text/plain.").at("mediaType").into()
         }
         error @ (PresignError::Expiry | PresignError::Unavailable(_)) => {
-            crate::access::Failure::from(unavailable(error))
+            crate::access::Failure::from(unavailable(whole_text(&error)))
         }
     })?;
     let ticket = Ticket {
@@ -319,7 +320,7 @@ pub(super) async fn complete(
                     remove(services, &ticket.staging).await;
                     too_large(limit).into()
                 }
-                error => unavailable(error).into(),
+                error => unavailable(whole_text(&error)).into(),
             });
         }
     };

@@ -30,10 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge, histogram};
-use oriel_kernel::trace::TARGET;
+use oriel_kernel::trace::{TARGET, current};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tracing::Instrument;
 use tracing::field::Empty;
+use tracing::{Instrument, Level, Span};
 
 use self::breaker::{Breaker, Ended, Permit};
 pub use self::breaker::{Limits, State};
@@ -260,7 +260,7 @@ impl Guard {
             Err(wait) => return refused(Unanswered::Open(wait), "refused"),
         };
         let began = self.sources.now();
-        let span = tracing::debug_span!(target: TARGET, "backend", otel.name = self.name, otel.kind = "client", outcome = Empty);
+        let span = self.span();
         let asked = async {
             match limit {
                 None => work.await,
@@ -283,6 +283,14 @@ impl Guard {
             Err(error) if is_outage => Attempt::Outage(error),
             result => Attempt::Ended(result),
         }
+    }
+
+    /// For a trace that there is: whoever only looks whether the server is there begins none.
+    fn span(&self) -> Span {
+        if !tracing::span_enabled!(target: TARGET, Level::DEBUG) || current().is_none() {
+            return Span::none();
+        }
+        tracing::debug_span!(target: TARGET, "backend", otel.name = self.name, otel.kind = "client", outcome = Empty)
     }
 
     /// A place among those that go on; `None` when there is not even room to wait.
@@ -378,7 +386,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// An error with all that caused it, for operators.
-fn whole_text(error: &dyn std::error::Error) -> String {
+pub fn whole_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
