@@ -34,7 +34,9 @@ use oriel_domain::roles::{
     AssignedRole, ChangeRole, CreateRole, CustomRole, DeleteRole, RoleDescription, RoleEvent, RoleId, RoleName,
     RoleTitle,
 };
-use oriel_domain::sessions::{EndReason, EndSession, RefreshSession, Session, SessionEvent, SignInMethod, StartSession};
+use oriel_domain::sessions::{
+    EndReason, EndSession, RefreshSession, Session, SessionEvent, SignInMethod, StartSession,
+};
 use oriel_domain::users::passkeys::PasskeyId;
 use oriel_domain::users::{Email, PasswordHash, PersonName, RegisterUser, RenameUser, User, UserEvent};
 use oriel_engine::projection::{On, Rows};
@@ -48,7 +50,10 @@ use uuid::Uuid;
 
 use crate::documents::{DocumentStatus, ScanVerdict};
 use crate::members::MemberStatus;
-use crate::{api_keys, documents, identities, identity_providers, members, organizations, persisted_operations, projects, roles, sessions, users};
+use crate::{
+    api_keys, documents, identities, identity_providers, members, organizations, persisted_operations, projects, roles,
+    sessions, users,
+};
 
 struct Plain;
 
@@ -734,8 +739,13 @@ fn passkeys_are_a_second_factor_until_the_last_is_gone() {
         ends_at,
         recovery_hashes: vec!["r".to_owned(); codes],
     };
-    let used =
-        UserEvent::PasskeyUsed { passkey: passkey(1), counter: 1, backed_up: true, challenge: challenge.clone(), ends_at };
+    let used = UserEvent::PasskeyUsed {
+        passkey: passkey(1),
+        counter: 1,
+        backed_up: true,
+        challenge: challenge.clone(),
+        ends_at,
+    };
     let happened = [
         (registered(1, 10), (Some(2), 10, 1)),
         (used, (Some(2), 10, 1)),

@@ -354,7 +354,7 @@ async fn a_key_is_changed_to_less_at_once() {
     let wider = json!({ "id": id, "scopes": ["*"] });
     assert_eq!(Bed::problems(&update(wider).await), ["FORBIDDEN input.scopes"]);
     let stale = json!({ "id": id, "name": "Reader", "expectedVersion": 7 });
-    assert_eq!(Bed::problems(&update(stale).await), ["CONFLICT"]);
+    assert_eq!(Bed::problems(&update(stale).await), ["CONFLICT input.expectedVersion"]);
     let narrower = json!({ "id": id, "name": "Reader", "scopes": ["projects:view"], "expectedVersion": 1 });
     let changed = update(narrower).await["apiKey"].take();
     assert_eq!(changed, json!({ "name": "Reader", "scopes": ["projects:view"], "expiresAt": null, "version": 2 }));

@@ -230,7 +230,7 @@ async fn what_was_made_elsewhere_or_unverified_or_copied_is_refused() {
         (device.origin, device.domain, device.handle, device.id) = (origin, domain, handle, id);
         (device.flags, device.cross_origin) = (VERIFIED, false);
     }
-    for nonsense in [json!(null), json!("x"), json!({}), json!({ "id": "x", "rawId": "x", "type": "public-key" })] {
+    for nonsense in [json!(7), json!("x"), json!({}), json!({ "id": "x", "rawId": "x", "type": "public-key" })] {
         let begun = begin(&bed, json!({})).await;
         let input = json!({ "challengeToken": begun["challengeToken"], "credential": nonsense });
         assert_eq!(Bed::problems(&login(&bed, input).await), ["INVALID input.credential"], "{nonsense}");

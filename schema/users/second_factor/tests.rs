@@ -261,7 +261,7 @@ async fn a_lost_one_is_taken_away_by_who_may_as_much() {
     let login = json!({ "email": "bob@example.org", "password": PASSWORD });
     let again = Person::of(&bed.mutate(None, "login", login.clone(), SIGNED_IN).await);
     // The log of the organization says who and why.
-    let events = "{ events(last: 5) { nodes { type data actor { ... on Member { id } } } } }";
+    let events = "{ events(first: 20) { nodes { type data actor { ... on Member { id } } } } }";
     let log = bed.ask(Some(&ada.access), events, json!({})).await["data"]["events"]["nodes"].take();
     let said = log.as_array().unwrap_or_else(|| panic!("{log}")).iter();
     let said = said.filter(|event| event["type"] == "member_second_factor_reset").next_back().unwrap().clone();
