@@ -124,7 +124,7 @@ pub(crate) struct Committer {
 }
 
 /// How long a batch may take on PostgreSQL. Who sent its commands has given up long before.
-const WRITTEN_WITHIN: Duration = Duration::from_secs(45);
+const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Why a batch was not written.
 #[derive(Debug, thiserror::Error)]

@@ -59,6 +59,8 @@ type Generations = BTreeMap<String, i32>;
 
 /// How long a node may not have confirmed the head and still serve what it has kept.
 const CURRENT_FOR: Duration = Duration::from_secs(1);
+/// How long reading what other nodes have committed may take at once.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(10);
 /// How many batches from before its start a node looks at.
 const BEFORE: u32 = 1_000;
 
@@ -179,6 +181,12 @@ impl Feed {
     /// # Errors
     /// When the database is not there.
     pub async fn catch_up(&self) -> Result<(), DbErr> {
+        // Who announces a batch waits for this. What was read is applied, however it ends.
+        let late = |_| Err(DbErr::Custom(format!("the changes table cannot be read within {CAUGHT_UP_WITHIN:?}")));
+        tokio::time::timeout(CAUGHT_UP_WITHIN, self.catch_up_now()).await.unwrap_or_else(late)
+    }
+
+    async fn catch_up_now(&self) -> Result<(), DbErr> {
         let mut known = self.order.lock().await;
         let asked = Instant::now();
         self.read_changes(None).await?;

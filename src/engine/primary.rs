@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use oriel_kernel::{EventId, Position};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::sync::watch;
 
 /// On which timeline a server writes: the first 8 digits of the name of a WAL file. Nothing for a replica.
@@ -131,6 +131,8 @@ impl Primary {
             match &current {
                 Some((place, _)) if before != Some(*place) => {
                     tracing::info!(host = self.places[*place].get_host(), "this server takes the writes");
+                    // Nobody waits for the one before it, which may hang.
+                    self.known().since = before.map(|_| Instant::now());
                     for (pool, terms) in &pools {
                         pool.set_connect_options(terms(self.places[*place].clone()));
                     }

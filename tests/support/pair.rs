@@ -86,11 +86,16 @@ impl Pair {
 
     /// All of the primary stands still where it is; its connections stay open.
     pub fn freeze(&self) {
-        self.signal("-STOP");
+        self.signal(self.primary, "-STOP");
     }
 
     pub fn thaw(&self) {
-        self.signal("-CONT");
+        self.signal(self.primary, "-CONT");
+    }
+
+    /// The one that was the primary wakes up, and takes itself for it.
+    pub fn thaw_the_other(&self) {
+        self.signal(1 - self.primary, "-CONT");
     }
 
     /// The replica takes the place of the primary, which was lost. It is alone until [`Pair::attach`].
@@ -157,8 +162,8 @@ impl Pair {
         ));
     }
 
-    fn signal(&self, signal: &str) {
-        let (postmaster, children) = cluster::processes(&self.data(self.primary));
+    fn signal(&self, server: usize, signal: &str) {
+        let (postmaster, children) = cluster::processes(&self.data(server));
         // First the one that would start others.
         for process in std::iter::once(postmaster).chain(children) {
             // One that has just ended is not there any more.
@@ -182,8 +187,10 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         // What stands still does not end either.
-        if self.data(self.primary).join("postmaster.pid").exists() {
-            self.thaw();
+        for server in [0, 1] {
+            if self.running[server].is_some() && self.data(server).join("postmaster.pid").exists() {
+                self.signal(server, "-CONT");
+            }
         }
         self.running.iter_mut().for_each(stop);
     }
