@@ -34,6 +34,7 @@ const values = {
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer
     'HttpHeader', // by its name, in an answer
+    'KeyInventory', // there is one
     'MemberGrant', // by its permission, in its member
     'ReadModelVerification', // one in a payload
     'RoleMapping', // by its value, in its provider
