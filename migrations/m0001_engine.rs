@@ -27,10 +27,10 @@ impl MigrationTrait for Migration {
                 None => manager.create_table(table).await?,
             }
         }
-        for mut index in indexes() {
-            if in_segments && index.is_unique_key() {
+        for (table, mut index) in indexes() {
+            if in_segments && SEGMENTED.contains(&table) && index.is_unique_key() {
                 // What is unique in a partitioned table names its position; a segment has such indexes of its own.
-                index.table(Alias::new("events_0"));
+                index.table(Alias::new(format!("{table}_0")));
             }
             manager.create_index(index).await?;
         }
@@ -66,7 +66,8 @@ fn table(name: &'static str) -> TableCreateStatement {
     Table::create().table(Alias::new(name)).to_owned()
 }
 
-fn index(table: &'static str, columns: &[&'static str], unique: bool) -> IndexCreateStatement {
+/// An index, and the table that it is of.
+fn index(table: &'static str, columns: &[&'static str], unique: bool) -> (&'static str, IndexCreateStatement) {
     let mut index = Index::create();
     index.name(format!("ix_{table}_{}", columns.join("_"))).table(Alias::new(table));
     for column in columns {
@@ -75,7 +76,7 @@ fn index(table: &'static str, columns: &[&'static str], unique: bool) -> IndexCr
     if unique {
         index.unique();
     }
-    index.to_owned()
+    (table, index)
 }
 
 fn primary(columns: &[&'static str]) -> IndexCreateStatement {
@@ -209,7 +210,7 @@ fn tables() -> Vec<TableCreateStatement> {
     ]
 }
 
-fn indexes() -> Vec<IndexCreateStatement> {
+fn indexes() -> Vec<(&'static str, IndexCreateStatement)> {
     vec![
         index("events", &["subject_id", "version"], true),
         index("events", &["organization_id", "sequence"], true),

@@ -66,6 +66,27 @@ async fn index_names_fit_both_databases() {
     }
 }
 
+#[tokio::test]
+async fn an_index_of_one_database_is_on_the_same_table_of_the_other() {
+    let Some((postgres, _)) = two_nodes().await else { return };
+    let sqlite = empty().await;
+    Migrator::up(&sqlite, None).await.unwrap();
+    migrate(&postgres).await.unwrap();
+    let sql = "SELECT tbl_name || ' ' || name || CASE WHEN sql LIKE 'CREATE UNIQUE%' THEN ' unique' ELSE '' END \
+               FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY 1";
+    let expected = texts(&sqlite, sql).await;
+    assert!(expected.len() > 30, "{expected:?}");
+    // What is unique in a table of segments is so in each.
+    let sql = "SELECT CAST(regexp_replace(tablename, '_0$', '') || ' ' || indexname \
+               || CASE WHEN indexdef LIKE 'CREATE UNIQUE%' THEN ' unique' ELSE '' END AS text) \
+               FROM pg_indexes WHERE schemaname = current_schema()";
+    let rows = postgres.query_all_raw(Statement::from_string(DbBackend::Postgres, sql)).await.unwrap();
+    let found: BTreeSet<String> = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+    for index in expected {
+        assert!(found.contains(&index), "{index} is missing: {found:#?}");
+    }
+}
+
 // --- while others work on the database --------------------------------------------------------------------------------
 
 /// The engine's own tests use the same server.
