@@ -344,7 +344,11 @@ impl Thief {
 
     /// Asks, and sees that nothing of these shows.
     async fn asks(&self, call: &Call, stolen: &BTreeSet<String>) -> Value {
-        let answer = self.session.raw(&call.document(), call.variables.clone()).await;
+        let mut answer = self.session.raw(&call.document(), call.variables.clone()).await;
+        // More passwords at once than are worked on: each try waits its turn.
+        while answer["errors"][0]["extensions"]["code"] == "OVERLOADED" {
+            answer = self.session.raw(&call.document(), call.variables.clone()).await;
+        }
         let mut seen = BTreeSet::new();
         ids(&answer["data"], &mut seen);
         let leaked: Vec<_> = seen.intersection(stolen).collect();
@@ -494,8 +498,10 @@ async fn a_second_organisation_sees_nothing_of_the_first() {
         let (mut kinds, mut firsts, mut tried) = (BTreeSet::new(), Vec::new(), 0);
         let node = "query($id: ID!) { node(id: $id) { id __typename } }";
         for id in &stolen {
-            // Every id that the schema has returned is found by whose it is, and by nobody else.
-            assert_eq!(victim.raw(node, json!({ "id": id })).await["data"]["node"]["id"], json!(id));
+            // Every id that the schema has returned is found by whose it is (a session by its person alone, whoever reads
+            // of it in the log), and by nobody else.
+            let found = victim.raw(node, json!({ "id": id })).await["data"]["node"]["id"].take();
+            assert!(found == json!(id) || (found.is_null() && id.starts_with("ses_")), "{id}: {found}");
             assert!(operator.raw(node, json!({ "id": id })).await["data"]["node"].is_null(), "{id}");
             let first = kinds.insert(&id[..3]);
             firsts.extend(first.then_some(id));
