@@ -454,6 +454,7 @@ impl Settings {
         let host = reqwest::Url::parse(&self.public_url()).ok().and_then(|url| url.host_str().map(str::to_owned));
         if let (Some(domain), Some(host)) = (&self.passkey_domain, host)
             && !is_within(&host, domain)
+            && !(domain == "localhost" && self.is_loopback())
         {
             wrong.push(format!(
                 "passkey_domain = {domain} is neither {host}, the host of base_url, nor what it ends with; browsers \
@@ -489,6 +490,7 @@ mod tests {
             Some(RelyingParty::new(domain, origins.iter().map(|&origin| origin.to_owned()).collect()))
         };
         assert_eq!(party(&[]), of("localhost", &["http://localhost:8080"]));
+        assert_eq!(party(&[("passkey_domain", "localhost")]), party(&[]));
         assert_eq!(party(&[("listen", "[::1]:9000")]), of("localhost", &["http://localhost:9000"]));
         let url = ("base_url", "https://api.example.org/oriel");
         assert_eq!(party(&[url]), of("api.example.org", &["https://api.example.org"]));
