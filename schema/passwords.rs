@@ -1,17 +1,16 @@
 //! Passwords: hashing and checking them with Argon2id, the parameters after OWASP (19 MiB, two passes, one lane).
 //! Hashes that another system made, with PBKDF2 too, are checked as they are, until their person signs in.
 //!
-//! Invariants: a password takes memory and time, so a bounded number is worked on at once, on threads of their own that
-//! stand back behind those that serve requests; who waits too long is told `OVERLOADED`. Checking costs the same whether or not there is somebody
+//! Invariants: a password takes memory and time, so a bounded number is worked on at once, off the threads that
+//! serve requests; who waits too long is told `OVERLOADED`. Checking costs the same whether or not there is somebody
 //! to check against (a hash that another system made costs what it says, until it is replaced). Neither a password nor
 //! its hash is ever printed.
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use argon2::password_hash::phc;
@@ -20,7 +19,7 @@ use async_graphql::ErrorExtensions;
 use aws_lc_rs::pbkdf2;
 use oriel_domain::users::{Password, PasswordHash};
 use oriel_kernel::{ErrorCode, Rejection};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use crate::access::{Failure, Result, error, internal};
 
@@ -33,15 +32,11 @@ const WAIT: Duration = Duration::from_secs(2);
 /// No password is longer, in bytes.
 const LONGEST: usize = 1024;
 
-/// What the threads do one after the other.
-type Work = Box<dyn FnOnce() + Send>;
-
 /// Hashes and checks passwords. Cheap to clone; the clones share their turns.
 #[derive(Clone)]
 pub struct Passwords {
     argon2: Argon2<'static>,
     turns: Arc<Semaphore>,
-    threads: mpsc::Sender<Work>,
     wait: Duration,
     /// How many passwords were worked on: what signing in costs is compared by this.
     #[cfg(test)]
@@ -59,10 +54,10 @@ impl Passwords {
     /// What OWASP recommends, in KiB.
     pub const MEMORY_KIB: u32 = 19 * 1024;
 
-    /// With this much memory for each password. As many as there are processors are worked on at once.
+    /// With this much memory for each password. Twice as many as there are processors are worked on at once.
     pub fn new(memory_kib: u32) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::with_turns(memory_kib, processors, WAIT)
+        Self::with_turns(memory_kib, 2 * processors, WAIT)
     }
 
     fn with_turns(memory_kib: u32, turns: usize, wait: Duration) -> Self {
@@ -72,7 +67,6 @@ impl Passwords {
         Self {
             argon2,
             turns: Arc::new(Semaphore::new(turns)),
-            threads: threads(turns),
             wait,
             #[cfg(test)]
             worked: Arc::default(),
@@ -165,45 +159,12 @@ impl Passwords {
         let Ok(Ok(turn)) = turn.await else { return Err(overloaded()) };
         #[cfg(test)]
         self.worked.fetch_add(1, Ordering::SeqCst);
-        let (done, result) = oneshot::channel();
-        let work: Work = Box::new(move || {
+        let worked = tokio::task::spawn_blocking(move || {
             let result = work();
             drop(turn);
-            // Nobody may wait for it any more.
-            let _ = done.send(result);
+            result
         });
-        self.threads.send(work).map_err(internal)?;
-        Ok(result.await.map_err(internal)?)
-    }
-}
-
-/// So many threads, which end with whoever sends them work.
-fn threads(count: usize) -> mpsc::Sender<Work> {
-    let (send, receive) = mpsc::channel::<Work>();
-    let receive = Arc::new(Mutex::new(receive));
-    for _ in 0..count {
-        let receive = Arc::clone(&receive);
-        let next = move || receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let works = std::thread::Builder::new().name("oriel-passwords".to_owned()).spawn(move || {
-            stand_back();
-            while let Ok(work) = next() {
-                // Whoever waits for one that panics hears of it; the next one has a thread all the same.
-                let _ = catch_unwind(AssertUnwindSafe(work));
-            }
-        });
-        if let Err(error) = works {
-            tracing::error!(%error, "a thread for passwords cannot be started");
-        }
-    }
-    send
-}
-
-/// Where there is not enough for all, this thread gets a third of what another one gets: a wave of people who sign in
-/// keeps nobody waiting who is signed in, and a wave of questions does not keep people from signing in.
-fn stand_back() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(5) {
-        tracing::debug!(%error, "passwords are worked on at the usual priority");
+        Ok(worked.await.map_err(internal)?)
     }
 }
 
