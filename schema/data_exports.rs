@@ -36,6 +36,7 @@ impl DataExportQuery {
     /// The data export with this id; null when there is none about you.
     #[signed_in]
     async fn data_export(&self, cx: &Context<'_>, id: DataExportId) -> crate::access::Result<Option<Arc<DataExport>>> {
+        granted.in_person()?;
         Ok(reader(cx)?.get(id).await?)
     }
 
@@ -49,6 +50,7 @@ impl DataExportQuery {
         #[graphql(desc = "How many, from the end; at most 100.")] last: Option<i32>,
         #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
     ) -> crate::access::Result<Connection<DataExport>> {
+        granted.in_person()?;
         let reader = reader(cx)?;
         let yours = DataExport::in_user(reader.viewer().user);
         Ok(reader.page(yours, PageArgs::new(first, after, last, before), None, None)?)
@@ -71,7 +73,10 @@ impl DataExportMutation {
         let mut context = granted.command(cx, &input)?;
         let viewer = granted.viewer()?;
         let user = input.user_id.unwrap_or(viewer.user);
-        if user != viewer.user {
+        if user == viewer.user {
+            // It has what is held in every organisation.
+            granted.in_person()?;
+        } else {
             let row = sign_in::user(engine.database().reader(), user).await.map_err(unavailable)?;
             let is_there = row.is_some_and(|row| row.email.is_some());
             if !is_there || viewer.grant(Permission::new("system", "manage")).is_none() {
@@ -95,7 +100,7 @@ impl DataExportMutation {
         let engine = &Services::of(cx)?.engine;
         let mut context = granted.command(cx, &input)?;
         context.organization = OrganizationId::ABSENT;
-        let by = granted.viewer()?.user;
+        let by = granted.in_person()?.user;
         let done = engine.execute(&context, input.id, DiscardExport { by }).await?;
         let data_export = after_write::<DataExport>(cx, done.subject).await?;
         Ok(DataExportPayload { data_export, user_errors: Vec::new(), position: Some(done.position) })
