@@ -29,6 +29,7 @@ pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
     ("DocumentRevision", "downloadUrl", AccessKind::Download),
     ("Event", "data", AccessKind::Audit),
     ("Event", "record", AccessKind::Audit),
+    ("Identity", "email", AccessKind::Person),
     ("User", "email", AccessKind::Person),
 ];
 
@@ -97,23 +98,36 @@ impl AccessLogQuery {
 pub(crate) fn named(document: &ExecutableDocument) -> BTreeSet<AccessKind> {
     let mut kinds = BTreeSet::new();
     for (_, operation) in document.operations.iter() {
-        named_in(&operation.node.selection_set.node, &mut kinds);
+        named_in(&operation.node.selection_set.node, false, &mut kinds);
     }
     for fragment in document.fragments.values() {
-        named_in(&fragment.node.selection_set.node, &mut kinds);
+        let is_export = fragment.node.type_condition.node.on.node == "DataExport";
+        named_in(&fragment.node.selection_set.node, is_export, &mut kinds);
     }
     kinds
 }
 
-fn named_in(set: &SelectionSet, kinds: &mut BTreeSet<AccessKind>) {
+/// `of_export`: what stands here is said of a data export, whose file has an address too.
+
+fn named_in(set: &SelectionSet, of_export: bool, kinds: &mut BTreeSet<AccessKind>) {
     for selection in &set.items {
         match &selection.node {
             Selection::Field(field) => {
                 let name = field.node.name.node.as_str();
-                kinds.extend(SENSITIVE.iter().filter(|(_, field, _)| *field == name).map(|(_, _, kind)| *kind));
-                named_in(&field.node.selection_set.node, kinds);
+                let meant = SENSITIVE.iter().filter(|(_, field, _)| *field == name).map(|(_, _, kind)| *kind);
+                kinds.extend(meant.filter(|kind| match kind {
+                    AccessKind::Export => of_export,
+                    AccessKind::Download => !of_export,
+                    AccessKind::Content | AccessKind::Person | AccessKind::Audit => true,
+                }));
+                let of_export = of_export || name.starts_with("dataExport");
+                named_in(&field.node.selection_set.node, of_export, kinds);
             }
-            Selection::InlineFragment(fragment) => named_in(&fragment.node.selection_set.node, kinds),
+            Selection::InlineFragment(fragment) => {
+                let condition = fragment.node.type_condition.as_ref();
+                let of_export = of_export || condition.is_some_and(|on| on.node.on.node == "DataExport");
+                named_in(&fragment.node.selection_set.node, of_export, kinds);
+            }
             Selection::FragmentSpread(_) => {}
         }
     }
@@ -263,8 +277,13 @@ mod tests {
         ("ApiKeyRotatePayload", "secret", "given to whoever made it"),
         ("DocumentUploadBeginPayload", "url", "to upload to"),
         ("IdentityProvider", "callbackUrl", "of this server"),
+        ("IdentityProvider", "hasClientSecret", "whether there is one"),
+        ("IdentityProvider", "trustsEmail", "what is believed"),
         ("MemberPayload", "invitationToken", "given to whoever invites"),
+        ("PasskeyBeginPayload", "challengeToken", "one's own alone"),
         ("Policy", "text", "for everybody"),
+        ("ProviderLoginBeginPayload", "authorizationUrl", "where one signs in"),
+        ("ProviderLoginBeginPayload", "loginToken", "one's own alone"),
         ("Session", "ip", "one's own alone"),
         ("Session", "userAgent", "one's own alone"),
         ("SessionPayload", "accessToken", "one's own alone"),
@@ -319,6 +338,8 @@ mod tests {
         assert_eq!(kinds("{ a: members { nodes { user { e: email } } } }"), [AccessKind::Person]);
         let spread = "{ documents { nodes { ...F ... on Document { text } } } } fragment F on Document { downloadUrl }";
         assert_eq!(kinds(spread), [AccessKind::Download, AccessKind::Content]);
+        assert_eq!(kinds("{ dataExports { nodes { downloadUrl } } }"), [AccessKind::Export]);
+        assert_eq!(kinds("{ node(id: \"x\") { ... on DataExport { downloadUrl } } }"), [AccessKind::Export]);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::support::{Server, Session, databases};
+use crate::support::{Environment, Server, Session, databases};
 
 const NAME: &str = "{ viewer { user { name } } }";
 /// What the log says of a person, opened with their key.
@@ -19,10 +19,10 @@ fn keys_of(folder: &Path) -> Vec<String> {
 }
 
 /// What the program says when it does not start.
-fn refused(folder: &Path, more: &[&str]) -> String {
+fn refused(folder: &Path, environment: Environment) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_oriel"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.join("data")).env_clear();
-    let output = command.args(more).output().unwrap();
+    let output = command.envs(environment).output().unwrap();
     assert!(!output.status.success());
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -60,7 +60,7 @@ async fn in_a_file_the_old_one_is_gone_and_nothing_needs_it() {
     let token = ada.token.clone();
     let file = server.folder().join("data/master.key");
     std::fs::write(&file, &before[0]).unwrap();
-    let said = refused(server.folder(), &[]);
+    let said = refused(server.folder(), Environment::new());
     assert!(said.contains("ORIEL_MASTER_KEY_PREVIOUS"), "{said}");
     std::fs::write(&file, &after[0]).unwrap();
     let server = server.restart().await;
@@ -78,24 +78,24 @@ async fn in_a_file_the_old_one_is_gone_and_nothing_needs_it() {
 async fn from_the_settings_on_two_nodes_that_go_on_writing() {
     let Some(database) = databases().into_iter().flatten().next() else { return };
     let [old, new] = [[1; 32], [2; 32]].map(|bytes| BASE64.encode(&bytes));
-    let set = |key: &str, value: &str| format!("--set={key}={value}");
-    let only_old = [set("master_key", &old)];
-    let both = [set("master_key", &new), set("master_key_previous", &old)];
-    let only_new = [set("master_key", &new)];
-    fn flags(flags: &[String]) -> Vec<&str> {
-        flags.iter().map(String::as_str).collect()
-    }
+    let given = |keys: &[(&'static str, &String)]| -> Environment {
+        let keys = keys.iter().map(|(name, key)| (*name, (*key).clone()));
+        keys.chain([("ORIEL_DATABASE_URL", database.clone())]).collect()
+    };
+    let only_old = given(&[("ORIEL_MASTER_KEY", &old)]);
+    let both = given(&[("ORIEL_MASTER_KEY", &new), ("ORIEL_MASTER_KEY_PREVIOUS", &old)]);
+    let only_new = given(&[("ORIEL_MASTER_KEY", &new)]);
 
-    let one = Server::start_with(Some(database.clone()), &flags(&only_old)).await;
+    let one = Server::start_among(only_old.clone()).await;
     let operator = one.register("Operator").await;
     let asked = "mutation { masterKeyRotate { keyId userErrors { code } } }";
     let none = operator.ask(asked, json!({})).await;
     assert_eq!(none["masterKeyRotate"]["userErrors"][0]["code"], "CONFLICT", "{none}");
     // One node after the other is given the new one.
-    let two = Server::start_with(Some(database.clone()), &flags(&both)).await;
+    let two = Server::start_among(both.clone()).await;
     two.register("Early").await;
     assert_eq!(one.register("Earlier").await.ask(NAME, json!({})).await["viewer"]["user"]["name"], "Earlier Owner");
-    let one = one.restart_with(&flags(&both)).await;
+    let one = one.restart_among(both).await;
 
     let registering = async |server: &Server, name: &str| {
         let mut made = Vec::new();
@@ -109,7 +109,7 @@ async fn from_the_settings_on_two_nodes_that_go_on_writing() {
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     };
     let (first, second, ()) = tokio::join!(registering(&one, "Ones"), registering(&two, "Twos"), rotating);
-    let (one, two) = (one.restart_with(&flags(&only_new)).await, two.restart_with(&flags(&only_new)).await);
+    let (one, two) = (one.restart_among(only_new.clone()).await, two.restart_among(only_new).await);
     for (session, server) in first.iter().zip(std::iter::repeat(&two)).chain(second.iter().zip(std::iter::repeat(&one)))
     {
         let session = Session { url: server.url.clone(), ..session.clone() };
@@ -118,6 +118,6 @@ async fn from_the_settings_on_two_nodes_that_go_on_writing() {
     let keys = inventory(&Session { url: one.url.clone(), ..operator }).await;
     assert_eq!((&keys["masterKeys"][0]["dataKeys"], &keys["masterKeys"][0]["atHand"]), (&json!(0), &json!(false)));
     let elsewhere = tempfile::tempdir().unwrap();
-    let said = refused(elsewhere.path(), &[&set("database_url", &database), &set("master_key", &old)]);
+    let said = refused(elsewhere.path(), only_old);
     assert!(said.contains("ORIEL_MASTER_KEY_PREVIOUS"), "{said}");
 }

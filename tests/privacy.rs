@@ -35,7 +35,7 @@ async fn everything_about_a_person_is_for_that_person_and_nothing_about_others_i
         let server = Server::start(database).await;
         let operator = server.register("Operator").await;
         let ada = server.register("Ada").await;
-        let bob = ada.join("Bob", "member").await;
+        let bob = ada.join("Bob", "admin").await;
         let project = ada.create_project("ATLAS").await;
         let uploaded = bob.upload(&project, "bobs-own-plan.txt", b"A plan.".to_vec()).await;
         bob.document_ends(uploaded["document"]["id"].as_str().unwrap()).await;

@@ -166,6 +166,13 @@ impl Server {
         Self::start_in(program, folder, environment, flags).await
     }
 
+    /// Starts it again on the same data, with other variables.
+    pub async fn restart_among(self, environment: Environment) -> Self {
+        let folder = Arc::clone(&self.folder);
+        drop(self);
+        Self::start_in(folder, environment, &[]).await
+    }
+
     /// A folder beside the data, for whatever a test wants to keep.
     pub fn folder(&self) -> &Path {
         self.folder.path()
