@@ -19,7 +19,7 @@ use oriel_engine::{Committed, Engine};
 use oriel_kernel::{Command, Recorded};
 use oriel_read_models::documents;
 
-use crate::stages::Order;
+use crate::stages::{Order, when_it_answers};
 use crate::{Parts, TEXTS};
 
 const QUEUE: &str = "extract";
@@ -129,7 +129,7 @@ impl Extraction {
     async fn read(&self, document: &documents::Model) -> Result<Extracted, Unread> {
         let gone = || Unread { reason: "The file is not kept any more. Upload it again.".to_owned(), transient: false };
         let key = BlobKey::parse(&document.blob).map_err(|_| gone())?;
-        let body = self.blobs.get(&key, None).await.map_err(|error| match error {
+        let body = when_it_answers(|| self.blobs.get(&key, None)).await.map_err(|error| match error {
             BlobError::NotFound => gone(),
             error => {
                 tracing::warn!(document = %document.id, %error, "a document's file cannot be fetched now");
@@ -147,8 +147,14 @@ impl Extraction {
         if text.is_empty() {
             return Ok(None);
         }
-        let key = BlobKey::fresh(TEXTS, self.engine.new_id::<()>().uuid());
-        let info = self.blobs.write(&key, Bytes::copy_from_slice(text.as_bytes())).await?;
+        let bytes = Bytes::copy_from_slice(text.as_bytes());
+        let written = when_it_answers(|| async {
+            // A fresh one each time, because an answer may be lost: what is left over goes with the sweep.
+            let key = BlobKey::fresh(TEXTS, self.engine.new_id::<()>().uuid());
+            let info = self.blobs.write(&key, bytes.clone()).await?;
+            Ok((key, info))
+        });
+        let (key, info) = written.await?;
         let characters = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
         let kept = ExtractedText { blob: key.to_string(), sha256: info.sha256_hex(), characters, truncated };
         Ok(Some((key, kept)))

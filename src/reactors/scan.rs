@@ -21,7 +21,7 @@ use oriel_kernel::Recorded;
 use oriel_read_models::documents;
 
 use crate::Parts;
-use crate::stages::Order;
+use crate::stages::{Order, when_it_answers};
 
 const QUEUE: &str = "scan";
 /// How often a file is shown to the scanner before it stays in quarantine.
@@ -171,7 +171,7 @@ impl Scanning {
     async fn look(&self, scanner: &Scanner, document: &documents::Model) -> Result<Verdict, Unscanned> {
         let gone = || Unscanned { reason: "The file is not kept any more. Upload it again.", transient: false };
         let key = BlobKey::parse(&document.blob).map_err(|_| gone())?;
-        let body = self.blobs.get(&key, None).await.map_err(|error| match error {
+        let body = when_it_answers(|| self.blobs.get(&key, None)).await.map_err(|error| match error {
             BlobError::NotFound => gone(),
             error => {
                 tracing::warn!(document = %document.id, %error, "a document's file cannot be fetched now");

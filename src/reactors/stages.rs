@@ -2,7 +2,9 @@
 //! outcome gets into the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use oriel_backends::blobs::BlobError;
 use oriel_domain::documents::{Document, DocumentId, Stage};
 use oriel_engine::jobs::{Job, JobFailure, NewJob};
 use oriel_engine::{CommandContext, Committed, Engine};
@@ -10,7 +12,31 @@ use oriel_kernel::{Command, EventId, Recorded};
 use oriel_read_models::documents;
 use sea_orm::EntityTrait;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
+
+/// How long an attempt waits for a store that is away: that is not the file's fault, and no attempt of its own. Whoever
+/// waits holds the lease of the job, and gives it back when the process ends.
+const AWAY: Duration = Duration::from_secs(24 * 3600);
+/// How often it is asked meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the store says, as soon as it says something.
+pub(crate) async fn when_it_answers<T, F>(ask: impl Fn() -> F) -> Result<T, BlobError>
+where
+    F: Future<Output = Result<T, BlobError>>,
+{
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if error.is_transient() && began.elapsed() < AWAY => {
+                tracing::debug!(%error, "a document waits for the store of the files");
+                sleep(LOOK).await;
+            }
+            answer => return answer,
+        }
+    }
+}
 
 /// What the worker has to know.
 #[derive(Serialize, Deserialize)]
