@@ -252,7 +252,10 @@ async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retent
                 tracing::warn!(%error, "old rows of the access log stay until the next time");
             }
         }
-        waiting.into_iter().for_each(|done| drop(done.send(())));
+        for done in waiting {
+            // Whoever waited may have gone.
+            let _ = done.send(());
+        }
     }
 }
 

@@ -168,9 +168,9 @@ impl Server {
 
     /// Starts it again on the same data, with other variables.
     pub async fn restart_among(self, environment: Environment) -> Self {
-        let folder = Arc::clone(&self.folder);
+        let (program, folder) = (self.program.clone(), Arc::clone(&self.folder));
         drop(self);
-        Self::start_in(folder, environment, &[]).await
+        Self::start_in(program, folder, environment, &[]).await
     }
 
     /// A folder beside the data, for whatever a test wants to keep.
