@@ -13,7 +13,7 @@ use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::support::{Server, databases};
+use crate::support::{Bucket, Clamd, RedisServer, Server, Sink, databases};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -122,6 +122,51 @@ async fn a_change_and_what_follows_from_it_is_one_tree() {
         assert_eq!(cause.parent_span_id, command.span_id, "{cause:?}");
         let done = collector.under(&job, "RecordText").await;
         collector.under(&done, "commit").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_servers_were_asked_is_in_the_tree() {
+    let (Some(redis), Some(clamd)) = (RedisServer::start(), Clamd::start()) else { return };
+    let (bucket, sink) = (Bucket::start(), Sink::start("localhost").await);
+    let mut collector = Collector::start().await;
+    let mut environment = vec![
+        ("ORIEL_OTLP_ENDPOINT", collector.url.clone()),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50".to_owned()),
+        ("ORIEL_REDIS_URL", redis.url()),
+        ("ORIEL_RATE_LIMIT", "100000".to_owned()),
+        ("ORIEL_SCANNER_URL", clamd.url()),
+        ("ORIEL_MAIL_URL", format!("smtp://127.0.0.1:{}", sink.port)),
+    ];
+    environment.extend(bucket.environment());
+    let server = Server::start_among(environment).await;
+    let mut session = server.register("Acme").await;
+    let project = session.create_project("DOCS").await;
+    let parent = format!("00-{TRACE}-{CALLER}-01").parse().unwrap();
+    let headers = reqwest::header::HeaderMap::from_iter([("traceparent".parse().unwrap(), parent)]);
+    session.http = reqwest::Client::builder().default_headers(headers).build().unwrap();
+    session.upload(&project, "notes.md", b"# Notes".to_vec()).await;
+    session.join("Grace", "member").await;
+
+    let asked = |name: &'static str| {
+        move |span: &Span| {
+            let answered = text(span, "outcome") == Some("answered");
+            span.name == name && span.kind() == SpanKind::Client && answered
+        }
+    };
+    // Each under what had to wait for it: a request, or a job.
+    for (name, under) in [
+        ("redis", SpanKind::Server),
+        ("blobs", SpanKind::Server),
+        ("scanner", SpanKind::Consumer),
+        ("mail", SpanKind::Consumer),
+    ] {
+        let span = collector.find(name, asked(name)).await;
+        let mut above = span.clone();
+        while above.kind() != under {
+            let parent = above.parent_span_id.clone();
+            above = collector.find(&format!("what is above {}", above.name), |span| span.span_id == parent).await;
+        }
     }
 }
 
