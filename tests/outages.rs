@@ -3,10 +3,13 @@
 //! `restarts.rs`.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::support::{Server, Session};
+use crate::nodes::{PATIENCE, Shared};
+use crate::support::{Bucket, Server, Session};
 
 /// An address at which nobody listens.
 fn nowhere() -> String {
@@ -107,4 +110,45 @@ async fn the_rest_goes_on(session: &Session) {
     session.create_project("LATER").await;
     let count = session.ask("{ projects { totalCount } }", json!({})).await["projects"]["totalCount"].clone();
     assert_eq!(count, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_wait_for_the_bucket_and_are_not_given_up() {
+    let Some(mut shared) = Shared::new(None) else { return };
+    let mut bucket = Bucket::start();
+    shared.environment.retain(|(name, _)| *name != "ORIEL_BLOBS_URL");
+    shared.environment.extend(bucket.environment());
+    shared.environment.push(("ORIEL_ROLE", "api".to_owned()));
+    let api = shared.node().await;
+    let ada = api.register("Ada").await;
+    let project = ada.create_project("FILES").await;
+    let uploaded = ada.upload(&project, "guide.txt", b"About wraparound.".to_vec()).await;
+    let id = uploaded["document"]["id"].as_str().unwrap_or_else(|| panic!("{uploaded}"));
+
+    bucket.stop();
+    shared.environment.pop();
+    shared.environment.push(("ORIEL_ROLE", "worker".to_owned()));
+    let worker = shared.node().await;
+    // Until it has failed more often than a document may, and is not asked any more.
+    let began = Instant::now();
+    loop {
+        let metrics = ada.http.get(format!("{}/metrics", worker.url)).send().await.unwrap().text().await.unwrap();
+        if metrics.contains("oriel_backend_breaker{backend=\"blobs\"} 2") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "the bucket is asked on and on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bucket.start_again();
+    // A breaker leaves it alone for a minute.
+    let began = Instant::now();
+    loop {
+        let document = ada.ask("query($id: ID!) { document(id: $id) { status } }", json!({"id": id})).await;
+        match document["document"]["status"].as_str() {
+            Some("READY") => break,
+            Some("PROCESSING") => assert!(began.elapsed() < 3 * PATIENCE, "it waits for ever"),
+            other => panic!("it was given up: {other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
