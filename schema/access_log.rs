@@ -26,7 +26,6 @@ pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
     ("DataExport", "downloadUrl", AccessKind::Export),
     ("Document", "downloadUrl", AccessKind::Download),
     ("Document", "text", AccessKind::Content),
-    ("DocumentRevision", "downloadUrl", AccessKind::Download),
     ("Event", "data", AccessKind::Audit),
     ("Event", "record", AccessKind::Audit),
     ("Identity", "email", AccessKind::Person),
