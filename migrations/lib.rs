@@ -35,9 +35,9 @@ mod m0009_api_keys;
 mod m0010_roles;
 mod m0011_identity_providers;
 mod m0012_passkeys;
-mod m0015_data_exports;
-mod m0016_policies;
-mod m0017_access_log;
+mod m0013_data_exports;
+mod m0014_policies;
+mod m0015_access_log;
 mod migrate;
 mod read_model;
 mod wall;
@@ -69,9 +69,9 @@ impl MigratorTrait for Migrator {
             Box::new(m0010_roles::Migration),
             Box::new(m0011_identity_providers::Migration),
             Box::new(m0012_passkeys::Migration),
-            Box::new(m0015_data_exports::Migration),
-            Box::new(m0016_policies::Migration),
-            Box::new(m0017_access_log::Migration),
+            Box::new(m0013_data_exports::Migration),
+            Box::new(m0014_policies::Migration),
+            Box::new(m0015_access_log::Migration),
         ]
     }
 }

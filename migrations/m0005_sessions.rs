@@ -1,6 +1,8 @@
 //! Signed-in devices.
 
-use sea_orm_migration::schema::{string_null, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, uuid_null};
+use sea_orm_migration::schema::{
+    string_null, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, uuid_null,
+};
 
 use crate::read_model::{ReadModel, migration};
 

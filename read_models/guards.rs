@@ -14,8 +14,8 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 
 use crate::{
-    access_log, api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions,
-    users,
+    access_log, api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers, members,
+    organizations, persisted_operations, policies, projects, roles, sessions, users,
 };
 
 mod plans;

@@ -10,7 +10,8 @@ use oriel_engine::read::{ReadError, Reader};
 use oriel_kernel::{Id, IdKind, Permission, RawId, kinds};
 
 use crate::{
-    api_keys, data_exports, documents, events, identities, identity_providers, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
+    api_keys, data_exports, documents, events, identities, identity_providers, members, organizations,
+    persisted_operations, policies, projects, roles, sessions, users,
 };
 
 /// Something with a global id.

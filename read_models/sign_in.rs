@@ -41,10 +41,7 @@ pub async fn user(connection: &impl ConnectionTrait, id: UserId) -> Result<Optio
 ///
 /// # Errors
 /// The database cannot be read.
-pub async fn user_by_passkey_handle(
-    connection: &impl ConnectionTrait,
-    handle: &str,
-) -> Result<Option<UserId>, DbErr> {
+pub async fn user_by_passkey_handle(connection: &impl ConnectionTrait, handle: &str) -> Result<Option<UserId>, DbErr> {
     use users::passkeys::{Column, Entity};
     let found = Entity::find().filter(Column::Handle.eq(handle)).one(connection).await?;
     Ok(found.map(|row| row.id))

@@ -199,14 +199,16 @@ pub(crate) async fn known(services: &Services, position: Position) -> async_grap
     }
     let (head, _) = engine.log().head().await.map_err(unavailable)?;
     if position > head {
-        let message =
-            format!("The log knows no position {position}; it ends at {head}. Was it restored from a backup, or went a server on without it?");
+        let message = format!(
+            "The log knows no position {position}; it ends at {head}. Was it restored from a backup, or went a server on without it?"
+        );
         return Err(error("POSITION_UNKNOWN", message));
     }
     let wait = services.policy.at_least_wait;
     tokio::time::timeout(wait, engine.feed().reached(position)).await.map_err(|_| {
         let at = engine.feed().head();
-        let message = format!("This server has not seen position {position} within {wait:?}; it is at {at}. Try again.");
+        let message =
+            format!("This server has not seen position {position} within {wait:?}; it is at {at}. Try again.");
         error("BEHIND", message)
     })?;
     Ok(position)

@@ -367,7 +367,8 @@ impl SessionMutation {
         // It was shown when the session began that ends now.
         let here = crate::access::reader(cx)?.get::<Session>(session).await?;
         let method = here.and_then(|here| here.method).map(Into::into);
-        start_session(cx, &context, ended, Who { user: viewer.user, member, organization, federated: None }, method).await
+        start_session(cx, &context, ended, Who { user: viewer.user, member, organization, federated: None }, method)
+            .await
     }
 
     /// Ends one of your sessions, on whatever device and in whatever organization. Its tokens are good no longer.

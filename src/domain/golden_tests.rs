@@ -11,11 +11,11 @@ use oriel_kernel::{Id, IdKind, OrganizationId, Pattern, Personal, Position};
 
 use crate::DECODERS;
 use crate::api_keys::{ApiKeyEvent, ApiKeyName};
-use crate::identities::IdentityEvent;
-use crate::identity_providers::{IdentityProviderEvent, Issuer, SealedSecret, Settings};
 use crate::consents::ConsentEvent;
 use crate::data_exports::{DataExportEvent, ExportEnd};
 use crate::documents::{Awaited, DocumentEvent, ExtractedText, ReleaseReason, Stage, Tags, Title};
+use crate::identities::IdentityEvent;
+use crate::identity_providers::{IdentityProviderEvent, Issuer, SealedSecret, Settings};
 use crate::members::MemberEvent;
 use crate::organizations::{Cleaned, Language, OrganizationEvent, OrganizationName, Slug, SuspensionReason, TimeZone};
 use crate::persisted_operations::{

@@ -102,7 +102,8 @@ fn reactors() -> Vec<Arc<dyn Reactor>> {
         Arc::new(scan::Scan),
         Arc::new(extraction::Extract),
         Arc::new(purge::Purge),
-        Arc::new(endings::Endings), Arc::new(data_exports::Exports),
+        Arc::new(endings::Endings),
+        Arc::new(data_exports::Exports),
         Arc::new(mail::Letters),
     ]
 }

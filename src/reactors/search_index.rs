@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
+use oriel_backends::resilience::whole_text;
 use oriel_backends::search::{self as index, Change, Entry, MAX_BODY_BYTES, Search, SearchError, Tantivy};
 use oriel_domain::documents::{DocumentEvent, DocumentId, Stage};
 use oriel_domain::organizations::OrganizationEvent;
@@ -91,7 +92,8 @@ impl From<IndexError> for ConsumerError {
             IndexError::Search(error @ (SearchError::Limit { .. } | SearchError::Cursor)) => {
                 Self::Failed(error.to_string())
             }
-            error => Self::Unavailable(error.to_string()),
+            // With what the server says of it: nothing else tells an operator why nothing is found.
+            error => Self::Unavailable(whole_text(&error)),
         }
     }
 }

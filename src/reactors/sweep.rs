@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oriel_backends::blobs::{EXPORTS, BlobError, BlobKey, BlobPrefix, Blobs, MAX_LISTED};
+use oriel_backends::blobs::{BlobError, BlobKey, BlobPrefix, Blobs, EXPORTS, MAX_LISTED};
 use oriel_engine::Engine;
 use oriel_kernel::Timestamp;
 use oriel_read_models::data_exports;

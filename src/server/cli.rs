@@ -147,13 +147,15 @@ pub struct ServeArgs {
 
 /// `oriel migrate`.
 #[derive(Debug, Args)]
-#[command(after_help = "`oriel serve` migrates by itself; nodes of this release and of the one before work on one database.\n\
+#[command(
+    after_help = "`oriel serve` migrates by itself; nodes of this release and of the one before work on one database.\n\
     With --reporting-role a role of PostgreSQL can read the projects, documents, members and events of one organization,\n\
     and nothing else: no keys, no sessions, no passwords, no file. It is made where there is none; give it a password with\n\
     ALTER ROLE. Repeat it after a release that reports more.\n\n\
     Examples:\n  \
     oriel migrate\n  \
-    oriel migrate --reporting-role acme_reports --organization org_01jd8y4ve0e8xv3q4kq7m6z5ts")]
+    oriel migrate --reporting-role acme_reports --organization org_01jd8y4ve0e8xv3q4kq7m6z5ts"
+)]
 pub struct MigrateArgs {
     /// Let this role of PostgreSQL read what is reported on an organization
     #[arg(long, value_name = "NAME", requires = "organization")]
@@ -296,14 +298,16 @@ pub enum OperationsAction {
 
 /// `oriel keys`.
 #[derive(Debug, Args)]
-#[command(after_help = "The master key wraps the keys of persons and organizations, and the secrets of the installation.\n\
+#[command(
+    after_help = "The master key wraps the keys of persons and organizations, and the secrets of the installation.\n\
     In the data folder (master.key) `rotate` makes another one and removes the old one when nothing needs it. From the\n\
     settings: give every node the new one as ORIEL_MASTER_KEY and the old one as ORIEL_MASTER_KEY_PREVIOUS, restart\n\
     them, rotate, and take ORIEL_MASTER_KEY_PREVIOUS away. Everybody goes on reading and writing. A backup that was made\n\
     before needs the old one: make another.\n\n\
     Examples:\n  \
     ORIEL_TOKEN=... oriel keys list\n  \
-    oriel keys rotate --url https://docs.example.com")]
+    oriel keys rotate --url https://docs.example.com"
+)]
 pub struct KeysArgs {
     /// What to do.
     #[command(subcommand)]

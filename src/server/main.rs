@@ -7,7 +7,9 @@ use oriel_server::cli::{Cli, Command, ConfigArgs, DoctorArgs, SettingArgs};
 use oriel_server::client::{Client, Patience};
 use oriel_server::settings::Settings;
 use oriel_server::traces::Recording;
-use oriel_server::{audit, backup, doctor, import, installation, keys, operations, read_models, serve, settings, telemetry};
+use oriel_server::{
+    audit, backup, doctor, import, installation, keys, operations, read_models, serve, settings, telemetry,
+};
 
 /// Rows are made by one thread and dropped by another, in many small pieces.
 #[global_allocator]

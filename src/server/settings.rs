@@ -24,8 +24,8 @@ pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
 pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, backend_urls, choice, domain, duration, folder, log_filter, mailbox, networks, origins, path, rate_limit, roles,
-    secret_key, secret_keys, secret_text, size, web_url, whole,
+    address, backend_url, backend_urls, choice, domain, duration, folder, log_filter, mailbox, networks, origins, path,
+    rate_limit, roles, secret_key, secret_keys, secret_text, size, web_url, whole,
 };
 
 /// Who may register an organisation.
@@ -428,7 +428,9 @@ impl Settings {
             wrong.push(why.to_owned());
         }
         if !self.database_replica_url.is_empty() && !self.is_postgres() {
-            wrong.push("database_replica_url is set, and database_url is not PostgreSQL; unset one or set both".to_owned());
+            wrong.push(
+                "database_replica_url is set, and database_url is not PostgreSQL; unset one or set both".to_owned(),
+            );
         }
         if self.is_postgres() && self.blobs_url.is_none() {
             let why = "database_url is PostgreSQL and blobs_url is not set: files are in a folder of this node, where \

@@ -5,12 +5,12 @@ mod bucket;
 #[path = "../../src/backends/scanner/clamd.rs"]
 mod clamd;
 mod cluster;
-pub mod provider;
 /// A PostgreSQL that is started once, and a database per test: the engine's own suite uses the same.
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
 mod engine_testing;
 mod pair;
+pub mod provider;
 /// A Redis server for one test: the bus's own suite uses the same.
 #[path = "../../src/backends/bus/redis_server.rs"]
 mod redis_server;

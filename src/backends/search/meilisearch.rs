@@ -15,7 +15,7 @@
 //! fragment per body; a cursor is an offset, so a page may repeat or miss entries that moved meanwhile.
 
 #[cfg(test)]
-mod peer;
+mod peer_tests;
 
 use std::collections::HashMap;
 use std::fmt;

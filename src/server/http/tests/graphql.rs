@@ -178,7 +178,9 @@ async fn a_client_is_not_answered_with_less_than_it_has_seen() {
     );
     assert_eq!(ask("cookie", "oriel_at_least=what").await["data"]["__typename"], "Query");
     assert_eq!(ask("oriel-at-least", "-1").await["errors"][0]["extensions"]["code"], "BAD_REQUEST");
-    for (at_least, code) in [(json!(beyond), "POSITION_UNKNOWN"), (json!("x"), "BAD_REQUEST"), (json!(7), "BAD_REQUEST")] {
+    for (at_least, code) in
+        [(json!(beyond), "POSITION_UNKNOWN"), (json!("x"), "BAD_REQUEST"), (json!(7), "BAD_REQUEST")]
+    {
         let body = json!({ "query": "{ __typename }", "extensions": { "atLeast": at_least } });
         assert_eq!(bed.post(&[], body.to_string()).await.json()["errors"][0]["extensions"]["code"], code);
     }
