@@ -107,7 +107,6 @@ pub(crate) fn named(document: &ExecutableDocument) -> BTreeSet<AccessKind> {
 }
 
 /// `of_export`: what stands here is said of a data export, whose file has an address too.
-
 fn named_in(set: &SelectionSet, of_export: bool, kinds: &mut BTreeSet<AccessKind>) {
     for selection in &set.items {
         match &selection.node {

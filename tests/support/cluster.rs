@@ -91,17 +91,6 @@ impl Cluster {
         self.until("oriel", "SELECT pg_is_in_recovery()", "f").await;
     }
 
-    /// The server is gone in the middle of everything, as with `kill -9`.
-    pub fn crash(&mut self) {
-        crash(&self.data());
-        self.stop();
-    }
-
-    /// It is there again, and recovers.
-    pub fn start_again(&mut self) {
-        self.serve("primary");
-    }
-
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }

@@ -1,3 +1,5 @@
+//! The adapter asked as its callers ask it; the providers are scripted.
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

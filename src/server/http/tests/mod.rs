@@ -169,6 +169,7 @@ impl Bed {
             rebuilds: Rebuilds::default(),
             blobs: installation.blobs.clone(),
             search: installation.search.clone(),
+            identity: installation.identity.clone(),
             documents: documents(&settings),
             policy: Policy {
                 open_registration: true,
@@ -186,6 +187,7 @@ impl Bed {
                 max_page: settings.max_page,
                 at_least_wait: beds.at_least_wait,
                 base_url: settings.public_url(),
+                relying_party: settings.relying_party(),
             },
             engine,
         };
