@@ -115,7 +115,9 @@ async fn an_id_of_another_takes_as_long_as_one_of_nobody() {
         );
         (query, json!({ "id": id }))
     };
-    let all: [(&str, &dyn Fn(usize, String) -> (String, Value), &str); 3] =
+    /// The operation that asks for this id, and its variables; no two questions have the same text.
+    type Question<'a> = &'a dyn Fn(usize, String) -> (String, Value);
+    let all: [(&str, Question<'_>, &str); 3] =
         [("project", &project_is, &project), ("node", &node_is, &document), ("projectUpdate", &change, &project)];
     for (what, question, id) in all {
         let kinds =

@@ -53,7 +53,7 @@ pub async fn measure(report: &mut Report, long: bool) {
         }
         let ask = |n: u64, round: &str| {
             let (token, project) = &neighbours[(n.wrapping_mul(982_451_653) % small as u64) as usize];
-            let query = if n % CHANGES == 0 {
+            let query = if n.is_multiple_of(CHANGES) {
                 format!(
                     "mutation {{ projectUpdate(input: {{id: \"{project}\", name: \"{round} {n} {limit}\"}}) {{ position }} }}"
                 )

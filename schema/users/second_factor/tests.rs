@@ -263,8 +263,8 @@ async fn a_lost_one_is_taken_away_by_who_may_as_much() {
     // The log of the organization says who and why.
     let events = "{ events(first: 20) { nodes { type data actor { ... on Member { id } } } } }";
     let log = bed.ask(Some(&ada.access), events, json!({})).await["data"]["events"]["nodes"].take();
-    let said = log.as_array().unwrap_or_else(|| panic!("{log}")).iter();
-    let said = said.filter(|event| event["type"] == "member_second_factor_reset").next_back().unwrap().clone();
+    let mut said = log.as_array().unwrap_or_else(|| panic!("{log}")).iter();
+    let said = said.rfind(|event| event["type"] == "member_second_factor_reset").unwrap().clone();
     assert_eq!(said["actor"]["id"], eve.member, "{said}");
     assert!(said["data"].to_string().contains("Thames"), "{said}");
 
