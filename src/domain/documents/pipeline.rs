@@ -262,7 +262,7 @@ impl Command for StartStage {
     }
 }
 
-/// A stage is done. A success counts whichever attempt it comes from.
+/// A stage is done. A success counts whichever attempt it comes from. A scan is done by its verdict alone.
 pub struct CompleteStage {
     /// Of which revision.
     pub revision: i32,
@@ -278,6 +278,9 @@ impl Command for CompleteStage {
     fn decide(&self, document: &Document, _: &Given<'_>) -> Decision<DocumentEvent> {
         let Self { revision, stage, attempt } = *self;
         let Some(step) = document.open_step(revision, stage) else { return Ok(Outcome::nothing()) };
+        if stage == Stage::Scan {
+            return Ok(Outcome::nothing());
+        }
         let attempt = attempt.max(step.attempts).max(1);
         Ok(Outcome::events([DocumentEvent::StageCompleted { revision, stage, attempt }]))
     }

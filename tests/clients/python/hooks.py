@@ -16,6 +16,8 @@ scalar("ID", ids.map(nodes.String))
 scalar("Position", st.one_of(st.integers(0, 2**64).map(str), text).map(nodes.String))
 scalar("ByteSize", st.integers(-1, 2**53).map(nodes.Int))
 scalar("DateTime", st.one_of(st.datetimes().map(lambda moment: moment.isoformat() + "Z"), text).map(nodes.String))
+# As text: objects need names that GraphQL allows.
+scalar("JSON", st.one_of(text, ids).map(nodes.String))
 scalar("Upload", text.map(nodes.String))
 
 # A name of ours or of what we stand on, a place in a source file, a statement: nothing that a client can use.
