@@ -321,28 +321,19 @@ impl Generation {
     fn new(http: &ToMeilisearch, url: &str, key: Option<&str>, prefix: &str) -> Self {
         let url = url.trim_end_matches('/').to_owned();
         let client = Client::new_with_client(&url, key, http.clone());
-        let index = |name: &str| client.index(format!("{prefix}_{name}"));
-        Self {
-            http: http.clone(),
-            url,
-            entries: index("entries"),
-            checkpoint: index("checkpoint"),
-            number: AtomicI32::new(1),
-            client,
-        }
+        Self::of(client, http.clone(), url, prefix, 1)
     }
 
     /// The one that is built to take this one's place.
     fn next(&self, prefix: &str) -> Self {
-        let index = |name: &str| self.client.index(format!("{prefix}_next_{name}"));
-        Self {
-            client: self.client.clone(),
-            http: self.http.clone(),
-            url: self.url.clone(),
-            entries: index("entries"),
-            checkpoint: index("checkpoint"),
-            number: AtomicI32::new(self.number.load(Ordering::Relaxed) + 1),
-        }
+        let number = self.number.load(Ordering::Relaxed) + 1;
+        Self::of(self.client.clone(), self.http.clone(), self.url.clone(), &format!("{prefix}_next"), number)
+    }
+
+    fn of(client: Client, http: ToMeilisearch, url: String, prefix: &str, number: i32) -> Self {
+        let index = |name: &str| client.index(format!("{prefix}_{name}"));
+        let (entries, checkpoint) = (index("entries"), index("checkpoint"));
+        Self { client, http, url, entries, checkpoint, number: AtomicI32::new(number) }
     }
 
     async fn create(&self) -> Result<(), SearchError> {
