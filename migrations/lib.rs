@@ -38,6 +38,7 @@ mod m0012_passkeys;
 mod m0013_data_exports;
 mod m0014_policies;
 mod m0015_access_log;
+mod m0016_master_key_envelopes;
 mod migrate;
 mod read_model;
 mod wall;
@@ -72,6 +73,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0013_data_exports::Migration),
             Box::new(m0014_policies::Migration),
             Box::new(m0015_access_log::Migration),
+            Box::new(m0016_master_key_envelopes::Migration),
         ]
     }
 }
