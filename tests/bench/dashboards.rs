@@ -10,9 +10,11 @@ use serde_json::json;
 use crate::load::{Outcome, arrivals, request};
 use crate::oriel::Running;
 use crate::report::{Goal, Report};
+use crate::scale::Scale;
 
 const ORGANIZATIONS: usize = 10;
 const PEOPLE: usize = 100;
+const PART: &str = "dashboards: 1 000 people, 1 % changes, SQLite";
 const PROJECTS: usize = 20;
 const DOCUMENTS: usize = 10;
 /// One request of so many is a change.
@@ -30,44 +32,43 @@ struct Organization {
     documents: Vec<String>,
 }
 
-pub async fn measure(report: &mut Report, long: bool) {
+pub async fn measure(report: &mut Report, scale: Scale) {
     let server = Running::start();
+    let people = scale.of(5, PEOPLE, PEOPLE);
     let organizations: Vec<Organization> =
-        futures::stream::iter(0..ORGANIZATIONS).map(|n| found(&server, n)).buffered(AT_ONCE).collect().await;
-    let time = Duration::from_secs(if long { 20 } else { 6 });
+        futures::stream::iter(0..ORGANIZATIONS).map(|n| found(&server, n, people)).buffered(AT_ONCE).collect().await;
+    let time = Duration::from_secs(scale.of(1, 8, 20));
     let load = Load { server: &server, organizations: &organizations };
     // Everybody has been there before.
-    load.at(WANTED, Duration::from_secs(6), CHANGES, 0).await;
+    load.at(WANTED, time.max(Duration::from_secs(6)), CHANGES, 0).await;
     let mut held = 0.0;
     let mut broke = "none of those that were tried".to_owned();
     for (round, rate) in RATES.into_iter().enumerate() {
         let (outcome, hits) = load.at(rate, time, CHANGES, (round as u64 + 1) << 32).await;
-        let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|part| outcome.within(part));
-        let figures =
-            format!("p50 {p50:.2}, p95 {p95:.1}, p99 {p99:.1} ms, {hits:.1} % hits, {:.2} % errors", outcome.errors());
+        let figures = format!("{}; {hits:.1} % kept", outcome.told());
         if rate == WANTED {
-            let part = "dashboards: 1 000 people, 1 % changes, SQLite";
-            report.alone(part, "500 requests a second: P95", "ms", p95, Goal::AtMost(2_000.0), figures.clone());
-            report.alone(part, "errors", "%", outcome.errors(), Goal::AtMost(0.1), "of all requests");
-            report.alone(part, "answers that were kept", "%", hits, Goal::AtLeast(95.0), "of all queries, by /metrics");
+            let (p95, errors) = (outcome.within(0.95), outcome.errors());
+            let note = format!("{:.0}/s answered: {figures}", outcome.per_second());
+            report.alone(PART, "500 requests a second: P95", "ms", p95, Goal::AtMost(2_000.0), note);
+            report.alone(PART, "errors", "%", errors, Goal::AtMost(0.1), "of all requests, refused ones too");
+            report.alone(PART, "answers that were kept", "%", hits, Goal::AtLeast(95.0), "of all queries, by /metrics");
             let (kept, all) = load.at(rate, time, u64::MAX, 1 << 60).await;
-            let note = format!("nobody changes anything: {all:.1} % hits; p50 {:.2}", kept.within(0.5));
-            report.alone(part, "kept answers: p99", "ms", kept.within(0.99), Goal::AtMost(10.0), note);
+            let note = format!("nobody changes anything, {all:.1} % are kept: {}", kept.told());
+            report.alone(PART, "kept answers: p99", "ms", kept.within(0.99), Goal::AtMost(10.0), note);
         }
-        if outcome.errors() >= 0.1 || p95 >= 2_000.0 || outcome.per_second() < 0.9 * rate {
+        eprintln!("  {rate:.0}/s: {figures}");
+        if outcome.errors() >= 0.1 || outcome.within(0.95) >= 2_000.0 || outcome.per_second() < 0.9 * rate {
             broke = format!("{rate:.0}/s: {:.0}/s answered, {figures}", outcome.per_second());
             break;
         }
         held = rate;
-        eprintln!("  {rate:.0}/s: {figures}");
     }
-    let part = "dashboards: 1 000 people, 1 % changes, SQLite";
     let note = format!("clients on the same cores; broke: {broke}");
-    report.alone(part, "the highest rate that was held", "/s", held, Goal::AtLeast(WANTED), note);
+    report.alone(PART, "the highest rate that was held", "/s", held, Goal::AtLeast(WANTED), note);
 }
 
 /// An organisation with its people, projects and documents.
-async fn found(server: &Running, number: usize) -> Organization {
+async fn found(server: &Running, number: usize, count: usize) -> Organization {
     let owner = server.register_as(&format!("Dash{number}")).await;
     let projects = server.projects(&owner, PROJECTS).await;
     let mut documents = Vec::new();
@@ -76,7 +77,7 @@ async fn found(server: &Running, number: usize) -> Organization {
         documents.push(server.upload(&owner, &projects[n % 5], &format!("{}-{n}.txt", WORDS[n % 8]), words).await);
     }
     let mut people = vec![owner];
-    for n in 1..PEOPLE {
+    for n in 1..count {
         // Most look, some look after what others do.
         let role = if n % 10 == 0 { "admin" } else { "moderator" };
         people.push(server.join(&people[0], &format!("dash-{number}-{n}"), role).await);
@@ -95,7 +96,7 @@ impl Load<'_> {
     /// what is kept. `first`: so that no change is that of another round.
     async fn at(&self, rate: f64, time: Duration, changes: u64, first: u64) -> (Outcome, f64) {
         let before = self.kept().await;
-        let outcome = arrivals(&[&self.server.address], rate, time, |n| self.request(first + n, changes)).await;
+        let outcome = arrivals(&[self.server], rate, time, |n| self.request(first + n, changes)).await;
         let after = self.kept().await;
         let [hits, all] = [after[0] - before[0], after[1] - before[1]];
         (outcome, hits / all * 1e2)
@@ -115,7 +116,7 @@ impl Load<'_> {
         let dice = (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let pick = |shift: u32, count: usize| ((dice >> shift) % count as u64) as usize;
         let organization = &self.organizations[pick(8, ORGANIZATIONS)];
-        let (person, project) = (pick(16, PEOPLE), &organization.projects[pick(24, PROJECTS)]);
+        let (person, project) = (pick(16, organization.people.len()), &organization.projects[pick(24, PROJECTS)]);
         let (document, word) = (&organization.documents[pick(32, DOCUMENTS)], WORDS[pick(40, 8)]);
         if n % changes == changes - 1 {
             let query = format!(

@@ -11,20 +11,21 @@ use crate::oriel::Running;
 use crate::reads::{object, page};
 use crate::report::{Goal, Report};
 use crate::rows::Documents;
+use crate::scale::Scale;
 
 const SIZES: [u64; 3] = [10_000, 100_000, 1_000_000];
 const ASKED: usize = 400;
 /// Characters of the longest bar.
 const WIDTH: f64 = 40.0;
 
-pub async fn measure(report: &mut Report, long: bool) {
+pub async fn measure(report: &mut Report, scale: Scale) {
     let server = Running::start();
     let token = server.register().await;
     let project = server.projects(&token, 1).await.remove(0);
     let template = server.document(&token, &project).await;
     let mut documents = Documents::beside(&server, &template).await;
     let mut found: [Vec<f64>; 3] = Default::default();
-    let sizes = &SIZES[..if long { 3 } else { 2 }];
+    let sizes = &SIZES[..scale.of(2, 2, 3)];
     let mut memory = Vec::new();
     for size in sizes {
         documents.grow_to(*size).await;

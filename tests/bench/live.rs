@@ -10,6 +10,7 @@ use crate::load::{median, percentile};
 use crate::machine::{cpu_seconds, resident};
 use crate::oriel::Running;
 use crate::report::{Goal, Report};
+use crate::scale::Scale;
 
 /// What one person on one machine may not do by default.
 const UNLIMITED: &[(&str, &str)] = &[
@@ -21,17 +22,18 @@ const UNLIMITED: &[(&str, &str)] = &[
 /// Time for what follows a commit, before the next one.
 const PAUSE: Duration = Duration::from_millis(100);
 
-pub async fn measure(report: &mut Report, long: bool) {
+pub async fn measure(report: &mut Report, scale: Scale) {
     let server = Running::start_with(UNLIMITED);
     let token = server.register().await;
     let project = server.projects(&token, 1).await.remove(0);
     let mut live = Live { server, token, project, names: 0 };
     // Before anything else has grown the process.
-    live.idle(report, if long { 20_000 } else { 5_000 }).await;
-    for (sockets, rounds) in [(100, 30), (1_000, 20), (5_000, 10)] {
-        live.tell(report, sockets, "same", rounds).await;
+    live.idle(report, scale.of(500, 5_000, 20_000)).await;
+    let crowds = [(100, 30), (1_000, 20), (5_000, 10)];
+    for (sockets, rounds) in &crowds[..scale.of(1, 3, 3)] {
+        live.tell(report, *sockets, "same", *rounds).await;
     }
-    live.tell(report, if long { 5_000 } else { 1_000 }, "own", 10).await;
+    live.tell(report, scale.of(100, 1_000, 5_000), "own", 10).await;
 }
 
 struct Live {

@@ -7,14 +7,22 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::machine;
+use crate::oriel::Running;
 
 /// Connections that ask at once when throughput is measured.
 const CONNECTIONS: usize = 8;
 /// What is not answered by then is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections to one server at most where requests come when they are due.
+const PEOPLE: usize = 1_000;
+/// How long who is refused waits before they ask again.
+const REFUSED: Duration = Duration::from_millis(100);
+/// What a timer may be late.
+const TIMER: Duration = Duration::from_millis(2);
 
 pub fn median(figures: &[f64]) -> f64 {
     percentile(figures, 0.5)
@@ -103,6 +111,8 @@ pub struct Outcome {
     /// How many were refused, failed, or were answered with errors.
     errors: usize,
     lasted: f64,
+    /// CPU time that the servers took meanwhile, in seconds.
+    cpu: f64,
 }
 
 impl Outcome {
@@ -127,21 +137,36 @@ impl Outcome {
     pub fn errors(&self) -> f64 {
         self.errors as f64 / (self.errors + self.seconds.len()).max(1) as f64 * 1e2
     }
+
+    /// In words, for a note.
+    pub fn told(&self) -> String {
+        let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|part| self.within(part));
+        let each = self.cpu / self.seconds.len().max(1) as f64 * 1e6;
+        let (cores, errors) = (self.cpu / self.lasted, self.errors());
+        format!(
+            "p50 {p50:.2}, p95 {p95:.1}, p99 {p99:.1} ms; CPU {each:.0} us each, {cores:.2} cores; {errors:.2} % errors"
+        )
+    }
+}
+
+/// CPU time of all of them, in seconds.
+fn cpu(servers: &[&Running]) -> f64 {
+    servers.iter().map(|server| machine::cpu_seconds(server.process())).sum()
 }
 
 /// So many clients, each of which asks on when it was answered, for so long; `request` makes the n-th one of a client.
-/// The clients take turns over the addresses.
+/// The clients take turns over the servers.
 pub async fn clients(
-    addresses: &[&str],
+    servers: &[&Running],
     clients: usize,
     time: Duration,
     request: impl Fn(usize, u64) -> Vec<u8>,
 ) -> Outcome {
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), cpu(servers));
     let request = &request;
     let each = (0..clients).map(|client| async move {
-        let (mut connection, mut outcome) =
-            (Connection::open(addresses[client % addresses.len()]).await, Outcome::default());
+        let (address, mut outcome) = (&servers[client % servers.len()].address, Outcome::default());
+        let mut connection = Connection::open(address).await;
         for n in 0.. {
             if began.elapsed() >= time {
                 break;
@@ -150,6 +175,11 @@ pub async fn clients(
             let asked = Instant::now();
             let answered = connection.answered(&request).await;
             outcome.count(answered.then(|| asked.elapsed().as_secs_f64()));
+            if !answered {
+                // As people do who are refused. The answer may still come, over the old connection.
+                tokio::time::sleep(REFUSED).await;
+                connection = Connection::open(address).await;
+            }
         }
         outcome
     });
@@ -158,32 +188,27 @@ pub async fn clients(
         all.seconds.extend(outcome.seconds);
         all.errors += outcome.errors;
     }
-    all.lasted = began.elapsed().as_secs_f64();
+    (all.lasted, all.cpu) = (began.elapsed().as_secs_f64(), cpu(servers) - before);
     all
 }
 
 /// Requests that come at this rate a second, for so long, whether or not those before them are answered; `request` makes
-/// the n-th one. Each goes over a connection that nobody uses, else over a new one.
-pub async fn arrivals(addresses: &[&str], rate: f64, time: Duration, request: impl Fn(u64) -> Vec<u8>) -> Outcome {
-    let idle: Arc<Vec<Mutex<Vec<Connection>>>> = Arc::new(addresses.iter().map(|_| Mutex::default()).collect());
-    let began = tokio::time::Instant::now();
+/// the n-th one. Each goes over one of a thousand connections, as a thousand people have; while none is free it waits,
+/// and that counts.
+pub async fn arrivals(servers: &[&Running], rate: f64, time: Duration, request: impl Fn(u64) -> Vec<u8>) -> Outcome {
+    let addresses: Vec<_> = servers.iter().map(|server| Arc::new(People::at(&server.address))).collect();
+    let (began, before) = (tokio::time::Instant::now(), cpu(servers));
     let (mut asked, mut all) = (JoinSet::new(), Outcome::default());
     for n in 0..(rate * time.as_secs_f64()) as u64 {
-        tokio::time::sleep_until(began + Duration::from_secs_f64(n as f64 / rate)).await;
-        let (request, idle, to) = (request(n), Arc::clone(&idle), n as usize % addresses.len());
-        let (address, came) = (addresses[to].to_owned(), Instant::now());
+        let due = began + Duration::from_secs_f64(n as f64 / rate);
+        tokio::time::sleep_until(due).await;
+        let (request, people) = (request(n), Arc::clone(&addresses[n as usize % addresses.len()]));
+        // The timer is up to a millisecond late, which nobody waited for; what is later than that somebody did.
+        let now = tokio::time::Instant::now();
+        let came = if now.duration_since(due) > TIMER { due } else { now };
         asked.spawn(async move {
-            let kept = idle[to].lock().unwrap().pop();
-            let mut connection = match kept {
-                Some(connection) => connection,
-                None => Connection::open(&address).await,
-            };
-            let answered = connection.answered(&request).await;
-            let took = came.elapsed().as_secs_f64();
-            if answered {
-                idle[to].lock().unwrap().push(connection);
-            }
-            answered.then_some(took)
+            let answered = tokio::time::timeout_at(came + PATIENCE, people.ask(&request)).await;
+            matches!(answered, Ok(true)).then(|| came.elapsed().as_secs_f64())
         });
         while let Some(done) = asked.try_join_next() {
             all.count(done.unwrap());
@@ -192,8 +217,39 @@ pub async fn arrivals(addresses: &[&str], rate: f64, time: Duration, request: im
     while let Some(done) = asked.join_next().await {
         all.count(done.unwrap());
     }
-    all.lasted = began.elapsed().as_secs_f64();
+    (all.lasted, all.cpu) = (began.elapsed().as_secs_f64(), cpu(servers) - before);
     all
+}
+
+/// Those who ask one server.
+struct People {
+    address: String,
+    free: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl People {
+    fn at(address: &str) -> Self {
+        Self { address: address.to_owned(), free: Semaphore::new(PEOPLE), idle: Mutex::default() }
+    }
+
+    /// Whether one of them is answered.
+    async fn ask(&self, request: &[u8]) -> bool {
+        let _one = self.free.acquire().await.unwrap();
+        let kept = self.idle.lock().unwrap().pop();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => match Connection::try_open(&self.address).await {
+                Ok(connection) => connection,
+                Err(_) => return false,
+            },
+        };
+        let answered = connection.answered(request).await;
+        if answered {
+            self.idle.lock().unwrap().push(connection);
+        }
+        answered
+    }
 }
 
 /// A request in HTTP/1.1.
@@ -214,9 +270,13 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: Vec::with_capacity(64 << 10) }
+        Self::try_open(address).await.unwrap()
+    }
+
+    async fn try_open(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::with_capacity(16 << 10) })
     }
 
     /// Sends a request and reads its answer; gives the body.
@@ -224,6 +284,11 @@ impl Connection {
         let (status, body) = self.ask(request).await.unwrap();
         assert_eq!(status, 200, "{}", String::from_utf8_lossy(body));
         body
+    }
+
+    /// Sends a request and reads its answer, whatever its status; gives the body.
+    pub async fn receive(&mut self, request: &[u8]) -> &[u8] {
+        self.ask(request).await.unwrap().1
     }
 
     /// Sends a request that may be refused; if it is, the next one waits a moment.

@@ -6,30 +6,36 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::engine_testing::postgres;
-use crate::load::{clients, request};
+use crate::load::{Outcome, clients, request};
 use crate::oriel::Running;
 use crate::redis_server::RedisServer;
 use crate::report::{Goal, Report};
+use crate::scale::Scale;
 
-const EACH: Duration = Duration::from_secs(4);
 const READERS: usize = 12;
 const WRITERS: usize = 64;
 /// All nodes of an installation have the same.
 const MASTER_KEY: &str = "b3JpZWwtbm9kZXMtc2hhcmUtdGhpcy1tYXN0ZXIta2U=";
 
-pub async fn measure(report: &mut Report) {
-    let Some((postgres, redis)) = postgres().zip(RedisServer::start()) else { return };
-    let one = on(1, &postgres.fresh_database(), &redis.url()).await;
-    let three = on(3, &postgres.fresh_database(), &redis.url()).await;
+pub async fn measure(report: &mut Report, scale: Scale) {
+    let Some((postgres, redis)) = postgres().zip(RedisServer::start()) else {
+        return report.broke("nodes want PostgreSQL and redis-server".to_owned());
+    };
+    let time = Duration::from_secs(scale.of(1, 5, 20));
+    let one = on(1, &postgres.fresh_database(), &redis.url(), time).await;
+    let three = on(3, &postgres.fresh_database(), &redis.url(), time).await;
     let names = ["mutations, 64 clients", "uncached list of 20", "cached list of 20"];
     for (name, (one, three)) in names.into_iter().zip(one.into_iter().zip(three)) {
-        let note = format!("p99 {:.1} ms, with one node {:.1}; floor: one node; the same cores", three.1, one.1);
-        report.against("three nodes, PostgreSQL and Redis", name, "/s", three.0, one.0, Goal::None, note);
+        let note = format!("{}; floor: one node: {}", three.told(), one.told());
+        let part = "three nodes and one, PostgreSQL and Redis";
+        report.against(part, name, "/s", three.per_second(), one.per_second(), Goal::None, note);
+        let errors = three.errors().max(one.errors());
+        report.alone(part, format!("{name}: errors"), "%", errors, Goal::AtMost(0.1), "of the worse of both");
     }
 }
 
-/// How many a second and the p99 in ms: of changes, of what is read each time, and of what is kept.
-async fn on(count: usize, database: &str, redis: &str) -> [(f64, f64); 3] {
+/// What came of changes, of what is read each time, and of what is kept.
+async fn on(count: usize, database: &str, redis: &str, time: Duration) -> [Outcome; 3] {
     let files = tempfile::tempdir().unwrap();
     let blobs = format!("file://{}", files.path().display());
     let settings = [
@@ -41,7 +47,7 @@ async fn on(count: usize, database: &str, redis: &str) -> [(f64, f64); 3] {
     let nodes: Vec<Running> = (0..count).map(|_| Running::start_with(&settings)).collect();
     let token = nodes[0].register().await;
     let projects = nodes[0].projects(&token, WRITERS).await;
-    let addresses: Vec<&str> = nodes.iter().map(|node| node.address.as_str()).collect();
+    let all: Vec<&Running> = nodes.iter().collect();
     let ask = |query: String| request("/graphql", &token, &json!({ "query": query }).to_string());
     let list = "projects(first: 20) { nodes { id key name status updatedAt } }";
 
@@ -51,25 +57,22 @@ async fn on(count: usize, database: &str, redis: &str) -> [(f64, f64); 3] {
             "mutation {{ projectUpdate(input: {{id: \"{id}\", name: \"Name {n} of {client}\"}}) {{ position }} }}"
         ))
     };
-    let changed = clients(&addresses, WRITERS, EACH, change).await;
+    let changed = clients(&all, WRITERS, time, change).await;
     // Under another name each time, so that nobody has asked it before.
-    let read = clients(&addresses, READERS, EACH, |client, n| ask(format!("{{ a{client}x{n}: {list} }}"))).await;
-    let kept = clients(&addresses, READERS, EACH, |_, _| ask(format!("{{ {list} }}"))).await;
-    for outcome in [&changed, &read, &kept] {
-        assert_eq!(outcome.errors(), 0.0, "every request is answered");
-    }
+    let read = clients(&all, READERS, time, |client, n| ask(format!("{{ a{client}x{n}: {list} }}"))).await;
+    let kept = clients(&all, READERS, time, |_, _| ask(format!("{{ {list} }}"))).await;
     // Whoever asks for what has been committed is shown the same by every node.
     let last = nodes[0]
         .post(&token, &json!({"query": "mutation { organizationUpdate(input: {name: \"Last\"}) { position } }"}))
         .await;
     let at_least = last["data"]["organizationUpdate"]["position"].clone();
-    let all = "{ organization { name } projects(first: 100) { nodes { id name version } } }";
-    let body = json!({ "query": all, "extensions": { "atLeast": at_least } });
+    let whole = "{ organization { name } projects(first: 100) { nodes { id name version } } }";
+    let body = json!({ "query": whole, "extensions": { "atLeast": at_least } });
     let mut shown: Vec<Value> = Vec::new();
     for node in &nodes {
         shown.push(node.post(&token, &body).await["data"].take());
     }
     shown.dedup();
     assert_eq!(shown.len(), 1, "the nodes do not show the same");
-    [changed, read, kept].map(|outcome| (outcome.per_second(), outcome.within(0.99)))
+    [changed, read, kept]
 }

@@ -20,6 +20,7 @@ pub struct Running {
     pub address: String,
     pub started_in: Duration,
     connections: Mutex<Vec<Connection>>,
+    uploads: reqwest::Client,
 }
 
 impl Running {
@@ -36,7 +37,7 @@ impl Running {
     pub fn start_in(folder: Arc<TempDir>, settings: &[(&str, &str)]) -> Self {
         let started = Instant::now();
         let mut process = Command::new(env!("CARGO_BIN_EXE_oriel"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "error", "--data"])
             .arg(folder.path().join("data"))
             .env_clear()
             .env("ORIEL_ACCESS_TOKEN_TTL", "1d")
@@ -45,7 +46,14 @@ impl Running {
             .spawn()
             .unwrap();
         let address = first_address(&mut process);
-        Self { process, folder, address, started_in: started.elapsed(), connections: Mutex::default() }
+        Self {
+            process,
+            folder,
+            address,
+            started_in: started.elapsed(),
+            connections: Mutex::default(),
+            uploads: reqwest::Client::new(),
+        }
     }
 
     /// Starts it again on the same data, with these settings.
@@ -68,18 +76,24 @@ impl Running {
         self.folder.path().join("data/oriel.sqlite")
     }
 
-    /// Over a connection that is kept.
+    /// Over a connection that is kept; again, when there is too much to do.
     pub async fn post(&self, token: &str, body: &Value) -> Value {
-        let kept = self.connections.lock().unwrap().pop();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => Connection::open(&self.address).await,
-        };
         let request = load::request("/graphql", token, &body.to_string());
-        let answer: Value = serde_json::from_slice(connection.exchange(&request).await).unwrap();
-        assert!(answer.get("errors").is_none(), "{answer}");
-        self.connections.lock().unwrap().push(connection);
-        answer
+        loop {
+            let kept = self.connections.lock().unwrap().pop();
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => Connection::open(&self.address).await,
+            };
+            let answer: Value = serde_json::from_slice(connection.receive(&request).await).unwrap();
+            self.connections.lock().unwrap().push(connection);
+            let code = &answer["errors"][0]["extensions"]["code"];
+            if code != "OVERLOADED" && code != "RATE_LIMITED" {
+                assert!(answer.get("errors").is_none(), "{answer}");
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     pub async fn register(&self) -> String {
@@ -152,13 +166,13 @@ impl Running {
 
     /// Uploads a document; its id.
     pub async fn upload(&self, token: &str, project: &str, name: &str, text: String) -> String {
-        let answer = self.try_upload(token, project, name, text).await;
+        let answer = self.try_upload(token, project, name, text).await.unwrap();
         let id = answer["data"]["documentUpload"]["document"]["id"].as_str().unwrap_or_else(|| panic!("{answer}"));
         id.to_owned()
     }
 
-    /// Uploads a document, which may be refused.
-    pub async fn try_upload(&self, token: &str, project: &str, name: &str, text: String) -> Value {
+    /// Uploads a document, which may be refused, before it was sent as well.
+    pub async fn try_upload(&self, token: &str, project: &str, name: &str, text: String) -> reqwest::Result<Value> {
         let query = "mutation($input: DocumentUploadInput!) { documentUpload(input: $input) { document { id } userErrors { message } } }";
         let operations =
             json!({"query": query, "variables": {"input": {"projectId": project, "file": null}}}).to_string();
@@ -167,10 +181,9 @@ impl Running {
             .text("operations", operations)
             .text("map", r#"{"0":["variables.input.file"]}"#)
             .part("0", file);
-        let request = reqwest::Client::new()
-            .post(format!("http://{}/graphql", self.address))
-            .header("graphql-require-preflight", "1");
-        request.bearer_auth(token).multipart(form).send().await.unwrap().json().await.unwrap()
+        let request =
+            self.uploads.post(format!("http://{}/graphql", self.address)).header("graphql-require-preflight", "1");
+        request.bearer_auth(token).multipart(form).send().await?.json().await
     }
 }
 

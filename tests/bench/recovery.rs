@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use crate::load::{clients, request};
 use crate::oriel::Running;
 use crate::report::{Goal, Report};
+use crate::scale::Scale;
 
 const CLIENTS: usize = 64;
 const PART: &str = "backup and restore, SQLite";
 
-pub async fn measure(report: &mut Report, long: bool) {
-    let (projects, published) = if long { (50_000, 950) } else { (2_000, 48) };
+pub async fn measure(report: &mut Report, scale: Scale) {
+    let (projects, published) = scale.of((200, 1), (2_000, 48), (50_000, 950));
     let server = Running::start();
     let token = server.register().await;
     grow(&server, &token, projects, published).await;
@@ -67,11 +68,11 @@ async fn grow(server: &Running, token: &str, projects: u64, published: u64) {
     let made = position(server, token).await;
     let each = projects / CLIENTS as u64 + 1;
     let done = AtomicU64::new(0);
-    let ask = |client: usize, n: u64| {
+    let ask = |_: usize, _: u64| {
         let number = done.fetch_add(1, Ordering::Relaxed);
         let query = if number < projects {
             format!(
-                "mutation {{ projectCreate(input: {{key: \"K{made}C{client}N{n}\", name: \"Harbour {number}\"}}) {{ position }} }}"
+                "mutation {{ projectCreate(input: {{key: \"K{made}N{number}\", name: \"Harbour {number}\"}}) {{ position }} }}"
             )
         } else {
             "{ __typename }".to_owned()
@@ -80,7 +81,7 @@ async fn grow(server: &Running, token: &str, projects: u64, published: u64) {
     };
     while done.load(Ordering::Relaxed) < projects {
         let time = Duration::from_millis((each / 8).clamp(50, 2_000));
-        assert_eq!(clients(&[&server.address], CLIENTS, time, ask).await.errors(), 0.0);
+        assert_eq!(clients(&[server], CLIENTS, time, ask).await.errors(), 0.0);
     }
     for call in 0..published {
         let body = |n: u64| format!("query Q{call}x{n} {{ projects(first: {}) {{ nodes {{ name }} }} }}", n % 100 + 1);
@@ -102,8 +103,9 @@ async fn indexed(server: &Running, token: &str) {
     let number = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
     loop {
         let system = server.post(token, &query).await["data"]["system"].take();
-        let index = system["consumers"].as_array().unwrap().iter().find(|one| one["name"] == "search");
-        if index.is_some_and(|index| number(&index["position"]) >= number(&system["position"])) {
+        let index = system["consumers"].as_array().unwrap().iter().find(|one| one["name"] == "search_index");
+        let index = index.unwrap_or_else(|| panic!("nobody follows the log for the index: {system}"));
+        if number(&index["position"]) >= number(&system["position"]) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,7 +1,7 @@
 //! What was found, as one table and as JSON.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -37,11 +37,15 @@ pub struct Report {
     began: Instant,
     lines: Vec<Line>,
     charts: Vec<String>,
+    /// The parts that ended, and how long each took.
+    ended: Vec<(String, Duration)>,
+    /// What is not in the table that should be.
+    broken: Vec<String>,
 }
 
 impl Report {
     pub fn new() -> Self {
-        Self { began: Instant::now(), lines: Vec::new(), charts: Vec::new() }
+        Self { began: Instant::now(), lines: Vec::new(), charts: Vec::new(), ended: Vec::new(), broken: Vec::new() }
     }
 
     /// A figure beside the floor's.
@@ -78,6 +82,23 @@ impl Report {
         self.charts.push(chart);
     }
 
+    /// A part has ended, after so long.
+    pub fn ended(&mut self, part: String, after: Duration) {
+        eprintln!("{part}: {} s\n", after.as_secs());
+        self.ended.push((part, after));
+    }
+
+    /// Some of it could not be measured, and why.
+    pub fn broke(&mut self, what: String) {
+        eprintln!("{what}\n");
+        self.broken.push(what);
+    }
+
+    /// Whether everything was measured.
+    pub fn is_whole(&self) -> bool {
+        self.broken.is_empty()
+    }
+
     /// Said at once too, so that who waits sees something.
     fn add(&mut self, line: Line) {
         eprintln!("{line}");
@@ -102,7 +123,15 @@ impl Report {
                 })
             })
             .collect();
-        let report = json!({ "cores": machine::cores(), "seconds": self.began.elapsed().as_secs(), "lines": lines });
+        let parts: serde_json::Map<_, _> =
+            self.ended.iter().map(|(part, after)| (part.clone(), json!(after.as_secs()))).collect();
+        let report = json!({
+            "cores": machine::cores(),
+            "seconds": self.began.elapsed().as_secs(),
+            "parts": parts,
+            "broken": self.broken,
+            "lines": lines,
+        });
         serde_json::to_string_pretty(&report).unwrap()
     }
 }
@@ -181,6 +210,7 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{}", line.to_string().trim_end())?;
         }
-        self.charts.iter().try_for_each(|chart| writeln!(f, "\n{chart}"))
+        self.charts.iter().try_for_each(|chart| writeln!(f, "\n{chart}"))?;
+        self.broken.iter().try_for_each(|what| writeln!(f, "\nNOT WHOLE: {what}"))
     }
 }
