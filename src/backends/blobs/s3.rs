@@ -5,7 +5,9 @@
 //! - An upload that fails or is dropped is aborted, after its parts in flight have ended, so that none is left. What a
 //!   killed process leaves is aborted later, see [`S3Blobs::abort_unfinished`].
 //! - Where the bucket keeps versions, all of them go with a blob, unless the settings say that they stay.
-//! - A key that is taken is refused by the store itself (`If-None-Match: *`), not by a look before.
+//! - A key that is taken is refused by the store itself (`If-None-Match: *`), not by a look before. Each write leaves a
+//!   mark of its own on what it wrote: when its answer is lost and it is repeated, what it finds there is known for its
+//!   own.
 //! - Checksums are sent and asked for only where the protocol demands it: compatible stores differ in the rest, and
 //!   requests are signed over the hash of their body anyway.
 //!
@@ -34,16 +36,20 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::Method;
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 
 use self::settings::Encryption;
-pub use self::settings::{Credentials, S3Settings, Versions};
+pub use self::settings::{S3Settings, Versions};
 use self::upload::{Parts, Upload};
 use super::body::{Body, Meter, Terms, resolve};
 use super::signed::{GetTerms, PutTerms};
 use super::{BlobEntry, BlobError, BlobInfo, BlobKey, BlobPrefix, MAX_LISTED, PresignError, Presigned, PutSize};
+use crate::aws::Credentials;
 use crate::resilience::{Guard, Health, Policy};
-use crate::trace::ToS3;
+use crate::trace::ToAws;
 
+/// The mark of a write, in the metadata of what it wrote.
+const WRITE: &str = "oriel-write";
 /// Above this size S3 does not copy in one request.
 const MAX_COPY: u64 = 5 * 1024 * 1024 * 1024;
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
@@ -77,7 +83,7 @@ impl S3Blobs {
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(settings.region))
             .credentials_provider(credentials.0)
-            .interceptor(ToS3)
+            .interceptor(ToAws)
             .force_path_style(settings.path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -116,17 +122,34 @@ impl S3Blobs {
             return self.put_parts(key, first, parts, body, meter, terms).await;
         }
         let info = terms.accept(meter.finish())?;
+        let write = Uuid::now_v7().to_string();
         let request = self
             .client
             .put_object()
             .bucket(&self.bucket)
             .key(self.name(key))
+            .metadata(WRITE, &write)
             .set_if_none_match((!terms.replace).then(|| "*".to_owned()))
             .set_server_side_encryption(self.algorithm())
             .set_ssekms_key_id(self.kms_key())
             .body(ByteStream::from(first));
-        asked(&self.guard, request.send()).await?;
+        let answer = asked(&self.guard, request.send()).await;
+        self.is_done(key, &write, answer.map(drop)).await?;
         Ok(info)
+    }
+
+    /// How a write has ended. One whose answer was lost is repeated, and is told that the key is taken, or that its
+    /// upload is over: by itself, if what is there bears its mark.
+    async fn is_done(&self, key: &BlobKey, write: &str, answer: Result<(), BlobError>) -> Result<(), BlobError> {
+        let Err(error @ (BlobError::Exists | BlobError::NotFound)) = answer else { return answer };
+        let request = self.client.head_object().bucket(&self.bucket).key(self.name(key));
+        match asked(&self.guard, request.send()).await {
+            Ok(found) if found.metadata().and_then(|marks| marks.get(WRITE)).is_some_and(|mark| mark == write) => {
+                Ok(())
+            }
+            Ok(_) | Err(BlobError::NotFound) => Err(error),
+            Err(away) => Err(away),
+        }
     }
 
     async fn put_parts(
@@ -138,8 +161,8 @@ impl S3Blobs {
         mut meter: Meter,
         terms: Terms,
     ) -> Result<BlobInfo, BlobError> {
-        let encryption = self.encryption.as_ref();
-        let mut upload = Upload::begin(&self.client, &self.guard, &self.bucket, self.name(key), encryption).await?;
+        let write = Uuid::now_v7().to_string();
+        let mut upload = Upload::begin(self, self.name(key), &write).await?;
         let finish = async {
             let mut part = first;
             loop {
@@ -150,7 +173,8 @@ impl S3Blobs {
                 part = parts.next(&mut body, &mut meter).await?;
             }
             let info = terms.accept(meter.finish())?;
-            upload.complete(terms.replace).await?;
+            let completed = upload.complete(terms.replace).await;
+            self.is_done(key, &write, completed).await?;
             Ok(info)
         };
         let finished = finish.await;
@@ -363,7 +387,7 @@ impl S3Blobs {
 
     pub(super) async fn check(&self) -> Result<(), BlobError> {
         let request = self.client.head_bucket().bucket(&self.bucket);
-        let checked = self.guard.within(CHECK_WITHIN, async {
+        let checked = self.guard.look(CHECK_WITHIN, async {
             match request.send().await.map_err(refused) {
                 Ok(_) => Ok(()),
                 Err(BlobError::NotFound) => Err(BlobError::unavailable("there is no such bucket")),
@@ -503,8 +527,8 @@ where
 {
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code);
     match (status(&error), code) {
-        (Some(404), None | Some("NoSuchKey" | "NotFound")) => BlobError::NotFound,
-        (Some(412), _) | (Some(409), Some("ConditionalRequestConflict")) => BlobError::Exists,
+        (Some(404), None | Some("NoSuchKey" | "NoSuchUpload" | "NotFound")) => BlobError::NotFound,
+        (Some(412), _) => BlobError::Exists,
         (status, code) => {
             let what = match &error {
                 // The body of a refusal may repeat the request; its code says enough.

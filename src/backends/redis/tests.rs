@@ -22,7 +22,7 @@ const TIMING: Timing = Timing {
         time_out: Some(Duration::from_secs(5)),
         attempts: 1,
         pause: Pause { least: Duration::from_millis(10), most: Duration::from_millis(100) },
-        breaker: Limits { outages: 5, open_for: Duration::from_millis(300) },
+        breaker: Limits { outages: 5, open_for: Duration::from_millis(300), look_after: Duration::from_millis(300) },
         running: 64,
         waiting: 64,
     },
@@ -76,17 +76,17 @@ async fn nodes_share_attempts(url: &str) {
     let both = [("account", rule(2)), ("place", rule(9))];
     assert_eq!(attempt(&a, &both).await, Attempted { may: true, counters: vec![counted(1, 0); 2] });
     assert_eq!(attempt(&b, &both).await, Attempted { may: true, counters: vec![counted(2, 1), counted(2, 0)] });
-    let third = attempt(&a, &[("account", rule(2)), ("other", rule(9))]).await;
-    assert!(!third.may && third.counters[0].failures == 2 && third.counters[1] == Counted::default(), "{third:?}");
     // One that is taken back is not counted, and what is forgotten never was.
     a.take_back(&[("account", true), ("place", false), ("never", false)]).await.unwrap();
     let fresh = attempt(&b, &both).await;
     assert_eq!(fresh, Attempted { may: true, counters: vec![counted(1, 0), counted(2, 0)] });
     // Many at once are no way around.
-    let one = [("many", rule(5))];
+    let (one, began) = ([("many", rule(5))], Instant::now());
     let many = (0..20).map(|n| attempt(if n % 2 == 0 { &a } else { &b }, &one));
     let may = futures::future::join_all(many).await.into_iter().filter(|attempted| attempted.may).count();
-    assert_eq!(may, 5);
+    // One more for each wait that has ended meanwhile: a second, two, four.
+    let waits = (1.0 + began.elapsed().as_secs_f64()).log2() as usize;
+    assert!((5..=5 + waits).contains(&may), "{may}");
     // Twice as long each time, and not longer than the longest.
     for before in 0..10 {
         let name = format!("wait {before}");
@@ -98,6 +98,10 @@ async fn nodes_share_attempts(url: &str) {
         let expected = if before < 2 { 0 } else { (1 << (before - 2)).min(60) };
         assert_eq!(waits, Duration::from_secs(expected), "after {before}");
     }
+    // Who has to wait under one name is refused, and is counted under none.
+    let refused = attempt(&a, &[("wait 9", rule(3)), ("other", rule(9))]).await;
+    assert!(!refused.may && refused.counters[0].failures == 10, "{refused:?}");
+    assert_eq!(refused.counters[1], Counted::default());
     // Of another installation nothing is known.
     let other = node(url, "elsewhere", TIMING).await;
     assert_eq!(attempt(&other, &both).await.counters, vec![counted(1, 0); 2]);
@@ -144,8 +148,8 @@ async fn nodes_share_a_budget(url: &str) {
     assert!(spent >= 99 && spent as f64 <= 100.0 + filled(began), "{spent}");
     // It fills evenly.
     let fast = Budget { capacity: 1_000.0, fills_in: Duration::from_secs(1) };
-    assert!(a.spend("rate:fast", fast, 1_000.0, 0.0).await.unwrap().was_enough);
     let began = Instant::now();
+    assert!(a.spend("rate:fast", fast, 1_000.0, 0.0).await.unwrap().was_enough);
     while !b.spend("rate:fast", fast, 300.0, 0.0).await.unwrap().was_enough {
         assert!(began.elapsed() < PATIENCE, "it does not fill");
     }
@@ -224,7 +228,7 @@ async fn a_stopped_server_costs_no_time_and_is_found_again() {
     for _ in 0..1_000 {
         assert!(redis.get("answer").await.is_err());
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "they waited for it: {:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "they waited for it: {:?}", began.elapsed());
     server.start_again();
     up(&redis).await;
     assert!(redis.spend("rate:ada", MINUTE, 1.0, 0.0).await.unwrap().was_enough, "it knows its script again");
@@ -252,7 +256,7 @@ async fn a_server_that_hangs_is_waited_for_five_times() {
     for _ in 0..1_000 {
         assert!(redis.get("answer").await.is_err());
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "they waited for it: {:?}", began.elapsed());
+    assert!(began.elapsed() < PATIENCE, "they waited for it: {:?}", began.elapsed());
     server.thaw();
 }
 

@@ -1,15 +1,18 @@
-//! A bucket that encrypts, keeps versions and tells of unfinished uploads, around the test server that does not; and
-//! that what a bucket is asked for is asked for.
+//! A bucket that encrypts, keeps versions, tells of unfinished uploads and knows which are over, around the test server
+//! that does not; that what a bucket is asked for is asked for; and that an answer may be lost on its way.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use super::super::{Credentials, Grant};
 use s3s::dto::*;
-use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::store::{ACCESS, SECRET, bytes, chunked, fresh, now_here, serve_s3};
 use super::*;
@@ -118,6 +121,9 @@ impl S3 for Bucket {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let (id, name) = (req.input.upload_id.clone(), req.input.key.clone());
+        if !self.seen().uploads.contains_key(&id) {
+            return Err(s3_error!(NoSuchUpload));
+        }
         let answer = self.files.complete_multipart_upload(req).await?;
         let mut seen = self.seen();
         seen.uploads.remove(&id);
@@ -189,13 +195,19 @@ impl S3 for Bucket {
     }
 }
 
-async fn bucket(parameters: &str, is_versioned: bool) -> (TempDir, Bucket, Blobs) {
+/// Its folder, itself, and where it is served.
+async fn served() -> (TempDir, Bucket, String) {
     let folder = TempDir::new().unwrap();
     std::fs::create_dir_all(folder.path().join("bucket")).unwrap();
     let files = Arc::new(FileSystem::new(folder.path()).unwrap());
     let bucket = Bucket { files, seen: Arc::default() };
-    bucket.seen().versions = is_versioned.then(Vec::new);
     let endpoint = serve_s3(bucket.clone()).await;
+    (folder, bucket, endpoint)
+}
+
+async fn bucket(parameters: &str, is_versioned: bool) -> (TempDir, Bucket, Blobs) {
+    let (folder, bucket, endpoint) = served().await;
+    bucket.seen().versions = is_versioned.then(Vec::new);
     let url = format!("s3://bucket/base?endpoint={endpoint}{parameters}");
     let settings = S3Settings::parse(&Url::parse(&url).unwrap(), |_| None).unwrap();
     (folder, bucket, Blobs::open_s3(settings, Credentials::new(ACCESS, SECRET, None)))
@@ -280,4 +292,65 @@ async fn what_a_killed_process_began_is_aborted_a_day_later() {
     assert_eq!(blobs.abort_unfinished(a_day_ago).await.unwrap(), 0, "they may go on still");
     assert_eq!(blobs.abort_unfinished(now + chrono::TimeDelta::minutes(1)).await.unwrap(), 3);
     assert_eq!(bucket.seen().uploads.keys().collect::<Vec<_>>(), ["other"]);
+}
+
+/// Stands before a store, and loses the answer to the first request that holds this: the store has done it, and the
+/// connection breaks off.
+async fn losing(endpoint: &str, needle: &'static str) -> (String, Arc<AtomicBool>) {
+    let target = endpoint.strip_prefix("http://").unwrap().to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = format!("http://{}", listener.local_addr().unwrap());
+    let lost = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&lost);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (target, lost) = (target.clone(), Arc::clone(&lost));
+            tokio::spawn(async move {
+                let store = TcpStream::connect(target).await.unwrap();
+                let ((mut from, mut to_client), (mut answers, mut to)) = (client.into_split(), store.into_split());
+                let asked = Arc::new(AtomicBool::new(false));
+                let asks = Arc::clone(&asked);
+                let onward = async move {
+                    let mut bytes = vec![0; 64 * 1024];
+                    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+                        let text = String::from_utf8_lossy(&bytes[..read]);
+                        asks.fetch_or(text.contains(needle), Ordering::SeqCst);
+                        if to.write_all(&bytes[..read]).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                let back = async move {
+                    let mut bytes = vec![0; 64 * 1024];
+                    while let Ok(read @ 1..) = answers.read(&mut bytes).await {
+                        if asked.load(Ordering::SeqCst) && !lost.swap(true, Ordering::SeqCst) {
+                            return;
+                        }
+                        if to_client.write_all(&bytes[..read]).await.is_err() {
+                            return;
+                        }
+                    }
+                };
+                tokio::select! { () = onward => {}, () = back => {} }
+            });
+        }
+    });
+    (here, told)
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_is_a_write() {
+    for (needle, size) in [("PUT /bucket/", 3), ("partNumber=1&", LARGE), ("?uploadId=", LARGE)] {
+        let (_folder, _, endpoint) = served().await;
+        let (endpoint, lost) = losing(&endpoint, needle).await;
+        let settings = S3Settings::parse(&Url::parse(&format!("s3://bucket?endpoint={endpoint}")).unwrap(), |_| None);
+        let blobs = Blobs::open_s3(settings.unwrap(), Credentials::new(ACCESS, SECRET, None));
+        let (key, content) = (fresh(FILES), bytes(size));
+        let info = blobs.put(&key, chunked(&content, 64 * 1024), u64::MAX).await;
+        assert_eq!(info.unwrap_or_else(|error| panic!("{needle}: {error:?}")).size, size as u64);
+        assert_eq!(blobs.read(&key, u64::MAX).await.unwrap(), content);
+        // What another one has written is another's.
+        assert!(matches!(blobs.write(&key, bytes(3)).await, Err(BlobError::Exists)));
+        assert!(lost.load(Ordering::SeqCst), "{needle}: nothing was lost");
+    }
 }

@@ -12,8 +12,7 @@ use tracing::Instrument;
 
 use super::super::BlobError;
 use super::super::body::{Body, Meter};
-use super::asked;
-use super::settings::Encryption;
+use super::{S3Blobs, WRITE, asked};
 use crate::resilience::Guard;
 
 /// The smallest part that S3 takes.
@@ -66,25 +65,22 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) async fn begin(
-        client: &Client,
-        guard: &Arc<Guard>,
-        bucket: &str,
-        name: String,
-        encryption: Option<&Encryption>,
-    ) -> Result<Self, BlobError> {
-        let request = client
+    /// Begins one under this name; `write`: the mark of what it writes.
+    pub(super) async fn begin(store: &S3Blobs, name: String, write: &str) -> Result<Self, BlobError> {
+        let request = store
+            .client
             .create_multipart_upload()
-            .bucket(bucket)
+            .bucket(&store.bucket)
             .key(&name)
-            .set_server_side_encryption(encryption.map(|how| how.algorithm.clone()))
-            .set_ssekms_key_id(encryption.and_then(|how| how.key.clone()));
-        let begun = asked(guard, request.send()).await?;
+            .metadata(WRITE, write)
+            .set_server_side_encryption(store.algorithm())
+            .set_ssekms_key_id(store.kms_key());
+        let begun = asked(&store.guard, request.send()).await?;
         let id = begun.upload_id.ok_or_else(|| BlobError::unavailable("the store began an upload without an id"))?;
         Ok(Self {
-            client: client.clone(),
-            guard: Arc::clone(guard),
-            bucket: bucket.to_owned(),
+            client: store.client.clone(),
+            guard: Arc::clone(&store.guard),
+            bucket: store.bucket.clone(),
             name,
             id: Some(id),
             sent: 0,
