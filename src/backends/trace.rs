@@ -14,11 +14,12 @@ use serde::de::DeserializeOwned;
 
 const TRACEPARENT: &str = "traceparent";
 
-/// Tells an S3 server. The header is no part of the signature: who stands between may write another.
+/// Tells a server of AWS, or one that speaks its protocols. The header is no part of the signature: who stands between
+/// may write another.
 #[derive(Debug)]
-pub(crate) struct ToS3;
+pub(crate) struct ToAws;
 
-impl Intercept for ToS3 {
+impl Intercept for ToAws {
     fn name(&self) -> &'static str {
         "traceparent"
     }
@@ -158,7 +159,7 @@ mod tests {
             .credentials_provider(Credentials::new("k", "s", None, None, "test"))
             .force_path_style(true)
             .endpoint_url(format!("http://{address}"))
-            .interceptor(ToS3);
+            .interceptor(ToAws);
         let asked = aws_sdk_s3::Client::from_conf(s3.build()).head_object().bucket("b").key("k").send().await;
         assert!(asked.is_err());
         let headers = heard.recv().await.unwrap();

@@ -36,9 +36,10 @@ use url::Url;
 use self::body::{Meter, Terms};
 pub use self::key::{BlobKey, BlobPrefix, EXPORTS, FILES, InvalidBlobKey, STAGING, TEXTS};
 pub use self::local::LocalBlobs;
-pub use self::s3::{Credentials, S3Blobs, S3Settings};
+pub use self::s3::{S3Blobs, S3Settings};
 pub use self::signed::{BASE_PATH, Disposition, Grant, PresignError, Presigned, PutSize, SignatureError, UrlKeys};
 
+use crate::aws::{Credentials, variable};
 use crate::resilience::{Fault, Health, Unanswered};
 
 /// Most entries of one [`Blobs::list`].
@@ -194,9 +195,9 @@ impl Blobs {
                 Self::open_folder(&folder, keys).await
             }
             "s3" => {
-                let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
                 let settings = S3Settings::parse(&url, variable)?;
-                Ok(Self::open_s3(settings, Credentials::from_environment(variable)?))
+                let credentials = Credentials::from_environment(variable).ok_or(OpenError::Credentials)?;
+                Ok(Self::open_s3(settings, credentials))
             }
             other => Err(OpenError::Url(format!("`{other}:` is not known"))),
         }

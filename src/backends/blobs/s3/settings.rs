@@ -2,12 +2,11 @@
 //!
 //! Errors never repeat what was written, because secrets are easily written into the wrong place.
 
-use std::fmt;
-
 use aws_sdk_s3::types::ServerSideEncryption;
 use url::Url;
 
 use super::super::OpenError;
+use crate::aws::region;
 
 /// Where a bucket is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,10 +59,7 @@ impl S3Settings {
         let mut settings = Self {
             bucket: bucket.to_owned(),
             base: if base.is_empty() { String::new() } else { format!("{base}/") },
-            region: ["AWS_REGION", "AWS_DEFAULT_REGION"]
-                .into_iter()
-                .find_map(&variable)
-                .unwrap_or_else(|| "us-east-1".to_owned()),
+            region: region(&variable),
             endpoint: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"].into_iter().find_map(&variable),
             public_endpoint: None,
             path_style: false,
@@ -117,31 +113,6 @@ fn endpoint(text: &str) -> Result<String, OpenError> {
     }
 }
 
-/// What signs requests to a bucket.
-#[derive(Clone)]
-pub struct Credentials(pub(super) aws_sdk_s3::config::Credentials);
-
-impl Credentials {
-    /// An access key and its secret; `session` for credentials that expire.
-    pub fn new(access_key: &str, secret: &str, session: Option<String>) -> Self {
-        Self(aws_sdk_s3::config::Credentials::new(access_key, secret, session, None, "oriel"))
-    }
-
-    /// Reads the usual variables of the environment.
-    pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, OpenError> {
-        match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
-            (Some(key), Some(secret)) => Ok(Self::new(&key, &secret, variable("AWS_SESSION_TOKEN"))),
-            _ => Err(OpenError::Credentials),
-        }
-    }
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(..)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -191,8 +162,5 @@ mod tests {
             let error = parse(url, &[]).unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{url}: {error}");
         }
-        let key = Credentials::new("hunter2", "hunter2", Some("hunter2".to_owned()));
-        assert!(!format!("{key:?}").contains("hunter2"));
-        assert!(matches!(Credentials::from_environment(|_| None), Err(OpenError::Credentials)));
     }
 }
