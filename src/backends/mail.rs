@@ -28,6 +28,8 @@ use crate::resilience::{Fault, Guard, Health, Policy, Unanswered};
 
 /// How long handing over one letter may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server may take to greet, when it is looked whether it is back.
+const GREETED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A letter to one person.
 #[derive(Clone)]
@@ -168,6 +170,26 @@ impl Mail {
                 let send = async { transport.send(message).await.map(drop).map_err(told) };
                 guard.within(PATIENCE, send).await
             }
+        }
+    }
+
+    /// Looks whether a server answers again that did not. One that did is not asked: mail servers do not like to be
+    /// greeted for nothing.
+    ///
+    /// # Errors
+    /// See [`MailError`].
+    pub async fn check(&self) -> Result<(), MailError> {
+        match &self.way {
+            Way::Smtp { transport, guard } if !guard.health().is_up() => {
+                let greeted = async {
+                    match transport.test_connection().await.map_err(told)? {
+                        true => Ok(()),
+                        false => Err(MailError::Unreachable("it greets, and says no more".to_owned())),
+                    }
+                };
+                guard.look(GREETED_WITHIN, greeted).await
+            }
+            Way::Smtp { .. } | Way::Folder(_) => Ok(()),
         }
     }
 

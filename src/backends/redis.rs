@@ -287,7 +287,10 @@ impl Redis {
     pub async fn ping(&self) -> Result<(), RedisFault> {
         let key = self.key("ping");
         let asked = async |mut connection| redis::cmd("EXISTS").arg(&key).query_async::<i64>(&mut connection).await;
-        self.ask(asked).await.map(drop)
+        let (shared, limit) = (&self.shared, self.shared.timing.policy.time_out);
+        let (connection, number) = shared.connection()?;
+        let answer = shared.guard.look(limit.unwrap_or(shared.timing.connect), over(connection, asked)).await;
+        shared.hear(answer, number).map(drop)
     }
 
     /// Takes a cost from the budget of this name, in one round trip, and what is `owed` to it beside.
@@ -372,24 +375,17 @@ impl Redis {
     }
 
     async fn ask<T>(&self, work: impl AsyncFnOnce(Connection) -> RedisResult<T>) -> Result<T, RedisFault> {
-        let shared = &self.shared;
-        let (connection, number) = {
-            let link = shared.link();
-            if link.connection.is_none() && !link.has_tried {
-                return Err(RedisFault::Connecting);
-            }
-            (link.connection.clone(), link.number)
-        };
-        let asked = shared.guard.once(async {
-            let connection = connection.ok_or(RedisFault::Disconnected)?;
-            Ok(work(connection).await?)
-        });
-        let answer = asked.await;
-        if answer.as_ref().is_err_and(RedisFault::is_outage) {
-            shared.lose(number);
-        }
-        answer
+        let (connection, number) = self.shared.connection()?;
+        let answer = self.shared.guard.once(over(connection, work)).await;
+        self.shared.hear(answer, number)
     }
+}
+
+async fn over<T>(
+    connection: Option<Connection>,
+    work: impl AsyncFnOnce(Connection) -> RedisResult<T>,
+) -> Result<T, RedisFault> {
+    Ok(work(connection.ok_or(RedisFault::Disconnected)?).await?)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -432,6 +428,23 @@ impl Shared {
             tokio::time::sleep(self.timing.pause.after(failures, sources.chance())).await;
             failures = if is_up { 0 } else { failures + 1 };
         }
+    }
+
+    /// The connection that there is, and its number.
+    fn connection(&self) -> Result<(Option<Connection>, u64), RedisFault> {
+        let link = self.link();
+        if link.connection.is_none() && !link.has_tried {
+            return Err(RedisFault::Connecting);
+        }
+        Ok((link.connection.clone(), link.number))
+    }
+
+    /// What was answered over the connection of this number, which may have been lost with it.
+    fn hear<T>(&self, answer: Result<T, RedisFault>, number: u64) -> Result<T, RedisFault> {
+        if answer.as_ref().is_err_and(RedisFault::is_outage) {
+            self.lose(number);
+        }
+        answer
     }
 
     /// The connection of this number is not used any more.

@@ -6,7 +6,8 @@
 //! - **retry**: what may be repeated is tried again after a pause that doubles and is random, so that many who failed
 //!   together do not return together;
 //! - **circuit breaker**: after five outages in a row nothing is asked for a minute, then one request alone, the probe,
-//!   decides whether it goes on (see [`breaker`](self::breaker));
+//!   decides whether it goes on; who only [looks](Guard::look) whether the server is back may do so every few seconds
+//!   (see [`breaker`](self::breaker));
 //! - **span**: each attempt is one, named after the backend, so that a trace shows what was waited for;
 //! - **bulkhead**: so many requests at once and so many that wait for a place; further ones are refused at once. One
 //!   slow server does not take the memory and the patience of all the rest.
@@ -225,6 +226,20 @@ impl Guard {
         self.attempt(Some(limit), Box::pin(work)).await.into()
     }
 
+    /// Looks whether the server answers, and waits for so long at most. While the breaker is open, it may all the same:
+    /// alone, and every few seconds; its answer closes it, so that nobody's work waits for the rest of the time. It takes
+    /// no place from those who work.
+    ///
+    /// # Errors
+    /// Those of the backend, and [`Unanswered`] as one of them.
+    pub async fn look<T, E: Fault>(&self, limit: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        let permit = self.watched().breaker.look(self.sources.now());
+        match permit {
+            Ok(permit) => self.call(permit, Some(limit), Box::pin(work)).await.into(),
+            Err(wait) => Err(Unanswered::Open(wait).into()),
+        }
+    }
+
     /// How the backend is.
     pub fn health(&self) -> Health {
         let now = self.sources.now();
@@ -255,10 +270,20 @@ impl Guard {
         }
         let Some(_place) = self.place().await else { return refused(Unanswered::Full, "full") };
         let permit = self.watched().breaker.ask(self.sources.now());
-        let mut call = match permit {
-            Ok(permit) => Call { guard: self, permit: Some(permit) },
-            Err(wait) => return refused(Unanswered::Open(wait), "refused"),
-        };
+        match permit {
+            Ok(permit) => self.call(permit, limit, work).await,
+            Err(wait) => refused(Unanswered::Open(wait), "refused"),
+        }
+    }
+
+    /// The call itself, of whom the breaker has let through.
+    async fn call<T, E: Fault>(
+        &self,
+        permit: Permit,
+        limit: Option<Duration>,
+        work: Pin<Box<impl Future<Output = Result<T, E>>>>,
+    ) -> Attempt<T, E> {
+        let mut call = Call { guard: self, permit: Some(permit) };
         let began = self.sources.now();
         let span = self.span();
         let asked = async {
@@ -355,9 +380,12 @@ impl Call<'_> {
         drop(watched);
         if before != after {
             gauge!("oriel_backend_breaker", "backend" => name).set(after.number());
-            match after {
-                State::Open => tracing::warn!(backend = name, error, "a backend is away; it is not asked for a while"),
-                State::HalfOpen | State::Closed => tracing::info!(backend = name, "a backend answers again"),
+            match (before, after) {
+                (State::Closed, State::Open) => {
+                    tracing::warn!(backend = name, error, "a backend is away; it is not asked for a while");
+                }
+                (_, State::Open) => tracing::debug!(backend = name, error, "a backend is still away"),
+                (_, State::HalfOpen | State::Closed) => tracing::info!(backend = name, "a backend answers again"),
             }
         }
     }

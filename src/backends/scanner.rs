@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use url::Url;
 
-use crate::resilience::{Fault, Guard, Health, Limits, Policy, Unanswered};
+use crate::resilience::{Fault, Guard, Health, Policy, Unanswered};
 
 /// Where clamd listens, unless it is said.
 const PORT: u16 = 3310;
@@ -137,10 +137,8 @@ impl Scanner {
             return Err(InvalidScannerUrl);
         }
         let address = format!("{host}:{}", url.port().unwrap_or(PORT));
-        // Each step has a time of its own, because a large file takes long. Jobs repeat what failed. Nobody waits for a
-        // scanner but files, so it may be asked again soon.
-        let breaker = Limits { open_for: Duration::from_secs(10), ..Limits::default() };
-        let policy = Policy { time_out: None, attempts: 1, running: 8, breaker, ..Policy::default() };
+        // Each step has a time of its own, because a large file takes long. Jobs repeat what failed.
+        let policy = Policy { time_out: None, attempts: 1, running: 8, ..Policy::default() };
         let guard = Guard::new("scanner", policy);
         Ok(Self(Arc::new(Clamd { address, max_size, times, guard })))
     }
@@ -151,15 +149,14 @@ impl Scanner {
     /// When it does not.
     pub async fn check(&self) -> Result<(), ScanError> {
         let clamd = &self.0;
-        clamd
-            .guard
-            .once(async {
-                match clamd.ask("PING").await?.as_str() {
-                    "PONG" => Ok(()),
-                    other => Err(garbled(other)),
-                }
-            })
-            .await
+        let ping = async {
+            match clamd.ask("PING").await?.as_str() {
+                "PONG" => Ok(()),
+                other => Err(garbled(other)),
+            }
+        };
+        // To connect, to say it, to hear the answer.
+        clamd.guard.look(clamd.times.greeting * 3, ping).await
     }
 
     /// What it finds in a file of this size.

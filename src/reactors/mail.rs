@@ -8,7 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oriel_backends::mail::{Letter, Mail};
+use oriel_backends::mail::{Letter, Mail, MailError};
+use oriel_backends::resilience::Unanswered;
 use oriel_domain::data_exports::{DataExportEvent, DataExportId};
 use oriel_domain::members::MemberEvent;
 use oriel_domain::tickets::{INVITATION, INVITATION_LIFE, Ticket};
@@ -23,12 +24,17 @@ use sea_orm::{DbErr, EntityTrait};
 use serde::{Deserialize, Serialize};
 
 use crate::Parts;
+use tokio::time::{Instant, sleep};
 
 mod texts;
 
 const QUEUE: &str = "mail";
 
 /// Which letter an event leads to.
+/// How long a letter waits for a server that is away, before it is made anew: a link in it may have ended.
+const AWAY: Duration = Duration::from_secs(600);
+/// How often it is seen meanwhile whether the server is back.
+const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
@@ -169,7 +175,15 @@ impl Worker for Post {
             return Ok(());
         };
         let texts::Text { subject, body } = text;
-        let sent = self.mail.send(&Letter { id: job.id, to, subject, text: body }).await;
+        let letter = Letter { id: job.id, to, subject, text: body };
+        // A server that is known to be away was not asked in vain: the letter waits for it, and is sent when it is back.
+        let began = Instant::now();
+        let sent = loop {
+            match self.mail.send(&letter).await {
+                Err(MailError::Unanswered(Unanswered::Open(_))) if began.elapsed() < AWAY => sleep(LOOK).await,
+                sent => break sent,
+            }
+        };
         sent.map_err(|error| match error.is_final() {
             true => JobFailure::for_good(error.to_string()),
             false => JobFailure::again(error.to_string()),

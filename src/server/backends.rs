@@ -1,5 +1,6 @@
 //! The servers that Oriel stands on beside its database: how they are, as operators see it, and a beat that asks each
-//! of them now and then. So one that nobody needs at the moment is known to be away, and one that is back is found.
+//! of them now and then. So one that nobody needs at the moment is known to be away, and one that is back is found a few
+//! seconds later, also while its breaker keeps all others from asking.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use oriel_backends::bus::Bus;
 use oriel_backends::identity::IdentityProviders;
 use oriel_backends::mail::Mail;
 use oriel_backends::redis::Redis;
+use oriel_backends::resilience::{Pause, Sources, SystemSources};
 use oriel_backends::scanner::Scanner;
 use oriel_backends::search::Search;
 use oriel_schema::services::BackendState;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-/// How often each is asked.
-const BEAT: Duration = Duration::from_secs(5);
+/// Between two rounds: of many nodes not all at the same moment.
+const BEAT: Pause = Pause { least: Duration::from_secs(6), most: Duration::from_secs(6) };
 
 /// See the module. Cheap to clone.
 #[derive(Clone)]
@@ -103,9 +104,7 @@ impl Backends {
 
     /// Asks each of them now and then, until `stop`. What they answer is seen in their health.
     pub async fn beat(self, stop: CancellationToken) {
-        let mut beat = tokio::time::interval(BEAT);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(beat.tick()).await.is_some() {
+        loop {
             let redis = async {
                 match &self.redis {
                     Some(redis) => redis.ping().await,
@@ -118,7 +117,11 @@ impl Backends {
                     None => Ok(()),
                 }
             };
-            let _ = tokio::join!(self.search.check(), self.blobs.check(), scanner, redis);
+            let _ = tokio::join!(self.search.check(), self.blobs.check(), self.mail.check(), scanner, redis);
+            let pause = tokio::time::sleep(BEAT.after(0, SystemSources.chance()));
+            if stop.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
         }
     }
 }

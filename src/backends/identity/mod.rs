@@ -35,7 +35,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use crate::resilience::{Fault, Guard, Health, Policy, Unanswered};
+use crate::resilience::{Fault, Guard, Health, Limits, Policy, Unanswered};
 
 pub use reach::Private;
 pub use token::Claims;
@@ -291,7 +291,10 @@ impl IdentityProviders {
     fn known(&self, issuer: &str) -> Arc<Known> {
         self.known.get_with_by_ref(issuer, || {
             // One for each: a provider that is away costs its own organisation alone.
-            let policy = Policy { attempts: 2, running: 16, waiting: 64, ..Policy::default() };
+            // Nobody looks whether it is back but who wants to sign in: an address that an organization has typed is not
+            // asked on and on. So they may ask again soon.
+            let breaker = Limits { open_for: Duration::from_secs(10), ..Limits::default() };
+            let policy = Policy { attempts: 2, running: 16, waiting: 64, breaker, ..Policy::default() };
             Arc::new(Known {
                 guard: Guard::new("identity", policy),
                 discovery: Mutex::default(),

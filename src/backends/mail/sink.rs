@@ -44,6 +44,11 @@ impl Drop for Sink {
 impl Sink {
     /// One that offers STARTTLS for this name.
     pub async fn start(name: &str) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), name)
+    }
+
+    /// The same at this place.
+    pub fn on(listener: TcpListener, name: &str) -> Self {
         let rcgen::CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
         let provider = Arc::new(tokio_rustls::rustls::crypto::aws_lc_rs::default_provider());
@@ -54,7 +59,6 @@ impl Sink {
             .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (received, refuses) = (watch::Sender::new(Vec::new()), Arc::new(Mutex::new(None)));
         let (kept, refusal) = (received.clone(), Arc::clone(&refuses));

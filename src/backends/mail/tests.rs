@@ -88,6 +88,20 @@ async fn who_is_not_there_can_be_tried_again() {
     assert!(mail.send(&nowhere).await.unwrap_err().is_final());
 }
 
+#[tokio::test]
+async fn a_server_that_is_back_is_found_and_one_that_was_never_away_is_not_asked() {
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mail = Mail::open(Some(&format!("smtp://{gone}")), Path::new(""), FROM).unwrap();
+    mail.check().await.unwrap();
+    assert!(mail.send(&letter()).await.is_err());
+    assert!(mail.check().await.unwrap_err().is_outage(), "nobody is there");
+    assert_eq!(mail.health().unwrap().outages, 2);
+    let sink = Sink::on(tokio::net::TcpListener::bind(gone).await.unwrap(), "localhost");
+    mail.check().await.unwrap();
+    assert!(mail.health().unwrap().is_up() && sink.received.borrow().is_empty());
+    mail.send(&letter()).await.unwrap();
+}
+
 #[test]
 fn what_is_no_mail_server_is_refused() {
     for url in ["smtp://", "imap://mail.example.org", "mail"] {

@@ -4,9 +4,12 @@
 //! it is half open: one request is let through, the probe. Its answer closes the breaker, its outage opens it for as
 //! long again.
 //!
-//! Invariants: while it is open nothing passes; half open there is one probe at most, and one that went away without an
-//! end makes place for the next; how a request ended that was let through in an earlier state says nothing about this
-//! one.
+//! A look, which nobody's work depends on, may be the probe earlier: so those who work neither wait for the rest of the
+//! time after the server is back, nor find out themselves that it is not.
+//!
+//! Invariants: while it is open no work passes, and a look only so often; half open there is one probe at most, and one
+//! that went away without an end makes place for the next; how a request ended that was let through in an earlier state
+//! says nothing about this one.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +20,13 @@ pub struct Limits {
     pub outages: u32,
     /// How long it stays open.
     pub open_for: Duration,
+    /// How long after an outage it is looked whether the server is back.
+    pub look_after: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { outages: 5, open_for: Duration::from_secs(60) }
+        Self { outages: 5, open_for: Duration::from_secs(60), look_after: Duration::from_secs(4) }
     }
 }
 
@@ -67,7 +72,7 @@ pub(super) struct Permit {
 #[derive(Clone, Copy, Debug)]
 enum Now {
     Closed,
-    Open { until: Instant },
+    Open { until: Instant, look_at: Instant },
     HalfOpen,
 }
 
@@ -103,7 +108,7 @@ impl Breaker {
     pub fn refuses(&self, now: Instant) -> Option<Duration> {
         match self.now {
             Now::Closed => None,
-            Now::Open { until } => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
+            Now::Open { until, .. } => Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero()),
             // How long the probe takes is not known.
             Now::HalfOpen => Some(Duration::from_secs(1).min(self.limits.open_for)),
         }
@@ -120,6 +125,19 @@ impl Breaker {
         Ok(Permit { epoch: self.epoch })
     }
 
+    /// Lets one through that only looks whether the server answers, or says in how long the next one may.
+    pub fn look(&mut self, now: Instant) -> Result<Permit, Duration> {
+        if let Now::Open { look_at, .. } = self.now {
+            let wait = look_at.saturating_duration_since(now);
+            if !wait.is_zero() {
+                return Err(wait);
+            }
+            self.become_now(Now::HalfOpen);
+            return Ok(Permit { epoch: self.epoch });
+        }
+        self.ask(now)
+    }
+
     /// A request has ended.
     pub fn end(&mut self, permit: Permit, ended: Ended, now: Instant) {
         if permit.epoch != self.epoch {
@@ -130,12 +148,13 @@ impl Breaker {
             Ended::Outage => self.outages = self.outages.saturating_add(1),
             Ended::Unknown => {}
         }
-        let open = Now::Open { until: now + self.limits.open_for };
+        let Limits { open_for, look_after, .. } = self.limits;
+        let open = Now::Open { until: now + open_for, look_at: now + look_after.min(open_for) };
         match (self.now, ended) {
             (Now::Closed, Ended::Outage) if self.outages >= self.limits.outages => self.become_now(open),
             (Now::HalfOpen, Ended::Answered) => self.become_now(Now::Closed),
             (Now::HalfOpen, Ended::Outage) => self.become_now(open),
-            (Now::HalfOpen, Ended::Unknown) => self.become_now(Now::Open { until: now }),
+            (Now::HalfOpen, Ended::Unknown) => self.become_now(Now::Open { until: now, look_at: now }),
             (Now::Closed | Now::Open { .. }, _) => {}
         }
     }

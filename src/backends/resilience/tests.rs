@@ -10,12 +10,14 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-const LIMITS: Limits = Limits { outages: 5, open_for: Duration::from_secs(60) };
+const LIMITS: Limits = Limits { outages: 5, open_for: Duration::from_secs(60), look_after: Duration::from_secs(4) };
 
 /// What happens to a breaker.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Ask,
+    Ask {
+        looks: bool,
+    },
     /// The request that was let through first, or last, ends.
     End {
         last: bool,
@@ -27,7 +29,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ended = prop_oneof![3 => Just(Ended::Outage), 1 => Just(Ended::Answered), 1 => Just(Ended::Unknown)];
     let step = prop_oneof![
-        4 => Just(Step::Ask),
+        4 => prop::bool::weighted(0.3).prop_map(|looks| Step::Ask { looks }),
         4 => (any::<bool>(), ended).prop_map(|(last, ended)| Step::End { last, ended }),
         1 => (0u64..50_000).prop_map(Step::Pass),
     ];
@@ -42,23 +44,28 @@ proptest! {
         // Requests that go on, and in which period between two changes of the state they began.
         let (mut going_on, mut period) = (Vec::new(), 0);
         let (mut in_a_row, mut opened): (u32, Option<Instant>) = (0, None);
+        let mut is_free = false;
         for step in steps {
             let before = breaker.state();
             match step {
                 Step::Pass(millis) => now += Duration::from_millis(millis),
-                Step::Ask => match breaker.ask(now) {
+                Step::Ask { looks } => match if looks { breaker.look(now) } else { breaker.ask(now) } {
                     Ok(permit) => {
                         if let Some(since) = opened {
-                            prop_assert!(now >= since + LIMITS.open_for, "something passes while it is open");
+                            let shut = if looks { LIMITS.look_after } else { LIMITS.open_for };
+                            // One that went away without an end has made place for the next.
+                            prop_assert!(is_free || now >= since + shut, "something passes while it is open");
                         }
                         prop_assert!(before != State::HalfOpen, "there is a second probe");
+                        is_free = false;
                         period += u64::from(breaker.state() != before);
                         going_on.push((permit, period));
                     }
                     Err(wait) => {
                         prop_assert!(before != State::Closed, "it is closed and refuses");
                         prop_assert!(!wait.is_zero() && wait <= LIMITS.open_for);
-                        let is_over = opened.is_some_and(|since| now >= since + LIMITS.open_for);
+                        let shut = if looks { LIMITS.look_after } else { LIMITS.open_for };
+                        let is_over = is_free || opened.is_some_and(|since| now >= since + shut);
                         let has_probe = going_on.iter().any(|(_, began)| *began == period);
                         prop_assert!(before == State::Open && !is_over || has_probe, "nobody would ever ask again");
                     }
@@ -83,6 +90,7 @@ proptest! {
                         (state, Ended::Unknown) => state,
                     };
                     prop_assert_eq!(breaker.state(), expected);
+                    is_free = before == State::HalfOpen && ended == Ended::Unknown;
                     if ended == Ended::Outage && expected == State::Open {
                         opened = Some(now);
                     } else if expected == State::Closed {
@@ -188,6 +196,36 @@ async fn five_outages_open_it_for_a_minute_and_one_probe_closes_it() {
     assert_eq!(ask(&guard, Ok(1)).await, Ok(1));
     let health = guard.health();
     assert!(health.is_up() && health.last_error.is_none() && health.running == 0, "{health:?}");
+}
+
+#[tokio::test]
+async fn a_look_finds_a_server_that_is_back_long_before_work_would() {
+    let (clock, guard) = guard(|policy| (policy.running, policy.waiting) = (1, 0));
+    let look = async |answer| guard.look(Duration::from_secs(5), async { answer }).await;
+    for _ in 0..5 {
+        assert_eq!(ask(&guard, Err(Wrong::Away)).await, Err(Wrong::Away));
+    }
+    // Not at once, and not all the time.
+    clock.pass(Duration::from_secs(3));
+    assert_eq!(look(Ok(1)).await, Err(Wrong::Unanswered(Unanswered::Open(Duration::from_secs(1)))));
+    clock.pass(Duration::from_secs(1));
+    assert_eq!(look(Err(Wrong::Away)).await, Err(Wrong::Away));
+    assert_eq!(look(Ok(1)).await, Err(Wrong::Unanswered(Unanswered::Open(LIMITS.look_after))));
+    assert_eq!(guard.health().asked_again_in, Some(LIMITS.open_for), "whoever works waits on");
+    clock.pass(LIMITS.look_after);
+    assert!(matches!(ask(&guard, Ok(1)).await, Err(Wrong::Unanswered(Unanswered::Open(_)))));
+    assert_eq!(look(Ok(7)).await, Ok(7));
+    assert_eq!((guard.health().state, guard.health().outages), (State::Closed, 0));
+    // All places are taken: it looks all the same, and takes none.
+    let mut work = Box::pin(guard.once(pending::<Result<u8, Wrong>>()));
+    assert!(futures::poll!(&mut work).is_pending());
+    assert_eq!(ask(&guard, Ok(1)).await, Err(Wrong::Unanswered(Unanswered::Full)));
+    assert_eq!(look(Ok(7)).await, Ok(7));
+    // What takes too long is an outage like any other.
+    let limit = Duration::from_millis(20);
+    let late = guard.look(limit, pending::<Result<u8, Wrong>>()).await;
+    assert_eq!(late, Err(Wrong::Unanswered(Unanswered::TimedOut(limit))));
+    assert_eq!(guard.health().outages, 1);
 }
 
 #[tokio::test]

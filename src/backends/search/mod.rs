@@ -390,7 +390,7 @@ impl Search {
     pub async fn check(&self) -> Result<(), SearchError> {
         match self {
             Self::Tantivy(_) => Ok(()),
-            Self::Meilisearch(index) => index.guard().within(CHECK_WITHIN, index.checkpoint()).await.map(drop),
+            Self::Meilisearch(index) => index.guard().look(CHECK_WITHIN, index.checkpoint()).await.map(drop),
         }
     }
 
