@@ -62,12 +62,16 @@ fn is_called(table: &TableCreateStatement, name: &str) -> bool {
     table.to_string(PostgresQueryBuilder).starts_with(&format!("CREATE TABLE \"{name}\" "))
 }
 
-fn table(name: &'static str) -> TableCreateStatement {
+pub(crate) fn table(name: &'static str) -> TableCreateStatement {
     Table::create().table(Alias::new(name)).to_owned()
 }
 
 /// An index, and the table that it is of.
-fn index(table: &'static str, columns: &[&'static str], unique: bool) -> (&'static str, IndexCreateStatement) {
+pub(crate) fn index(
+    table: &'static str,
+    columns: &[&'static str],
+    unique: bool,
+) -> (&'static str, IndexCreateStatement) {
     let mut index = Index::create();
     index.name(format!("ix_{table}_{}", columns.join("_"))).table(Alias::new(table));
     for column in columns {

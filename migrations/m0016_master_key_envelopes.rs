@@ -3,6 +3,8 @@
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{binary, integer, string};
 
+use crate::m0001_engine::{index, table};
+
 /// See the module.
 pub struct Migration;
 
@@ -15,22 +17,28 @@ impl MigrationName for Migration {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        let table = Table::create()
-            .table(Alias::new("master_key_envelopes"))
+        for table in tables() {
+            manager.create_table(table).await?;
+        }
+        for (_, index) in indexes() {
+            manager.create_index(index).await?;
+        }
+        Ok(())
+    }
+}
+
+fn tables() -> Vec<TableCreateStatement> {
+    vec![
+        table("master_key_envelopes")
             .col(string("id").primary_key())
             .col(string("service"))
             .col(integer("number"))
             .col(string("sealed_by"))
             .col(binary("sealed"))
-            .to_owned();
-        manager.create_table(table).await?;
-        let unique = Index::create()
-            .name("ix_master_key_envelopes_service_number")
-            .table(Alias::new("master_key_envelopes"))
-            .col(Alias::new("service"))
-            .col(Alias::new("number"))
-            .unique()
-            .to_owned();
-        manager.create_index(unique).await
-    }
+            .to_owned(),
+    ]
+}
+
+fn indexes() -> Vec<(&'static str, IndexCreateStatement)> {
+    vec![index("master_key_envelopes", &["service", "number"], true)]
 }

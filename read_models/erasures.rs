@@ -121,6 +121,7 @@ impl On<OrganizationEvent> for Erasures {
             | OrganizationEvent::Configured { .. }
             | OrganizationEvent::SecondFactorRequired { .. }
             | OrganizationEvent::SigningKeyAdded
+            | OrganizationEvent::MasterKeyRotated { .. }
             | OrganizationEvent::Suspended { .. }
             | OrganizationEvent::Reinstated
             | OrganizationEvent::DeletionScheduled { .. }

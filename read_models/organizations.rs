@@ -196,7 +196,7 @@ impl On<OrganizationEvent> for Organizations {
             OrganizationEvent::DeletionCancelled => change(&|organization| organization.ends_at = None),
             OrganizationEvent::Ended => rows.delete(at.subject),
             // Its version moves with each event.
-            OrganizationEvent::SigningKeyAdded => change(&|_| {}),
+            OrganizationEvent::SigningKeyAdded | OrganizationEvent::MasterKeyRotated { .. } => change(&|_| {}),
             OrganizationEvent::RowsRemoved { .. } | OrganizationEvent::Erased { .. } => {}
             OrganizationEvent::Created { organization, name, slug, owner: _ } => rows.insert(Model {
                 id: *organization,

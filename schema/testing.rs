@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_graphql::parser::parse_query;
@@ -16,7 +16,7 @@ use oriel_backends::identity::IdentityProviders;
 use oriel_backends::search::{Search, Tantivy};
 use oriel_domain::users::webauthn::RelyingParty;
 use oriel_engine::db::Location;
-use oriel_engine::keyring::MasterKey;
+use oriel_engine::keyring::{MasterKey, MasterKeys, MasterKeysError};
 use oriel_engine::queue::QueueLimits;
 use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_engine::{Database, Engine, Parts, Sources};
@@ -154,6 +154,28 @@ pub struct Person {
 pub const SIGNED_IN: &str = "accessToken refreshToken expiresAt position userErrors { code path message }
     viewer { user { id name email } member { id roles { name } } organization { id name } session { id current } }";
 
+/// Master keys of which another one is made when somebody rotates.
+struct InMemory(Mutex<Vec<MasterKey>>);
+
+#[async_trait]
+impl MasterKeys for InMemory {
+    async fn all(&self) -> Result<Vec<MasterKey>, MasterKeysError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    async fn make(&self) -> Result<Option<MasterKey>, MasterKeysError> {
+        let mut keys = self.0.lock().unwrap();
+        let made = MasterKey::new([7 + u8::try_from(keys.len()).unwrap(); 32]);
+        keys.insert(0, made.clone());
+        Ok(Some(made))
+    }
+
+    async fn keep_only(&self, _: &MasterKey) -> Result<(), MasterKeysError> {
+        // All stay, so that none is made twice.
+        Ok(())
+    }
+}
+
 impl Bed {
     pub async fn new() -> Self {
         Self::with(|_| {}).await
@@ -189,7 +211,7 @@ impl Bed {
         let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
         let parts = Parts {
             database,
-            master: Arc::new(MasterKey::new([7; 32])),
+            master: Arc::new(InMemory(Mutex::new(vec![MasterKey::new([7; 32])]))),
             decoders: oriel_domain::DECODERS,
             read_models: oriel_read_models::read_models(),
             sources: Arc::clone(&clock) as Arc<dyn Sources>,

@@ -1,12 +1,13 @@
 //! The master key of an installation is replaced while it is in use, and the old one is not needed any more.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
-use crate::support::{Environment, Server, Session, databases};
+use crate::support::{Environment, Kms, Server, Session, databases, program};
 
 const NAME: &str = "{ viewer { user { name } } }";
 /// What the log says of a person, opened with their key.
@@ -28,9 +29,20 @@ fn refused(folder: &Path, environment: Environment) -> String {
 }
 
 async fn inventory(session: &Session) -> Value {
-    let query = "{ system { keyInventory { masterKeys { id replacedAt emptiedAt dataKeys secrets atHand }
+    let query =
+        "{ system { keyInventory { masterKeys { id replacedAt emptiedAt dataKeys secrets atHand place kmsKeyId }
         dataKeys destroyedDataKeys secrets { name count } } } }";
     session.ask(query, json!({})).await["system"]["keyInventory"].take()
+}
+
+/// What the log says of rotations, the first one first.
+async fn rotations(session: &Session) -> Vec<Value> {
+    let query = "{ events(first: 50, filter: { types: [\"organization_master_key_rotated\"] }) {
+        nodes { data actor { ... on Member { user { name } } } } } }";
+    let mut said = session.ask(query, json!({})).await["events"]["nodes"].take();
+    let mut said = std::mem::take(said.as_array_mut().unwrap());
+    said.reverse();
+    said
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +61,12 @@ async fn in_a_file_the_old_one_is_gone_and_nothing_needs_it() {
     assert_eq!(keys["masterKeys"][0]["dataKeys"], 0, "{keys}");
     assert!(keys["masterKeys"][0]["emptiedAt"].is_string() && keys["masterKeys"][1]["atHand"] == true, "{keys}");
     assert_eq!(keys["masterKeys"][1]["dataKeys"], keys["dataKeys"], "{keys}");
+    assert_eq!(keys["masterKeys"][1]["place"], "FILE", "{keys}");
+    let said = rotations(&ada).await;
+    let named = |key: usize| json!({ "id": keys["masterKeys"][key]["id"], "place": "file" });
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!((&said[0]["data"]["from"], &said[0]["data"]["to"]), (&named(0), &named(1)));
+    assert_eq!(said[0]["actor"]["user"]["name"], "Ada Owner", "{said:?}");
     let listed = server.oriel(&["keys", "list"], &ada.token);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("not needed") && listed.contains("wraps") && listed.contains("signing"), "{listed}");
@@ -120,4 +138,91 @@ async fn from_the_settings_on_two_nodes_that_go_on_writing() {
     let elsewhere = tempfile::tempdir().unwrap();
     let said = refused(elsewhere.path(), only_old);
     assert!(said.contains("ORIEL_MASTER_KEY_PREVIOUS"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_kms_no_node_has_it_in_a_file_and_it_is_needed_at_the_start_alone() {
+    let Some(kms) = Kms::start() else { return };
+    let (first, second) = (kms.make("alias/first").await, kms.make("alias/second").await);
+    let server = Server::start(None).await;
+    let mut ada = server.register("Ada").await;
+    let before = |alias: &str, previous: &str| {
+        let previous = [("ORIEL_MASTER_KEY_PREVIOUS", previous.to_owned())];
+        kms.environment(alias).into_iter().chain(previous).collect::<Environment>()
+    };
+    let restarted = async |server: Server, ada: &mut Session, environment: Environment| {
+        let server = server.restart_among(environment).await;
+        ada.url = server.url.clone();
+        let seen = ada.ask(SAID, json!({})).await;
+        assert!(seen["viewer"]["user"]["email"].as_str().unwrap().contains('@'), "{seen}");
+        server
+    };
+    let rotated = async |server: &Server, ada: &Session| {
+        let said = server.oriel(&["keys", "rotate"], &ada.token);
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let keys = inventory(ada).await;
+        let last = keys["masterKeys"].as_array().unwrap().last().unwrap().clone();
+        assert_eq!(last["dataKeys"], keys["dataKeys"], "{keys}");
+        (last["place"].as_str().unwrap().to_owned(), last["kmsKeyId"].as_str().unwrap_or_default().to_owned())
+    };
+
+    // From the file: until somebody rotates, that goes on wrapping.
+    let server = restarted(server, &mut ada, before("alias/first", "file")).await;
+    assert_eq!(inventory(&ada).await["masterKeys"][0]["place"], "FILE");
+    assert_eq!(rotated(&server, &ada).await, ("KMS".to_owned(), first.clone()));
+    std::fs::remove_file(server.folder().join("data/master.key")).unwrap();
+    let server = restarted(server, &mut ada, kms.environment("alias/first")).await;
+    assert!(!server.folder().join("data/master.key").exists(), "none is made");
+    let listed = server.oriel(&["keys", "list"], &ada.token);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains(&format!("kms {first}")), "{listed}");
+    // Another one under the same key, and another key.
+    assert_eq!(rotated(&server, &ada).await, ("KMS".to_owned(), first.clone()));
+    let server = restarted(server, &mut ada, before("alias/second", &kms.key("alias/first"))).await;
+    assert_eq!(rotated(&server, &ada).await, ("KMS".to_owned(), second.clone()));
+    let mut server = restarted(server, &mut ada, kms.environment("alias/second")).await;
+    let places: Vec<Value> = rotations(&ada).await.into_iter().map(|mut event| event["data"].take()).collect();
+    let places: Vec<[&Value; 2]> = places.iter().map(|data| [&data["from"]["place"], &data["to"]["place"]]).collect();
+    let (file, first, second) = (json!("file"), json!({ "kms": first }), json!({ "kms": second }));
+    assert_eq!(places, [[&file, &first], [&first, &first], [&first, &second]]);
+
+    // What is wrong is said before anything listens, with what mends it.
+    assert!(server.terminate().success());
+    let mut elsewhere = kms.environment("alias/second");
+    let name = elsewhere.iter_mut().find(|(name, _)| *name == "ORIEL_MASTER_KEY").unwrap();
+    name.1 = name.1.replace("installation=test", "installation=staging");
+    let said = refused(server.folder(), elsewhere);
+    assert!(said.contains("installation than staging") && said.contains("InvalidCiphertextException"), "{said}");
+    let said = refused(server.folder(), kms.environment("alias/third"));
+    assert!(said.contains("NotFoundException") && said.contains("kms:alias/third"), "{said}");
+    let said = refused(server.folder(), kms.environment("alias/first"));
+    assert!(said.contains("kms:alias/second") && said.contains("ORIEL_MASTER_KEY_PREVIOUS"), "{said}");
+    let doctor = |environment: Environment| {
+        let mut command = Command::new(program());
+        command.arg("doctor").arg("--data").arg(server.folder().join("data")).env_clear().envs(environment);
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    };
+    let said = doctor(kms.environment("alias/second"));
+    assert!(said.contains(&format!("sealed by {}", second["kms"].as_str().unwrap())), "{said}");
+    assert!(doctor(kms.environment("alias/third")).contains("MEND     key"));
+
+    // Who starts while it is away says so.
+    let server = restarted(server, &mut ada, kms.environment("alias/second")).await;
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = |environment: Environment| -> Environment {
+        let there = format!("http://{gone}");
+        environment.into_iter().map(|(name, value)| (name, value.replace(&kms.endpoint, &there))).collect()
+    };
+    let said = refused(tempfile::tempdir().unwrap().path(), nobody(kms.environment("alias/second")));
+    assert!(said.contains("the KMS does not") && said.contains("when a node starts"), "{said}");
+
+    // Back into a file, and it is not needed any more.
+    let mut back: Environment = before("", &kms.key("alias/second"));
+    back.retain(|(name, _)| *name != "ORIEL_MASTER_KEY");
+    let server = restarted(server, &mut ada, back).await;
+    assert_eq!(rotated(&server, &ada).await, ("FILE".to_owned(), String::new()));
+    drop(kms);
+    let server = restarted(server, &mut ada, Environment::new()).await;
+    let log = server.log.lock().unwrap().join("\n");
+    assert!(!log.contains("a-secret-of-the-kms"));
 }

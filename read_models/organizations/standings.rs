@@ -140,6 +140,7 @@ impl On<OrganizationEvent> for Standings {
             OrganizationEvent::Renamed { .. }
             | OrganizationEvent::Configured { .. }
             | OrganizationEvent::SigningKeyAdded
+            | OrganizationEvent::MasterKeyRotated { .. }
             | OrganizationEvent::RowsRemoved { .. } => {}
         }
     }

@@ -4,12 +4,15 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Context, InputObject, SimpleObject};
-use oriel_engine::keyring::{Inventory, MasterKeyState, Rotation, SecretState};
-use oriel_kernel::{ErrorCode, Rejection, Timestamp, operations};
+use async_graphql::{Context, Enum, InputObject, SimpleObject};
+use oriel_domain::organizations::{MasterKeyName, MasterKeyPlace as NamedPlace, RotateMasterKey};
+use oriel_engine::keyring::{Inventory, KeyPlace, MasterKeyState, Rotation, SecretState};
+use oriel_engine::{CommandContext, CommandError};
+use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp, operations};
+use oriel_read_models::organizations;
 
 use super::{dependency, short};
-use crate::access::unavailable;
+use crate::access::{derived_command, unavailable};
 use crate::payload::payloads;
 use crate::services::Services;
 
@@ -34,9 +37,9 @@ struct MasterKeyRotateInput {
 
 #[operations(mutation)]
 impl MasterKeyMutation {
-    /// Lets another master key wrap the keys of the installation: a new one where it is in a file of the data folder,
-    /// else the one in `ORIEL_MASTER_KEY`, which every node was given beside the one in force
-    /// (`ORIEL_MASTER_KEY_PREVIOUS`). Answers when it wraps; see `system.keyInventory` for how far everything else is
+    /// Lets another master key wrap the keys of the installation: a new one where it is in a file of the data folder or
+    /// sealed by a key management service; else, and from one place to another, the one in `ORIEL_MASTER_KEY`, which every
+    /// node was given beside the one in force (`ORIEL_MASTER_KEY_PREVIOUS`). Answers when it wraps; see `system.keyInventory` for how far everything else is
     /// wrapped anew. That goes on after a restart.
     #[permission("system:manage")]
     async fn master_key_rotate(
@@ -61,11 +64,40 @@ impl MasterKeyMutation {
             }
             Rotation::Raced => return conflict("Somebody else rotated at this moment."),
         };
+        let position = written(services, Some(&context)).await?;
         let by = granted.viewer()?;
         tracing::info!(user = %by.user, member = %by.member, key = key_id, "a master key took the place of another");
         tokio::spawn(wrap_anew(Arc::clone(services)));
-        Ok(MasterKeyRotatePayload { key_id: Some(key_id), user_errors: Vec::new(), position: None })
+        Ok(MasterKeyRotatePayload { key_id: Some(key_id), user_errors: Vec::new(), position })
     }
+}
+
+/// Writes into the log of the organisation that operates the installation that the last rotation was, once: by whom, or,
+/// when the process was killed before it could, that it was found.
+async fn written(services: &Services, by: Option<&CommandContext>) -> Result<Option<Position>, CommandError> {
+    let engine = &services.engine;
+    let Some([from, to]) = engine.keyring().last_rotation().await? else { return Ok(None) };
+    // Asked again after it was done, there may be no key of before any more; then it was written long ago.
+    let (Some(from), Some(to)) = (named(from), named(to)) else { return Ok(None) };
+    let operator = organizations::first(engine.database().reader()).await;
+    let operator = operator.map_err(|error| CommandError::Unavailable(error.to_string()))?;
+    let Some(operator) = operator else { return Ok(None) };
+    let id = derived_command(&format!("master_key/{}", to.id));
+    let mut context = CommandContext::system(id, operator, engine.now());
+    if let Some(by) = by {
+        (context.actor, context.correlation) = (by.actor, by.correlation);
+    }
+    let done = engine.execute(&context, operator, RotateMasterKey { from, to }).await?;
+    Ok(Some(done.position))
+}
+
+fn named((id, place): (String, Option<KeyPlace>)) -> Option<MasterKeyName> {
+    let place = match place? {
+        KeyPlace::Settings => NamedPlace::Settings,
+        KeyPlace::File => NamedPlace::File,
+        KeyPlace::Service(key) => NamedPlace::Kms(key),
+    };
+    Some(MasterKeyName { id, place })
 }
 
 /// Wraps anew what is wrapped by a master key that was replaced, if anything is.
@@ -73,7 +105,12 @@ pub async fn wrap_anew(services: Arc<Services>) {
     let keyring = services.engine.keyring();
     let done = match keyring.is_unfinished().await {
         Ok(false) => return,
-        Ok(true) => keyring.wrap_anew(services.engine.now()).await,
+        Ok(true) => {
+            if let Err(error) = written(&services, None).await {
+                tracing::error!(%error, "that another master key wraps is not in the log");
+            }
+            keyring.wrap_anew(services.engine.now()).await
+        }
         Err(error) => Err(error),
     };
     match done {
@@ -113,6 +150,21 @@ struct MasterKeyStatus {
     secrets: i32,
     /// Whether the node that answers has it.
     at_hand: bool,
+    /// Where that node has it from; null when it does not have it.
+    place: Option<MasterKeyPlace>,
+    /// The key of the key management service that has sealed it, as the service calls it; null for other places.
+    kms_key_id: Option<String>,
+}
+
+/// Where a master key is kept.
+#[derive(Enum, Clone, Copy, PartialEq, Eq)]
+enum MasterKeyPlace {
+    /// In the settings of each node.
+    Settings,
+    /// In a file of the data folder.
+    File,
+    /// In the database, sealed by a key of a key management service.
+    Kms,
 }
 
 /// The secrets of the installation under one name.
@@ -142,8 +194,15 @@ pub(super) async fn inventory(services: &Services) -> async_graphql::Result<KeyI
 
 impl From<MasterKeyState> for MasterKeyStatus {
     fn from(key: MasterKeyState) -> Self {
-        let MasterKeyState { id, since, replaced_at, emptied_at, data_keys, secrets, at_hand } = key;
-        Self { id, since, replaced_at, emptied_at, data_keys: short(data_keys), secrets: short(secrets), at_hand }
+        let MasterKeyState { id, since, replaced_at, emptied_at, data_keys, secrets, place } = key;
+        let (data_keys, secrets, at_hand) = (short(data_keys), short(secrets), place.is_some());
+        let (place, kms_key_id) = match place {
+            None => (None, None),
+            Some(KeyPlace::Settings) => (Some(MasterKeyPlace::Settings), None),
+            Some(KeyPlace::File) => (Some(MasterKeyPlace::File), None),
+            Some(KeyPlace::Service(key)) => (Some(MasterKeyPlace::Kms), Some(key)),
+        };
+        Self { id, since, replaced_at, emptied_at, data_keys, secrets, at_hand, place, kms_key_id }
     }
 }
 
@@ -151,5 +210,60 @@ impl From<SecretState> for SecretStatus {
     fn from(secret: SecretState) -> Self {
         let SecretState { name, count, oldest, newest } = secret;
         Self { name, count: short(count), oldest, newest }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use oriel_domain::organizations::OrganizationEvent;
+    use oriel_kernel::{Actor, Position as At};
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::Bed;
+
+    /// Who did it, from which key, to which.
+    async fn rotations(bed: &Bed) -> Vec<(Actor, String, String)> {
+        let log = bed.endpoint.services().engine.log().read(At::START, 1_000).await.unwrap();
+        let rotations = log.iter().filter_map(|recorded| match recorded.event_as() {
+            Some(OrganizationEvent::MasterKeyRotated { from, to }) => {
+                assert_eq!((&from.place, &to.place), (&NamedPlace::Settings, &NamedPlace::Settings));
+                Some((recorded.actor, from.id.clone(), to.id.clone()))
+            }
+            _ => None,
+        });
+        rotations.collect()
+    }
+
+    #[tokio::test]
+    async fn a_rotation_is_in_the_log_once_whoever_is_killed_when() {
+        let bed = Bed::new().await;
+        let ada = bed.register("Engines", "ada@example.org").await;
+        let bob = bed.join(&ada, "bob@example.org", &["admin"]).await;
+        let rotate = async |token: &str, key: &str| {
+            let query = "mutation($key: String!) { masterKeyRotate(input: { idempotencyKey: $key }) {
+                keyId userErrors { code } } }";
+            bed.ask(Some(token), query, json!({ "key": key })).await["data"]["masterKeyRotate"].take()
+        };
+        let refused = rotate(&bob.access, "r").await;
+        assert_eq!(refused["userErrors"], json!([{ "code": "FORBIDDEN" }]), "{refused}");
+        let rotated = rotate(&ada.access, "r").await;
+        assert_eq!(rotate(&ada.access, "r").await, rotated);
+        let hers = Actor::Member(ada.member.parse().unwrap());
+        let log = rotations(&bed).await;
+        assert_eq!((log.len(), log[0].0, &json!(log[0].2)), (1, hers, &rotated["keyId"]));
+
+        // Killed between the two: the next process that starts writes that it was.
+        let services = bed.endpoint.services();
+        let next = services.engine.keyring().rotate(Uuid::from_u128(7), services.engine.now()).await.unwrap();
+        assert_eq!(rotations(&bed).await.len(), 1);
+        for _ in 0..2 {
+            wrap_anew(Arc::clone(services)).await;
+        }
+        let log = rotations(&bed).await;
+        assert_eq!(log[1], (Actor::System, log[0].2.clone(), log[1].2.clone()));
+        assert_eq!((log.len(), next), (2, Rotation::Begun(log[1].2.clone())));
     }
 }

@@ -17,7 +17,9 @@ use crate::documents::{Awaited, DocumentEvent, ExtractedText, ReleaseReason, Sta
 use crate::identities::IdentityEvent;
 use crate::identity_providers::{IdentityProviderEvent, Issuer, SealedSecret, Settings};
 use crate::members::MemberEvent;
-use crate::organizations::{Cleaned, Language, OrganizationEvent, OrganizationName, Slug, SuspensionReason, TimeZone};
+use crate::organizations::{
+    Cleaned, Language, MasterKeyName, MasterKeyPlace, OrganizationEvent, OrganizationName, Slug, SuspensionReason, TimeZone,
+};
 use crate::persisted_operations::{
     OperationBody, OperationHash, OperationKind, OperationName, OperationsMode, PersistedOperationEvent,
 };
@@ -210,6 +212,11 @@ fn organizations() -> Vec<Sample> {
     use OrganizationEvent as E;
     let name = |text| OrganizationName::parse(text).unwrap();
     let slug = Slug::parse("analytical-engines").unwrap();
+    let key = |id: &str, place| MasterKeyName { id: id.to_owned(), place };
+    let rotated = |from, to| {
+        let (from, to) = (key("0123456789abcdef", from), key("fedcba9876543210", to));
+        Sample::today(E::MasterKeyRotated { from, to })
+    };
     vec![
         Sample::today(E::Created { organization: organization(), name: name("Analytical"), slug, owner: user(11) }),
         Sample::today(E::Renamed { name: name("Analytical Engines") }),
@@ -220,6 +227,8 @@ fn organizations() -> Vec<Sample> {
         Sample::today(E::Configured { language: None, time_zone: None }).case("least"),
         Sample::today(E::SecondFactorRequired { required: true }),
         Sample::today(E::SigningKeyAdded),
+        rotated(MasterKeyPlace::File, MasterKeyPlace::Kms("arn:aws:kms:eu-central-1:1:key/2".to_owned())),
+        rotated(MasterKeyPlace::Settings, MasterKeyPlace::File).case("settings"),
         Sample::today(E::Suspended { reason: SuspensionReason::parse("The bill was not paid.").unwrap() }),
         Sample::today(E::Reinstated),
         Sample::today(E::DeletionScheduled { ends_at: at(30) }),

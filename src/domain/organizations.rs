@@ -54,6 +54,14 @@ pub enum OrganizationEvent {
     /// Operates the installation, and has added a key that access tokens are signed with.
     #[event("organization_signing_key_added")]
     SigningKeyAdded,
+    /// Operates the installation, the keys of which are wrapped by another master key from now on.
+    #[event("organization_master_key_rotated")]
+    MasterKeyRotated {
+        /// The one before.
+        from: MasterKeyName,
+        /// The one from now on.
+        to: MasterKeyName,
+    },
     /// Nobody can act or read in it for now.
     #[event("organization_suspended")]
     Suspended {
@@ -91,6 +99,27 @@ pub enum OrganizationEvent {
     },
 }
 
+/// A master key where it is spoken of: it is not to be found out from this.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MasterKeyName {
+    /// What it is called. It follows from the key.
+    pub id: String,
+    /// Where it is kept.
+    pub place: MasterKeyPlace,
+}
+
+/// Where a master key is kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MasterKeyPlace {
+    /// In the settings of each node.
+    Settings,
+    /// In a file of the data folder.
+    File,
+    /// In the database, sealed by this key of a key management service.
+    Kms(String),
+}
+
 /// That nothing is left somewhere of what was to be erased.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cleaned {
@@ -114,6 +143,7 @@ impl OrganizationEvent {
             | Self::DeletionScheduled { .. }
             | Self::DeletionCancelled
             | Self::SigningKeyAdded
+            | Self::MasterKeyRotated { .. }
             | Self::Erased { .. } => None,
         }
     }
@@ -292,7 +322,9 @@ impl Aggregate for Organization {
             OrganizationEvent::DeletionScheduled { ends_at } => self.ends_at = Some(*ends_at),
             OrganizationEvent::DeletionCancelled => self.ends_at = None,
             OrganizationEvent::Ended => self.end = End::Ended,
-            OrganizationEvent::RowsRemoved { .. } | OrganizationEvent::SigningKeyAdded => {}
+            OrganizationEvent::RowsRemoved { .. }
+            | OrganizationEvent::SigningKeyAdded
+            | OrganizationEvent::MasterKeyRotated { .. } => {}
             OrganizationEvent::Erased { stores: _ } => self.end = End::Erased,
         }
     }
@@ -411,6 +443,24 @@ impl Command for AddSigningKey {
     fn decide(&self, organization: &Organization, _: &Given<'_>) -> Decision<OrganizationEvent> {
         organization.present()?;
         Ok(Outcome::events([OrganizationEvent::SigningKeyAdded]))
+    }
+}
+
+/// Writes that another master key wraps the keys, in the organisation that operates the installation.
+pub struct RotateMasterKey {
+    /// The one before.
+    pub from: MasterKeyName,
+    /// The one from now on.
+    pub to: MasterKeyName,
+}
+
+impl Command for RotateMasterKey {
+    type Aggregate = Organization;
+
+    fn decide(&self, organization: &Organization, _: &Given<'_>) -> Decision<OrganizationEvent> {
+        organization.present()?;
+        let (from, to) = (self.from.clone(), self.to.clone());
+        Ok(Outcome::events([OrganizationEvent::MasterKeyRotated { from, to }]))
     }
 }
 

@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
 /// The tables that are in the file of the keys.
-const KEYS: [&str; 3] = ["master_keys", "data_keys", "secrets"];
+const KEYS: [&str; 4] = ["master_keys", "master_key_envelopes", "data_keys", "secrets"];
 /// What is said only of read models and of this history.
 const LEFT_OUT: [&str; 2] = ["read_models", "changes"];
 /// Stands in the name of a table that a rebuild fills beside another.

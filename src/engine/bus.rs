@@ -194,6 +194,7 @@ impl From<KeyError> for CommandError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::Database(error) => Self::Unavailable(error.to_string()),
+            KeyError::MasterKeys(error) => Self::Unavailable(error.to_string()),
             KeyError::Destroyed(_) => {
                 Rejection::new(ErrorCode::NotFound, "What this is about was deleted for good.").into()
             }

@@ -20,11 +20,13 @@ use sea_orm::{ColumnType, ConnectionTrait, DatabaseConnection, DbBackend, DbErr,
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+mod envelopes;
 mod master;
 mod secrets;
 
 use master::Masters;
-pub use master::{Inventory, MasterKey, MasterKeyState, MasterKeys, MasterKeysError, Rotation, SecretState};
+pub use envelopes::{Envelopes, KeyService, ServiceKey};
+pub use master::{Inventory, KeyPlace, MasterKey, MasterKeyState, MasterKeys, MasterKeysError, Rotation, SecretState};
 
 use crate::bulk::{Bulk, OnConflict, ids_json, in_ids};
 use crate::db::Database;

@@ -26,7 +26,8 @@ use oriel_engine::{Sources, SystemSources};
 use walkdir::WalkDir;
 
 use crate::installation::{self, Installation, InstallationError};
-use crate::settings::Settings;
+use crate::master_keys::FILE;
+use crate::settings::{MasterKeyAt, Settings};
 
 /// How a backup is named: by when it was begun, in UTC.
 const NAME: &str = "%Y%m%dT%H%M%S%3fZ";
@@ -85,7 +86,7 @@ pub async fn back_up(settings: &Settings, folder: &Path, keep: usize) -> ExitCod
     say(back_up_into(settings, folder, keep).await.map(|(name, log, blobs)| {
         format!(
             "Backup {name} to {}: the log up to position {}, {} blobs ({} new, {} MB; {} removed), in {:.1} s.\n\
-             The master key is not in it; keep {} somewhere else.",
+             The master key is not in it; keep {} too, somewhere else.",
             folder.display(),
             log.position,
             blobs.there,
@@ -93,7 +94,11 @@ pub async fn back_up(settings: &Settings, folder: &Path, keep: usize) -> ExitCod
             blobs.bytes / 1_000_000,
             blobs.removed,
             begun.elapsed().as_secs_f64(),
-            settings.data.join("master.key").display(),
+            match &settings.master_key {
+                MasterKeyAt::File => settings.data.join(FILE).display().to_string(),
+                MasterKeyAt::Given(_) => "ORIEL_MASTER_KEY".to_owned(),
+                MasterKeyAt::Kms(key) => format!("the key of the KMS ({key})"),
+            },
         )
     }))
 }
@@ -176,7 +181,7 @@ async fn restore_from(
     if database.exists() {
         return Err(Failure::Occupied(settings.data.clone()));
     }
-    if settings.master_key.is_none() && !settings.data.join("master.key").exists() {
+    if settings.master_key == MasterKeyAt::File && !settings.data.join(FILE).exists() {
         return Err(Failure::NoMasterKey(settings.data.clone()));
     }
     make_folder(&settings.data)?;

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use oriel_backends::extraction::{Input, Limits, extract};
-use oriel_engine::{Database, Sources, SystemSources};
+use oriel_engine::{Database, Sources, StartError, SystemSources};
 
 use crate::installation::{Installation, InstallationError, location};
+use crate::master_keys::{FILE, kms};
 use crate::serve::reader_of_documents;
-use crate::settings::Settings;
+use crate::settings::{MasterKeyAt, Settings};
 
 /// Checks everything that can be checked from here; the exit code is 1 when something has to be mended.
 pub async fn run(settings: &Settings) -> ExitCode {
@@ -30,16 +31,7 @@ pub async fn run(settings: &Settings) -> ExitCode {
     if let Some(files) = settings.tls() {
         say("tls", files.examine(SystemSources.now()).await);
     }
-    say(
-        "key",
-        Ok(match settings.master_key {
-            Some(_) => "the master key comes from the settings".to_owned(),
-            None => format!(
-                "the master key is the file {}; back it up: without it nothing that is sealed can be read",
-                settings.data.join("master.key").display()
-            ),
-        }),
-    );
+    say("key", master_key(settings).await);
     match Installation::open(settings).await {
         Ok(installation) => {
             say("database", Ok(format!("open, migrated, at position {}", installation.engine.feed().head())));
@@ -74,6 +66,7 @@ pub async fn run(settings: &Settings) -> ExitCode {
         Err(InstallationError::Locked(_)) => {
             say("database", Ok("a server works on this folder; ask it with --url".to_owned()));
         }
+        Err(InstallationError::Engine(StartError::Key(error))) => say("key", Err(error.to_string())),
         Err(error) => say("database", Err(error.to_string())),
     }
     say("durability", match location(settings) {
@@ -89,6 +82,22 @@ pub async fn run(settings: &Settings) -> ExitCode {
     });
     say("reading", child().await);
     if ill == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Where the master key is; whether it can be had is seen when the installation is opened.
+async fn master_key(settings: &Settings) -> Result<String, String> {
+    match &settings.master_key {
+        MasterKeyAt::Given(_) => Ok("the master key comes from the settings".to_owned()),
+        MasterKeyAt::Kms(key) => {
+            let kms = kms(key).map_err(|error| error.to_string())?;
+            let by = kms.check().await.map_err(|error| error.to_string())?;
+            Ok(format!("the master key is in the database, sealed by {by}; the KMS makes keys and opens them"))
+        }
+        MasterKeyAt::File => Ok(format!(
+            "the master key is the file {}; back it up: without it nothing that is sealed can be read",
+            settings.data.join(FILE).display()
+        )),
+    }
 }
 
 /// Whether the database keeps the organisations apart too.

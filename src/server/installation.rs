@@ -119,9 +119,10 @@ impl Installation {
         let replicas: Vec<&str> = settings.database_replica_url.iter().map(|url| url.expose()).collect();
         let database = database.with_replicas(&replicas, connections)?;
         brought_up(&database).await?;
+        let master = master_keys(settings, &database).map_err(KeyError::from)?;
         let parts = Parts {
             database,
-            master: master_keys(settings),
+            master,
             decoders: oriel_domain::DECODERS,
             read_models: oriel_read_models::read_models(),
             sources: Arc::new(SystemSources),

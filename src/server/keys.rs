@@ -15,7 +15,7 @@ use crate::client::{Client, ClientError, Patience};
 const PACE: Duration = Duration::from_millis(200);
 
 const LIST: &str = "query KeysList { system { keyInventory {
-  masterKeys { id since replacedAt emptiedAt dataKeys secrets atHand }
+  masterKeys { id since replacedAt emptiedAt dataKeys secrets place kmsKeyId }
   dataKeys destroyedDataKeys
   secrets { name count oldest newest }
 } } }";
@@ -83,7 +83,8 @@ struct MasterKey {
     emptied_at: Option<String>,
     data_keys: i64,
     secrets: i64,
-    at_hand: bool,
+    place: Option<String>,
+    kms_key_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -102,6 +103,14 @@ impl MasterKey {
             (Some(_), Some(_)) => "not needed",
         }
     }
+
+    fn place(&self) -> String {
+        match (self.place.as_deref(), &self.kms_key_id) {
+            (_, Some(key)) => format!("kms {key}"),
+            (Some(place), None) => place.to_lowercase(),
+            (None, None) => "-".to_owned(),
+        }
+    }
 }
 
 async fn inventory(client: &Client) -> Result<Inventory, KeysError> {
@@ -112,11 +121,10 @@ async fn inventory(client: &Client) -> Result<Inventory, KeysError> {
 
 async fn list(server: &ServerArgs) -> Result<(), KeysError> {
     let inventory = inventory(&client(server)?).await?;
-    println!("{:<18} {:<12} {:<28} {:>10} {:>8} AT HAND", "MASTER KEY", "STATE", "SINCE", "DATA KEYS", "SECRETS");
+    println!("{:<18} {:<12} {:<28} {:>10} {:>8} KEPT IN", "MASTER KEY", "STATE", "SINCE", "DATA KEYS", "SECRETS");
     for key in &inventory.master_keys {
-        let at_hand = if key.at_hand { "yes" } else { "no" };
         let MasterKey { id, since, data_keys, secrets, .. } = key;
-        println!("{id:<18} {:<12} {since:<28} {data_keys:>10} {secrets:>8} {at_hand}", key.state());
+        println!("{id:<18} {:<12} {since:<28} {data_keys:>10} {secrets:>8} {}", key.state(), key.place());
     }
     println!("\n{:<18} {:>6} {:<28} NEWEST", "SECRET", "COUNT", "OLDEST");
     for Secret { name, count, oldest, newest } in &inventory.secrets {

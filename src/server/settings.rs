@@ -21,11 +21,11 @@ use crate::tls::Files;
 
 pub use print::{default_file, effective};
 pub use sources::{Chosen, Flag, Loaded, Origin, SettingsError, Sources, load};
-pub use value::{BackendUrl, Kind, MASK, Network, RateLimit, Secret, mask_url};
+pub use value::{BackendUrl, Kind, MASK, MasterKeyAt, Network, RateLimit, Secret, mask_url};
 
 use value::{
-    address, backend_url, backend_urls, choice, domain, duration, folder, log_filter, mailbox, networks, origins, path,
-    rate_limit, roles, secret_key, secret_keys, secret_text, size, web_url, whole,
+    address, backend_url, backend_urls, choice, domain, duration, folder, log_filter, mailbox, master_key, master_keys,
+    networks, origins, path, rate_limit, roles, secret_text, size, web_url, whole,
 };
 
 /// Who may register an organisation.
@@ -198,11 +198,14 @@ settings! {
         scanner_max_size: u64 = "100MiB", size("1KiB", "4GiB");
     }
     "Access" {
-        /// Wraps the installation's keys; all nodes need the same one. Empty: a key file in the data folder.
-        master_key: Option<Secret<[u8; 32]>> = "", secret_key();
+        /// Wraps the installation's keys; all nodes need the same one. file: it is in master.key in the data folder.
+        /// kms:alias/oriel?region=..&installation=..&endpoint=..: a key that the database holds, sealed by this key of a
+        /// KMS. It is opened when a node starts. `installation` is the encryption context oriel-installation, by which a
+        /// policy tells installations apart.
+        master_key: MasterKeyAt = "file", master_key();
         /// Master keys that wrapped before, or still do: needed beside another master_key until `oriel keys rotate` is
-        /// done.
-        master_key_previous: Vec<Secret<[u8; 32]>> = "", secret_keys();
+        /// done. file: the one in the data folder.
+        master_key_previous: Vec<MasterKeyAt> = "", master_keys();
         /// Who may register an organisation. auto: open on a loopback listener, else invite.
         registration: Registration = "auto",
             choice(&[("auto", Registration::Auto), ("open", Registration::Open), ("invite", Registration::Invite)]);
@@ -413,14 +416,16 @@ impl Settings {
         if self.refresh_token_ttl < self.access_token_ttl {
             wrong.push("refresh_token_ttl is shorter than access_token_ttl; make it longer".to_owned());
         }
-        if self.is_postgres() && self.master_key.is_none() {
-            let why = "database_url is PostgreSQL and master_key is not set: the keys of this installation would hang \
+        if self.is_postgres() && self.master_key == MasterKeyAt::File {
+            let why = "database_url is PostgreSQL and master_key is a file: the keys of this installation would hang \
                        on a file of one machine; set ORIEL_MASTER_KEY to 32 random bytes in base64 \
-                       (openssl rand -base64 32)";
+                       (openssl rand -base64 32), or to a key of a KMS (kms:alias/oriel)";
             if self.is_loopback() { warnings.push(why.to_owned()) } else { wrong.push(why.to_owned()) }
         }
-        if self.master_key.is_none() && !self.master_key_previous.is_empty() {
-            wrong.push("master_key_previous is set and master_key is not: set both, or none".to_owned());
+        if self.master_key == MasterKeyAt::File && self.master_key_previous.contains(&MasterKeyAt::File) {
+            wrong.push(
+                "master_key and master_key_previous are the same file; set master_key, or unset the other".to_owned(),
+            );
         }
         if self.role != Role::Both && !self.is_postgres() {
             let why = "role is api or worker, and only one process works on this installation; set ORIEL_DATABASE_URL \

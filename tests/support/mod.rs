@@ -9,6 +9,7 @@ mod cluster;
 #[path = "../../src/engine/testing.rs"]
 #[allow(dead_code)]
 mod engine_testing;
+mod kms;
 mod pair;
 pub mod provider;
 /// A Redis server for one test: the bus's own suite uses the same.
@@ -22,6 +23,7 @@ mod sink;
 pub use bucket::Bucket;
 pub use clamd::{Clamd, eicar};
 pub use cluster::Cluster;
+pub use kms::Kms;
 pub use pair::Pair;
 pub use redis_server::RedisServer;
 pub use server::{Environment, Server, Session, program};

@@ -5,7 +5,7 @@
 //! any more, and what it wrapped is wrapped anew, row by row, however often a process is killed meanwhile. When nothing
 //! is left, the row says so, and from then on a process starts without the old one.
 //!
-//! Nothing here knows where master keys are kept: that is a [`MasterKeys`].
+//! Nothing here knows how master keys are kept: that is a [`MasterKeys`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,23 +27,42 @@ const BATCH: usize = 200;
 
 /// A key that wraps others. 32 bytes, never printed.
 #[derive(Clone)]
-pub struct MasterKey(Arc<Zeroizing<[u8; 32]>>);
+pub struct MasterKey {
+    bytes: Arc<Zeroizing<[u8; 32]>>,
+    place: KeyPlace,
+}
+
+/// Where a master key is kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeyPlace {
+    /// In the settings.
+    Settings,
+    /// In a file of the data folder.
+    File,
+    /// In the database, sealed by this key of a service.
+    Service(String),
+}
 
 impl MasterKey {
-    /// From 32 bytes of a file or a setting.
+    /// From 32 bytes of the settings.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(Arc::new(Zeroizing::new(bytes)))
+        Self { bytes: Arc::new(Zeroizing::new(bytes)), place: KeyPlace::Settings }
+    }
+
+    /// The same, kept somewhere else.
+    pub fn kept_in(self, place: KeyPlace) -> Self {
+        Self { place, ..self }
     }
 
     /// What it is called where it is spoken of: it follows from the key, and does not give it away.
     pub fn id(&self) -> String {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.bytes.as_slice());
         data_encoding::HEXLOWER.encode(&hmac::sign(&key, b"the id of a master key").as_ref()[..8])
     }
 
     /// The bytes, for where they are kept.
     pub fn expose(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -104,7 +123,7 @@ pub(super) struct Masters {
 
 struct Opened {
     /// Each by its id.
-    ciphers: BTreeMap<String, Arc<LessSafeKey>>,
+    ciphers: BTreeMap<String, (Arc<LessSafeKey>, KeyPlace)>,
     /// The id of the one that wraps.
     wrapping: String,
 }
@@ -116,6 +135,8 @@ struct Turn {
     replaced_at: Option<Timestamp>,
     emptied_at: Option<Timestamp>,
     command: Option<Uuid>,
+    /// What the settings call the service that has sealed it.
+    service: Option<String>,
 }
 
 impl Turn {
@@ -126,13 +147,15 @@ impl Turn {
             replaced_at: row.try_get("", "replaced_at")?,
             emptied_at: row.try_get("", "emptied_at")?,
             command: row.try_get("", "command")?,
+            service: row.try_get("", "service")?,
         })
     }
 }
 
 /// All that ever wrapped, the first one first.
 async fn turns(database: &Database) -> Result<Vec<Turn>, DbErr> {
-    let sql = "SELECT id, since, replaced_at, emptied_at, command FROM master_keys ORDER BY turn";
+    let sql = "SELECT m.id, m.since, m.replaced_at, m.emptied_at, m.command, e.service FROM master_keys m \
+               LEFT JOIN master_key_envelopes e ON e.id = m.id ORDER BY m.turn";
     let rows = database.writer().query_all_raw(database.statement(sql, sql, vec![])).await?;
     rows.iter().map(Turn::read).collect()
 }
@@ -163,14 +186,14 @@ impl Masters {
     /// The key that wraps now, with its id.
     pub(super) fn wrapping(&self) -> Result<(String, Arc<LessSafeKey>), KeyError> {
         let opened = self.opened.load();
-        let cipher = opened.ciphers.get(&opened.wrapping).ok_or(KeyError::Unwrap)?;
+        let (cipher, _) = opened.ciphers.get(&opened.wrapping).ok_or(KeyError::Unwrap)?;
         Ok((opened.wrapping.clone(), Arc::clone(cipher)))
     }
 
     /// Opens what this key has wrapped.
     pub(super) fn unwrap(&self, by: &str, wrapped: &[u8], context: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let opened = self.opened.load();
-        let cipher = opened.ciphers.get(by).ok_or_else(|| opened.lacks(by))?;
+        let (cipher, _) = opened.ciphers.get(by).ok_or_else(|| opened.lacks(by.to_owned()))?;
         let bytes = open(cipher, wrapped, context).ok_or(KeyError::Unwrap)?;
         Ok(Zeroizing::new(bytes.as_slice().try_into().map_err(|_| KeyError::Unwrap)?))
     }
@@ -178,19 +201,24 @@ impl Masters {
 
 impl Opened {
     fn of(keys: &[MasterKey], turns: &[Turn]) -> Result<Self, KeyError> {
-        let ciphers = keys.iter().map(|key| Ok((key.id(), Arc::new(aes(key.expose())?))));
+        let ciphers = keys.iter().map(|key| Ok((key.id(), (Arc::new(aes(key.expose())?), key.place.clone()))));
         let wrapping = turns.last().map(|turn| turn.id.clone()).unwrap_or_default();
         let this = Self { ciphers: ciphers.collect::<Result<_, KeyError>>()?, wrapping };
         // What still wraps something has to be at hand.
         match turns.iter().find(|turn| turn.emptied_at.is_none() && !this.ciphers.contains_key(&turn.id)) {
-            Some(turn) => Err(this.lacks(&turn.id)),
+            Some(Turn { id, service: Some(service), .. }) => Err(this.lacks(format!("{id} of {service}"))),
+            Some(turn) => Err(this.lacks(turn.id.clone())),
             None => Ok(this),
         }
     }
 
-    fn lacks(&self, wanted: &str) -> KeyError {
+    fn lacks(&self, wanted: String) -> KeyError {
         let given = self.ciphers.keys().cloned().collect::<Vec<_>>().join(", ");
-        KeyError::Lacking { wanted: wanted.to_owned(), given }
+        KeyError::Lacking { wanted, given }
+    }
+
+    fn place(&self, id: &str) -> Option<KeyPlace> {
+        self.ciphers.get(id).map(|(_, place)| place.clone())
     }
 }
 
@@ -222,8 +250,8 @@ pub struct MasterKeyState {
     pub data_keys: i64,
     /// Secrets that it wraps.
     pub secrets: i64,
-    /// Whether this process has it.
-    pub at_hand: bool,
+    /// Where it is kept, as far as this process has it.
+    pub place: Option<KeyPlace>,
 }
 
 /// The secrets of the installation under one name.
@@ -292,6 +320,17 @@ impl Keyring {
         transaction.commit().await?;
         self.masters.refresh(&self.database).await?;
         Ok(Rotation::Begun(next))
+    }
+
+    /// Which key took the place of which when somebody rotated last; each with its place, if this process has it.
+    ///
+    /// # Errors
+    /// When the database is not there.
+    pub async fn last_rotation(&self) -> Result<Option<[(String, Option<KeyPlace>); 2]>, KeyError> {
+        let turns = turns(&self.database).await?;
+        let opened = self.masters.opened.load();
+        let named = |turn: &Turn| (turn.id.clone(), opened.place(&turn.id));
+        Ok(turns.last_chunk().map(|[from, to]: &[Turn; 2]| [named(from), named(to)]))
     }
 
     /// Whether something is wrapped by a key that was replaced.
@@ -393,7 +432,7 @@ impl Keyring {
         let master_keys = turns(&self.database).await?.into_iter().map(|turn| MasterKeyState {
             data_keys: of(&data_keys, &turn.id),
             secrets: of(&secrets, &turn.id),
-            at_hand: opened.ciphers.contains_key(&turn.id),
+            place: opened.place(&turn.id),
             id: turn.id,
             since: turn.since,
             replaced_at: turn.replaced_at,

@@ -1,12 +1,16 @@
 //! One master key takes the place of another: nothing that was sealed is lost, whoever is killed when.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use oriel_kernel::{AnyEvent, Personal};
+use zeroize::Zeroizing;
 
 use super::*;
-use crate::keyring::{KeyError, Keyring, MasterKeys, MasterKeysError, Rotation};
+use crate::keyring::{
+    Envelopes, KeyError, KeyPlace, KeyService, Keyring, MasterKeys, MasterKeysError, Rotation, ServiceKey,
+};
 
 /// Master keys as a folder would have them, with whether new ones are made.
 struct Kept {
@@ -41,6 +45,92 @@ impl MasterKeys for Kept {
         self.keys.lock().unwrap().retain(|kept| kept.id() == key.id());
         Ok(())
     }
+}
+
+/// A service that seals by turning bytes over, and counts how often it is asked.
+struct Service {
+    name: String,
+    is_away: AtomicBool,
+    asked: AtomicUsize,
+}
+
+impl Service {
+    fn called(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), is_away: AtomicBool::new(false), asked: AtomicUsize::new(0) })
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn answers(&self) -> Result<(), MasterKeysError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let is_away = self.is_away.load(Ordering::SeqCst);
+        if is_away { Err(MasterKeysError(format!("{} is away", self.name))) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl KeyService for Service {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn generate(&self) -> Result<ServiceKey, MasterKeysError> {
+        self.answers()?;
+        let key = crate::keyring::random_key().unwrap();
+        let sealed = key.iter().map(|byte| !byte).collect();
+        Ok(ServiceKey { key, sealed, by: format!("a key of {}", self.name) })
+    }
+
+    async fn open(&self, sealed: &[u8], by: &str) -> Result<Zeroizing<[u8; 32]>, MasterKeysError> {
+        self.answers()?;
+        assert_eq!(by, format!("a key of {}", self.name));
+        let bytes: Vec<u8> = sealed.iter().map(|byte| !byte).collect();
+        Ok(Zeroizing::new(bytes.try_into().unwrap()))
+    }
+}
+
+/// The place of the key that is to wrap, and those of others that wrapped before.
+struct Several(Box<dyn MasterKeys>, Vec<Box<dyn MasterKeys>>);
+
+#[async_trait]
+impl MasterKeys for Several {
+    async fn all(&self) -> Result<Vec<MasterKey>, MasterKeysError> {
+        let mut keys = self.0.all().await?;
+        for before in &self.1 {
+            keys.extend(before.all().await?);
+        }
+        Ok(keys)
+    }
+
+    async fn make(&self) -> Result<Option<MasterKey>, MasterKeysError> {
+        self.0.make().await
+    }
+
+    async fn keep_only(&self, key: &MasterKey) -> Result<(), MasterKeysError> {
+        for place in std::iter::once(&self.0).chain(&self.1) {
+            place.keep_only(key).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A node whose master key is a service's.
+async fn served(place: &Place, service: &Arc<Service>, before: Vec<Box<dyn MasterKeys>>) -> Result<Keyring, KeyError> {
+    let database = Database::open(&place.location, 2).await.unwrap();
+    let service = Arc::clone(service) as Arc<dyn KeyService>;
+    let source = Several(Box::new(Envelopes::new(database.clone(), service)), before);
+    Keyring::open(database, Arc::new(source), place.sources.now()).await
+}
+
+fn given(byte: u8) -> Box<dyn MasterKeys> {
+    Box::new(MasterKey::new([byte; 32]))
+}
+
+async fn envelopes(place: &Place) -> usize {
+    let database = Database::open(&place.location, 2).await.unwrap();
+    database.query("SELECT id FROM master_key_envelopes", vec![]).await.unwrap().len()
 }
 
 fn id(byte: u8) -> String {
@@ -148,5 +238,80 @@ on_both! {
         assert_eq!(legible(&alone, &events).await, 3);
         let inventory = alone.inventory().await.unwrap();
         assert_eq!((inventory.data_keys, inventory.destroyed), (5, 1));
+    }
+
+    /// The service is asked when a node starts and when keys are rotated: nobody waits for it otherwise.
+    async fn a_service_seals_the_master_key_and_is_not_asked_for_anybodys(place) {
+        let kms = Service::called("kms");
+        let (one, other) = futures::join!(served(&place, &kms, vec![]), served(&place, &kms, vec![]));
+        let (one, other) = (one.unwrap(), other.unwrap());
+        assert_eq!(envelopes(&place).await, 1, "whoever was first");
+        let asked = kms.asked();
+        assert!((2..=3).contains(&asked), "{asked}");
+        let events = sealed(&one, 1..300).await;
+        assert_eq!(legible(&other, &events).await, 299);
+        assert_eq!(kms.asked(), asked);
+        let keys = one.inventory().await.unwrap().master_keys;
+        assert_eq!(keys[0].place, Some(KeyPlace::Service("a key of kms".to_owned())));
+
+        // A node that starts while it is away says so, and those that run go on.
+        kms.is_away.store(true, Ordering::SeqCst);
+        let refused = served(&place, &kms, vec![]).await.err().unwrap().to_string();
+        assert!(refused.contains("kms is away"), "{refused}");
+        assert!(one.rotate(Uuid::from_u128(1), place.sources.now()).await.is_err());
+        sealed(&one, 300..310).await;
+        assert_eq!(legible(&other, &events).await, 299);
+        kms.is_away.store(false, Ordering::SeqCst);
+
+        // Whoever changes the database does not get their own key taken.
+        let database = Database::open(&place.location, 2).await.unwrap();
+        let sql = "UPDATE master_key_envelopes SET sealed = $1";
+        let changed = database.statement(sql, sql, vec![vec![1_u8; 32].into()]);
+        database.writer().execute_raw(changed).await.unwrap();
+        let refused = served(&place, &kms, vec![]).await.err().unwrap().to_string();
+        assert!(refused.contains("somebody has changed the database"), "{refused}");
+    }
+
+    /// From the settings to a service, to another key of it, to another service, and back.
+    async fn master_keys_move_to_a_service_and_away_from_it(place) {
+        let now = place.sources.now();
+        let (kms, next) = (Service::called("kms"), Service::called("next"));
+        let old = keyring(&place, &[1]).await.unwrap();
+        let events = sealed(&old, 1..20).await;
+        let rotated = async |node: &Keyring, command: u128| {
+            let rotation = node.rotate(Uuid::from_u128(command), now).await.unwrap();
+            node.wrap_anew(now).await.unwrap();
+            assert!(matches!(rotation, Rotation::Begun(_)), "{rotation:?}");
+        };
+        // Beside the one in force, it is made and wraps nothing.
+        let node = served(&place, &kms, vec![given(1)]).await.unwrap();
+        assert_eq!((envelopes(&place).await, node.inventory().await.unwrap().master_keys.len()), (1, 1));
+        rotated(&node, 1).await;
+        let alone = served(&place, &kms, vec![]).await.unwrap();
+        assert_eq!(legible(&alone, &events).await, 19);
+        // Another one of the same service; nodes that have not heard of it go on.
+        rotated(&alone, 2).await;
+        assert_eq!(envelopes(&place).await, 1, "the one before is gone");
+        assert_eq!(legible(&node, &sealed(&alone, 20..25).await).await, 5);
+        // To another service: until that is done, the one before is needed, and its name is said.
+        let lacking = served(&place, &next, vec![]).await.err().unwrap().to_string();
+        assert!(lacking.contains(" of kms,"), "{lacking}");
+        let database = Database::open(&place.location, 2).await.unwrap();
+        let before = |service: &Arc<Service>| -> Vec<Box<dyn MasterKeys>> {
+            vec![Box::new(Envelopes::of_before(database.clone(), Arc::clone(service) as Arc<dyn KeyService>))]
+        };
+        let node = served(&place, &next, before(&kms)).await.unwrap();
+        rotated(&node, 3).await;
+        assert_eq!(envelopes(&place).await, 1);
+        kms.is_away.store(true, Ordering::SeqCst);
+        let node = served(&place, &next, before(&kms)).await.unwrap();
+        assert_eq!(legible(&node, &events).await, 19, "it is not missed");
+        // And back into the settings.
+        let source = Arc::new(Several(given(2), before(&next)));
+        let node = Keyring::open(database.clone(), source, now).await.unwrap();
+        rotated(&node, 4).await;
+        next.is_away.store(true, Ordering::SeqCst);
+        assert_eq!(legible(&keyring(&place, &[2]).await.unwrap(), &events).await, 19);
+        assert_eq!(envelopes(&place).await, 0);
     }
 }

@@ -1,14 +1,24 @@
-//! The engine's tables for its own tests, read from the text of the migration: that stays their only definition,
-//! though the migrations are a room that the engine may not use.
+//! The engine's tables for its own tests, read from the text of the migrations: those stay their only definition, though
+//! they are a room that the engine may not use.
 
 use sea_orm::sea_query::{Alias, ColumnDef, Index, Table};
 use sea_orm::{ConnectionTrait, DbErr};
 
-const MIGRATION: &str = include_str!("../../../migrations/m0001_engine.rs");
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/m0001_engine.rs"),
+    include_str!("../../../migrations/m0016_master_key_envelopes.rs"),
+];
 
 /// Makes them.
 pub async fn create(connection: &impl ConnectionTrait) -> Result<(), DbErr> {
-    let (_, body) = MIGRATION.split_once("fn tables()").expect("the migration has a list of tables");
+    for migration in MIGRATIONS {
+        create_those_of(connection, migration).await?;
+    }
+    Ok(())
+}
+
+async fn create_those_of(connection: &impl ConnectionTrait, migration: &str) -> Result<(), DbErr> {
+    let (_, body) = migration.split_once("fn tables()").expect("the migration has a list of tables");
     let (tables, indexes) = body.split_once("fn indexes()").expect("the migration has a list of indexes");
     for text in tables.split("table(\"").skip(1) {
         let mut table = Table::create();

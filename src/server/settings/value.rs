@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use data_encoding::{BASE64, BASE64_NOPAD};
+use oriel_backends::kms::{KmsKey, SCHEME as KMS};
 use oriel_domain::roles::RoleName;
 
 /// What stands in the place of a secret.
@@ -233,35 +234,69 @@ pub fn secret_text() -> Kind<Option<Secret<String>>> {
     })
 }
 
-/// A secret key of 32 bytes in base64.
-pub fn secret_key() -> Kind<Option<Secret<[u8; 32]>>> {
-    optional(Kind {
+/// Where a master key is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MasterKeyAt {
+    /// Here.
+    Given(Secret<[u8; 32]>),
+    /// In the database, sealed by this key of a KMS.
+    Kms(KmsKey),
+    /// In the file of the data folder.
+    File,
+}
+
+impl MasterKeyAt {
+    fn read(text: &str) -> Option<Self> {
+        if text == FILE {
+            return Some(Self::File);
+        }
+        if text.starts_with(KMS) {
+            return KmsKey::parse(text).ok().map(Self::Kms);
+        }
+        let bytes = BASE64.decode(text.as_bytes()).or_else(|_| BASE64_NOPAD.decode(text.as_bytes())).ok()?;
+        Some(Self::Given(Secret::new(<[u8; 32]>::try_from(bytes).ok()?)))
+    }
+}
+
+impl fmt::Display for MasterKeyAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(key) => key.fmt(f),
+            Self::Kms(key) => key.fmt(f),
+            Self::File => f.write_str(FILE),
+        }
+    }
+}
+
+/// What the file of the data folder is called.
+const FILE: &str = "file";
+
+/// A master key: a secret of 32 bytes in base64, a key of a KMS, or the file, which nothing says as well.
+pub fn master_key() -> Kind<MasterKeyAt> {
+    Kind {
         secret: true,
         mask: |_| MASK.to_owned(),
         ..Kind::new(
-            "32 random bytes in base64, as `openssl rand -base64 32` makes them",
-            |text: &str| {
-                let bytes = BASE64.decode(text.as_bytes()).or_else(|_| BASE64_NOPAD.decode(text.as_bytes())).ok()?;
-                Some(Secret::new(<[u8; 32]>::try_from(bytes).ok()?))
-            },
-            Secret::to_string,
+            "file; 32 random bytes in base64, as `openssl rand -base64 32` makes them; or the id, ARN or alias of a key \
+             of a KMS, as in kms:alias/oriel?region=eu-central-1",
+            |text: &str| if text.is_empty() { Some(MasterKeyAt::File) } else { MasterKeyAt::read(text) },
+            MasterKeyAt::to_string,
         )
-    })
+    }
 }
 
-/// A list of keys with commas.
-pub fn secret_keys() -> Kind<Vec<Secret<[u8; 32]>>> {
-    let one = secret_key();
+/// A list of master keys with commas.
+pub fn master_keys() -> Kind<Vec<MasterKeyAt>> {
     Kind {
         secret: true,
         mask: |text| if text.is_empty() { String::new() } else { MASK.to_owned() },
         ..Kind::new(
-            "a list of keys, each of 32 random bytes in base64; empty for none",
-            move |text: &str| {
+            "a list, each 32 random bytes in base64, a key of a KMS (kms:...), or file; empty for none",
+            |text: &str| {
                 let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-                parts.map(|part| one.read(part)?).collect()
+                parts.map(MasterKeyAt::read).collect()
             },
-            |list: &Vec<Secret<[u8; 32]>>| if list.is_empty() { String::new() } else { MASK.to_owned() },
+            |list: &Vec<MasterKeyAt>| list.iter().map(MasterKeyAt::to_string).collect::<Vec<_>>().join(","),
         )
     }
 }
@@ -574,10 +609,24 @@ mod tests {
     #[test]
     fn keys_have_32_bytes() {
         let key = BASE64.encode(&[7; 32]);
-        assert_eq!(secret_key().read(&key).unwrap().unwrap().expose(), &[7; 32]);
-        assert!(secret_key().read(&BASE64.encode(&[7; 31])).is_none());
-        assert!(secret_key().read("not base64").is_none());
+        assert_eq!(master_key().read(&key), Some(MasterKeyAt::Given(Secret::new([7; 32]))));
+        assert_eq!(master_key().read(""), master_key().read("file"));
+        for wrong in [&BASE64.encode(&[7; 31]), "not base64", "kms:", "kms:a?endpoint=http://kms.example"] {
+            assert!(master_key().read(wrong).is_none(), "{wrong}");
+        }
         assert_eq!(format!("{0:?} {0}", Secret::new("hunter2")), "*** ***");
+    }
+
+    #[test]
+    fn master_keys_print_as_where_they_are() {
+        let key = BASE64.encode(&[7; 32]);
+        let all = format!("{key}, kms:alias/oriel?region=r ,file");
+        let shown = master_keys().show(&master_keys().read(&all).unwrap());
+        assert_eq!(shown, "***,kms:alias/oriel?installation=oriel&region=r,file");
+        assert_eq!(master_keys().read(""), Some(vec![]));
+        assert_eq!(master_keys().mask(&all), MASK);
+        assert!(master_keys().read("file,nonsense").is_none());
+        assert!(!format!("{:?}", master_keys().read(&all)).contains(&key));
     }
 
     #[test]
