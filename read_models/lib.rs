@@ -28,6 +28,7 @@ pub mod members;
 pub mod node;
 pub mod organizations;
 pub mod persisted_operations;
+pub mod past;
 pub mod policies;
 pub mod projects;
 mod readers;

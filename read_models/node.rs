@@ -3,6 +3,7 @@
 //! Invariants: not there, not yours, not allowed and not an id are one answer. A kind that is missing here has no
 //! global look-up.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use async_graphql::{ID, Interface};
@@ -89,7 +90,8 @@ impl Node {
             IdentityProviderId::PREFIX => reader.get(id.uuid).await?.map(Self::IdentityProvider),
             IdentityId::PREFIX => reader.get(id.uuid).await?.map(Self::Identity),
             PolicyId::PREFIX => reader.get(id.uuid).await?.map(Self::Policy),
-            DataExportId::PREFIX => reader.get(id.uuid).await?.map(Self::DataExport),
+            // It has what is held in every organisation.
+            DataExportId::PREFIX if !reader.viewer().confined => reader.get(id.uuid).await?.map(Self::DataExport),
             kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
             _ => None,
         })
@@ -99,6 +101,23 @@ impl Node {
     ///
     /// # Errors
     /// The database cannot be read.
+    /// The node that this row is, whatever made it.
+    pub(crate) fn of_row(row: Arc<dyn Any + Send + Sync>) -> Option<Self> {
+        macro_rules! first {
+            ($row:expr; $($kind:ident),+) => {{
+                let row = $row;
+                $(let row = match row.downcast() {
+                    Ok(row) => return Some(Self::$kind(row)),
+                    Err(row) => row,
+                };)+
+                drop(row);
+                None
+            }};
+        }
+        first!(row; User, Organization, Member, Session, Project, Document, PersistedOperation, ApiKey, Role,
+            IdentityProvider, Identity, Policy, DataExport)
+    }
+
     pub async fn find(reader: &Reader, id: &str) -> Result<Option<Self>, ReadError> {
         match RawId::parse(id) {
             Some(id) => Self::load(reader, id).await,

@@ -9,17 +9,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql::parser::types::{ExecutableDocument, OperationType, Selection, SelectionSet};
 use async_graphql::{Context, Value, Variables};
+use chrono::NaiveTime;
 use oriel_engine::Engine;
 use oriel_engine::read::{Connection, PageArgs, Tags};
 use oriel_kernel::{Actor, ErrorCode, Grant, MemberId, RawId, Rejection, Timestamp, Viewer, operations};
-use oriel_read_models::access_log::{self, AccessKind, Column, Model as AccessRecord};
-use sea_orm::ColumnTrait;
+use oriel_read_models::access_log::{self, AccessKind, Column, Model as AccessRecord, Reading, in_order};
+use sea_orm::{ColumnTrait, DbErr};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::access::reader;
+use crate::types::type_of;
 
 /// What is sensitive: the type, its field, and what kind of reading it is.
 pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
@@ -29,7 +31,10 @@ pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
     ("Event", "data", AccessKind::Audit),
     ("Event", "record", AccessKind::Audit),
     ("Identity", "email", AccessKind::Person),
+    ("FieldChange", "after", AccessKind::Audit),
+    ("FieldChange", "before", AccessKind::Audit),
     ("User", "email", AccessKind::Person),
+    ("PastState", "state", AccessKind::Audit),
 ];
 
 /// Notes that wait at most.
@@ -51,7 +56,8 @@ pub struct AccessLogQuery;
 impl AccessLogQuery {
     /// Who has read what is sensitive in your organization, the oldest first: ask for the `last` ones for the newest.
     /// What is sensitive are addresses of files and their texts, what is said about people, what happened in detail, and
-    /// data exports. Kept for `access_log_retention`. A reading is listed within a second.
+    /// data exports. Kept for `access_log_retention`. A reading is listed within a second. Each follows on the one before
+    /// it in a hash chain, which `auditVerify { readings }` checks.
     #[permission("events:view")]
     #[allow(clippy::too_many_arguments)]
     async fn access_log(
@@ -87,44 +93,44 @@ impl AccessLogQuery {
         if let Some(until) = until {
             all = all.and(Column::At.lt(until));
         }
-        Ok(reader.page(all, PageArgs::new(first, after, last, before), None, None)?)
+        Ok(reader.page(all, PageArgs::new(first, after, last, before), None, Some(in_order()))?)
     }
 }
 
 // --- what an operation reads -----------------------------------------------------------------------------------------
 
-/// What is sensitive in a document: the kinds of the fields that it names, whatever they stand in.
+/// What is sensitive in a document: the kinds of the fields that it names, wherever they stand. Where the contract does
+/// not say what something is, it may be anything.
 pub(crate) fn named(document: &ExecutableDocument) -> BTreeSet<AccessKind> {
     let mut kinds = BTreeSet::new();
     for (_, operation) in document.operations.iter() {
-        named_in(&operation.node.selection_set.node, false, &mut kinds);
+        let root = match operation.node.ty {
+            OperationType::Query => "Query",
+            OperationType::Mutation => "Mutation",
+            OperationType::Subscription => "Subscription",
+        };
+        named_in(&operation.node.selection_set.node, Some(root), &mut kinds);
     }
     for fragment in document.fragments.values() {
-        let is_export = fragment.node.type_condition.node.on.node == "DataExport";
-        named_in(&fragment.node.selection_set.node, is_export, &mut kinds);
+        named_in(&fragment.node.selection_set.node, Some(&fragment.node.type_condition.node.on.node), &mut kinds);
     }
     kinds
 }
 
-/// `of_export`: what stands here is said of a data export, whose file has an address too.
-fn named_in(set: &SelectionSet, of_export: bool, kinds: &mut BTreeSet<AccessKind>) {
+/// `on`: the type of what stands here.
+fn named_in(set: &SelectionSet, on: Option<&str>, kinds: &mut BTreeSet<AccessKind>) {
     for selection in &set.items {
         match &selection.node {
             Selection::Field(field) => {
                 let name = field.node.name.node.as_str();
-                let meant = SENSITIVE.iter().filter(|(_, field, _)| *field == name).map(|(_, _, kind)| *kind);
-                kinds.extend(meant.filter(|kind| match kind {
-                    AccessKind::Export => of_export,
-                    AccessKind::Download => !of_export,
-                    AccessKind::Content | AccessKind::Person | AccessKind::Audit => true,
-                }));
-                let of_export = of_export || name.starts_with("dataExport");
-                named_in(&field.node.selection_set.node, of_export, kinds);
+                let meant = |of: &str, field: &str| field == name && on.is_none_or(|on| on == of);
+                kinds.extend(SENSITIVE.iter().filter(|(of, field, _)| meant(of, field)).map(|(_, _, kind)| *kind));
+                named_in(&field.node.selection_set.node, on.and_then(|on| type_of(on, name)), kinds);
             }
             Selection::InlineFragment(fragment) => {
                 let condition = fragment.node.type_condition.as_ref();
-                let of_export = of_export || condition.is_some_and(|on| on.node.on.node == "DataExport");
-                named_in(&fragment.node.selection_set.node, of_export, kinds);
+                let on = condition.map(|condition| condition.node.on.node.as_str()).or(on);
+                named_in(&fragment.node.selection_set.node, on, kinds);
             }
             Selection::FragmentSpread(_) => {}
         }
@@ -164,7 +170,7 @@ impl Note {
 // --- writing it down -------------------------------------------------------------------------------------------------
 
 enum Message {
-    Row(AccessRecord),
+    Row(Reading),
     /// Answered when everything before it is written.
     Flush(oneshot::Sender<()>),
 }
@@ -186,15 +192,13 @@ impl AccessLog {
 
     /// Takes note that this viewer was answered.
     pub(crate) fn note(&self, viewer: &Viewer, note: &Note) {
-        let (actor_kind, actor_id) = viewer.actor().to_columns();
         for kind in &note.kinds {
-            let row = AccessRecord {
+            let row = Reading {
                 id: self.engine.new_id::<()>().uuid(),
-                organization_id: viewer.organization,
+                organization: viewer.organization,
                 at: self.engine.now(),
                 kind: *kind,
-                actor_kind,
-                actor_id,
+                actor: viewer.actor(),
                 operation: note.operation.clone(),
                 ids: note.ids.clone(),
             };
@@ -246,7 +250,7 @@ async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retent
         }
         if swept.is_none_or(|swept| swept.elapsed() > SWEPT_EVERY) || !waiting.is_empty() {
             swept = Some(Instant::now());
-            if let Err(error) = access_log::remove_before(writer, engine.now() - retention).await {
+            if let Err(error) = sweep(&engine, retention).await {
                 tracing::warn!(%error, "old rows of the access log stay until the next time");
             }
         }
@@ -260,13 +264,27 @@ async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retent
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use async_graphql::parser::parse_query;
     use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
-    use serde_json::json;
+/// Removes what is older than this, a day at a time: each removal is a row itself.
+async fn sweep(engine: &Engine, retention: Duration) -> Result<(), DbErr> {
+    let writer = engine.database().writer();
+    let before = (engine.now() - retention).date_naive().and_time(NaiveTime::MIN).and_utc();
+    for organization in access_log::with_rows_before(writer, before).await? {
+        let removal = (engine.new_id::<()>().uuid(), engine.now());
+        access_log::remove_before(writer, organization, before, removal).await?;
+    }
+    Ok(())
+}
+
+    use async_graphql::parser::{parse_query, parse_schema};
+    use data_encoding::{BASE64, HEXLOWER};
+    use oriel_engine::chain::link;
+    use sea_orm::ConnectionTrait;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::documents::tests::{document, project};
-    use crate::testing::Bed;
+    use crate::testing::{Bed, Person};
 
     /// Names that speak of something sensitive.
     const SPEAKING: [&str; 10] =
@@ -279,12 +297,14 @@ mod tests {
         ("DocumentUploadBeginPayload", "url", "to upload to"),
         ("IdentityProvider", "callbackUrl", "of this server"),
         ("IdentityProvider", "hasClientSecret", "whether there is one"),
+        ("AccessRecord", "record", "of what the log lists"),
         ("IdentityProvider", "trustsEmail", "what is believed"),
         ("MemberPayload", "invitationToken", "given to whoever invites"),
         ("PasskeyBeginPayload", "challengeToken", "one's own alone"),
         ("Policy", "text", "for everybody"),
         ("ProviderLoginBeginPayload", "authorizationUrl", "where one signs in"),
         ("ProviderLoginBeginPayload", "loginToken", "one's own alone"),
+        ("InstallationChange", "data", "settings, which hold for everybody"),
         ("Session", "ip", "one's own alone"),
         ("Session", "userAgent", "one's own alone"),
         ("SessionPayload", "accessToken", "one's own alone"),
@@ -298,7 +318,7 @@ mod tests {
 
     #[test]
     fn every_field_whose_name_speaks_of_something_sensitive_is_declared() {
-        let schema = async_graphql::parser::parse_schema(crate::sdl()).unwrap();
+        let schema = parse_schema(crate::sdl()).unwrap();
         let (mut lacking, mut declared) = (Vec::new(), 0);
         for definition in &schema.definitions {
             let TypeSystemDefinition::Type(declared_type) = definition else { continue };
@@ -346,6 +366,13 @@ mod tests {
     #[tokio::test]
     async fn readings_are_listed_from_the_cache_too_and_go_when_they_are_old() {
         let bed = Bed::new().await;
+        let of_type = "{ accessLog { nodes { record } } viewer { ... { user { ...F } } } } fragment F on User { id }";
+        assert_eq!(kinds(of_type), [], "of another type it is something else");
+        let live = "subscription { live { document(id: \"x\") { project { documents { nodes { text } } } } } }";
+        assert_eq!(kinds(live), [AccessKind::Content]);
+        let made = "mutation { dataExportRequest(input: {}) { dataExport { downloadUrl } } }";
+        assert_eq!(kinds(made), [AccessKind::Export]);
+        assert_eq!(kinds("{ nothingLikeThis { text downloadUrl } }").len(), 3, "what is unknown may be anything");
         let ada = bed.register("Engines", "ada@example.org").await;
         let bob = bed.join(&ada, "bob@example.org", &["admin"]).await;
         let other = bed.register("Looms", "cleo@example.org").await;
@@ -390,7 +417,150 @@ mod tests {
         bed.clock.advance(Duration::from_secs(401 * 24 * 3600));
         bed.endpoint.access_log().flush().await;
         let writer = bed.endpoint.services().engine.database().writer();
-        use sea_orm::{EntityTrait, PaginatorTrait};
-        assert_eq!(access_log::Entity::find().count(writer).await.unwrap(), 0);
+        use sea_orm::EntityTrait;
+        let left = access_log::Entity::find().all(writer).await.unwrap();
+        assert!(!left.is_empty() && left.iter().all(|row| row.kind == AccessKind::Removal), "what says so: {left:?}");
+    }
+
+    const VERIFY: &str = "{ auditVerify { whole readings { whole readings removed hash brokenAt } } }";
+
+    async fn verified(bed: &Bed, token: &str) -> Value {
+        bed.ask(Some(token), VERIFY, json!({})).await["data"]["auditVerify"]["readings"].clone()
+    }
+
+    async fn execute(bed: &Bed, sql: &str) {
+        bed.endpoint.services().engine.database().writer().execute_unprepared(sql).await.unwrap();
+    }
+
+    /// Two organizations, in one of which somebody has read this often.
+    async fn read_often(count: usize) -> (Bed, Person, Person) {
+        let bed = Bed::new().await;
+        let (ada, cleo) =
+            (bed.register("Engines", "ada@example.org").await, bed.register("Looms", "cleo@example.org").await);
+        for _ in 0..count {
+            bed.ask(Some(&ada.access), "query P { viewer { user { email } } }", json!({})).await;
+            bed.ask(Some(&cleo.access), "query P { viewer { user { email } } }", json!({})).await;
+        }
+        bed.endpoint.access_log().flush().await;
+        (bed, ada, cleo)
+    }
+
+    #[tokio::test]
+    async fn whoever_changes_removes_inserts_or_moves_a_reading_is_found_out() {
+        let (bed, ada, cleo) = read_often(6).await;
+        let whole = verified(&bed, &ada.access).await;
+        let count = whole["readings"].as_i64().unwrap();
+        assert!(count >= 6, "{whole}");
+        assert_eq!(
+            whole,
+            json!({ "whole": true, "readings": count, "removed": 0, "hash": whole["hash"], "brokenAt": null })
+        );
+        let organization = RawId::parse(&ada.organization).unwrap().uuid.simple().to_string();
+        let of_ada = format!("lower(hex(organization_id)) = '{organization}'");
+        execute(&bed, "CREATE TABLE kept AS SELECT * FROM access_log").await;
+        execute(&bed, "CREATE TABLE kept_heads AS SELECT * FROM access_log_heads").await;
+        let others =
+            "id, organization_id, at, kind, actor_kind, actor_id, operation, ids, removed_through, removed_hash, hash";
+        let last = count;
+        for (sql, broken_at) in [
+            // Changed.
+            (format!("UPDATE access_log SET operation = 'Q' WHERE sequence = 3 AND {of_ada}"), 3),
+            (format!("UPDATE access_log SET kind = 'nothing' WHERE sequence = 3 AND {of_ada}"), 3),
+            (format!("UPDATE access_log SET actor_id = randomblob(16) WHERE sequence = 1 AND {of_ada}"), 1),
+            (
+                format!("UPDATE access_log SET at = '2020-01-01T00:00:00+00:00' WHERE sequence = {last} AND {of_ada}"),
+                last,
+            ),
+            // Removed: in the middle, at the end, at the beginning, all of them.
+            (format!("DELETE FROM access_log WHERE sequence = 4 AND {of_ada}"), 4),
+            (format!("DELETE FROM access_log WHERE sequence = {last} AND {of_ada}"), last),
+            (format!("DELETE FROM access_log WHERE sequence = 1 AND {of_ada}"), 1),
+            (format!("DELETE FROM access_log WHERE {of_ada}"), 1),
+            // Removed with an anchor that nothing in the chain speaks of.
+            (
+                format!(
+                    "UPDATE access_log_heads SET removed_through = 2, removed_hash = (SELECT hash FROM access_log \
+                     WHERE sequence = 2 AND {of_ada}) WHERE {of_ada}; \
+                     DELETE FROM access_log WHERE sequence < 3 AND {of_ada}"
+                ),
+                3,
+            ),
+            // Inserted: in between, at the end, before the beginning.
+            (
+                format!(
+                    "UPDATE access_log SET sequence = sequence + 1 WHERE sequence >= 4 AND {of_ada}; \
+                     INSERT INTO access_log ({others}, sequence) SELECT {}, 4 FROM access_log \
+                     WHERE sequence = 2 AND {of_ada}",
+                    others.replacen("id", "randomblob(16)", 1)
+                ),
+                4,
+            ),
+            (
+                format!(
+                    "INSERT INTO access_log ({others}, sequence) SELECT {}, {last} + 1 FROM access_log \
+                     WHERE sequence = 2 AND {of_ada}",
+                    others.replacen("id", "randomblob(16)", 1)
+                ),
+                last + 1,
+            ),
+            (
+                format!(
+                    "INSERT INTO access_log ({others}, sequence) SELECT {}, 0 FROM access_log \
+                     WHERE sequence = 2 AND {of_ada}",
+                    others.replacen("id", "randomblob(16)", 1)
+                ),
+                1,
+            ),
+            // Moved.
+            (format!("UPDATE access_log SET sequence = 5 - sequence WHERE sequence IN (2, 3) AND {of_ada}"), 2),
+        ] {
+            execute(&bed, &sql).await;
+            let found = verified(&bed, &ada.access).await;
+            assert_eq!((&found["whole"], &found["brokenAt"]), (&json!(false), &json!(broken_at)), "{sql}: {found}");
+            assert_eq!(verified(&bed, &cleo.access).await["whole"], true, "that of another organization is its own");
+            execute(
+                &bed,
+                "DELETE FROM access_log; INSERT INTO access_log SELECT * FROM kept; \
+                 DELETE FROM access_log_heads; INSERT INTO access_log_heads SELECT * FROM kept_heads",
+            )
+            .await;
+        }
+        assert_eq!(verified(&bed, &ada.access).await, whole);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_after_the_oldest_went_is_whole_and_says_what_went() {
+        let (bed, ada, _) = read_often(4).await;
+        let before = verified(&bed, &ada.access).await;
+        bed.clock.advance(Duration::from_secs(399 * 24 * 3600));
+        let login = json!({ "email": "ada@example.org", "password": crate::testing::PASSWORD });
+        let ada = Person::of(&bed.mutate(None, "login", login, crate::testing::SIGNED_IN).await);
+        for _ in 0..3 {
+            bed.ask(Some(&ada.access), "query P { viewer { user { email } } }", json!({})).await;
+        }
+        bed.endpoint.access_log().flush().await;
+        let engine = &bed.endpoint.services().engine;
+        let organization = oriel_kernel::Id::from_uuid(RawId::parse(&ada.organization).unwrap().uuid);
+        let (before_this, removal) =
+            (engine.now() - Duration::from_secs(24 * 3600), (engine.new_id::<()>().uuid(), engine.now()));
+        let gone =
+            access_log::remove_before(engine.database().writer(), organization, before_this, removal).await.unwrap();
+        assert_eq!(json!(gone), before["readings"]);
+        let after = verified(&bed, &ada.access).await;
+        assert_eq!((&after["whole"], &after["removed"]), (&json!(true), &before["readings"]), "{after}");
+        let log = "{ accessLog(first: 100) { nodes { sequence kind hash record removed { through hash } } } }";
+        let log = bed.ask(Some(&ada.access), log, json!({})).await["data"]["accessLog"]["nodes"].clone();
+        let rows = log.as_array().unwrap();
+        let removal = rows.iter().find(|row| row["kind"] == "REMOVAL").unwrap();
+        assert_eq!(removal["removed"], json!({ "through": before["readings"], "hash": before["hash"] }));
+        assert_eq!(rows[0]["sequence"], json!(before["readings"].as_i64().unwrap() + 1));
+        let mut hash = HEXLOWER.decode(before["hash"].as_str().unwrap().as_bytes()).unwrap();
+        for row in rows {
+            hash = link(&hash, &BASE64.decode(row["record"].as_str().unwrap().as_bytes()).unwrap());
+            assert_eq!(row["hash"], HEXLOWER.encode(&hash), "anybody can follow it");
+        }
+        // The removal cannot be taken back, and not said to be another.
+        execute(&bed, "UPDATE access_log_heads SET removed_through = 0, removed_hash = x''").await;
+        assert_eq!(verified(&bed, &ada.access).await["whole"], false);
     }
 }

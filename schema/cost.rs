@@ -53,6 +53,10 @@ pub const WEIGHTS: &[Weight] = &[
     weight("Mutation", "readModelVerify", 10_000),
     // The whole log of an organization is read.
     weight("Query", "auditVerify", 10_000),
+    weight("AuditVerification", "readings", 10_000),
+    // All events of something are read, and folded.
+    weight("Query", "stateAt", 100),
+    weight("Query", "history", 100),
     // The index is asked, and what it finds is looked up.
     weight("Query", "search", 100),
     weight("Query", "suggest", 20),
@@ -63,6 +67,8 @@ pub const WEIGHTS: &[Weight] = &[
 /// The lists that are longer than others.
 pub const LISTS: &[ListSize] = &[
     list("Facet", "values", 100),
+    list("PastState", "changes", 10),
+    list("Query", "history", 50),
     list("Query", "permissionCatalog", 50),
     list("Query", "roles", 100),
     list("System", "readModels", 50),

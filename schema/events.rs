@@ -11,7 +11,8 @@ use std::sync::Arc;
 use async_graphql::parser::types::Field;
 use async_graphql::registry::Registry;
 use async_graphql::{
-    Context, ContextSelectionSet, Data, OutputType, Positioned, ServerResult, SimpleObject, Subscription, Value,
+    ComplexObject, Context, ContextSelectionSet, Data, OutputType, Positioned, ServerResult, SimpleObject,
+    Subscription, Value,
 };
 use data_encoding::HEXLOWER;
 use futures::Stream;
@@ -19,9 +20,9 @@ use oriel_engine::feed::Applied;
 use oriel_engine::live::Tick;
 use oriel_engine::read::{Connection, PageArgs, Reader};
 use oriel_kernel::{Credential, OrganizationId, Position, Timestamp, operations};
-use oriel_read_models::Readers;
 use oriel_read_models::events::{Column, EventFilter, EventOrder, Model as Event, VIEW, by_position, newest_first};
 use oriel_read_models::viewer::{ViewerRow, resolve};
+use oriel_read_models::{Readers, access_log};
 use sea_orm::ColumnTrait;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -68,7 +69,8 @@ impl EventQuery {
     }
 
     /// Checks the hash chain of the organization's log, from its first event to its last: that none is missing, and
-    /// that each says what it said when it was written. Reads all of it each time.
+    /// that each says what it said when it was written; and, asked for `readings`, the same of who has read what is
+    /// sensitive. Reads all of it each time.
     #[permission("events:view")]
     async fn audit_verify(&self, cx: &Context<'_>) -> Result<AuditVerification> {
         let reader = reader(cx)?;
@@ -81,14 +83,16 @@ impl EventQuery {
             events: chain.events,
             hash: HEXLOWER.encode(&chain.link),
             broken_at: chain.broken_at,
+            organization: reader.organization(),
         })
     }
 }
 
 /// What checking the hash chain of an organization has found.
 #[derive(SimpleObject)]
+#[graphql(complex)]
 pub struct AuditVerification {
-    /// Whether all of it is as it was written.
+    /// Whether all events are as they were written.
     pub whole: bool,
     /// How many events follow on each other, from the first one on.
     pub events: i64,
@@ -96,6 +100,40 @@ pub struct AuditVerification {
     pub hash: String,
     /// Where the first event is that does not follow on the one before it; null when all do.
     pub broken_at: Option<Position>,
+    /// Whose log was checked.
+    #[graphql(skip)]
+    organization: OrganizationId,
+}
+
+#[ComplexObject]
+impl AuditVerification {
+    /// What checking the access log has found, which has a hash chain of its own.
+    async fn readings(&self, cx: &Context<'_>) -> async_graphql::Result<AccessVerification> {
+        let database = Services::of(cx)?.engine.database();
+        let checked = access_log::chain::check(database, self.organization).await.map_err(unavailable)?;
+        Ok(AccessVerification {
+            whole: checked.broken_at.is_none(),
+            readings: checked.readings,
+            removed: checked.removed,
+            hash: HEXLOWER.encode(&checked.hash),
+            broken_at: checked.broken_at,
+        })
+    }
+}
+
+/// What checking the hash chain of an organization's readings has found.
+#[derive(SimpleObject)]
+pub struct AccessVerification {
+    /// Whether all that are left are as they were written, and only those were removed of which the log says so.
+    pub whole: bool,
+    /// How many records follow on each other, from the first one that is left.
+    pub readings: i64,
+    /// How many were removed before it after their time.
+    pub removed: i64,
+    /// The `hash` of the last of these. Kept somewhere else, it shows later that nothing before it was changed.
+    pub hash: String,
+    /// The `sequence` of the first one that does not follow on the one before it or is missing; null when all do.
+    pub broken_at: Option<i64>,
 }
 
 impl LiveSubscription {

@@ -22,6 +22,7 @@ pub mod nodes;
 pub mod organizations;
 pub mod passwords;
 mod payload;
+pub mod past;
 #[cfg(test)]
 mod permissions;
 pub mod persisted_operations;
@@ -40,6 +41,7 @@ pub mod tokens;
 pub mod uploads;
 pub mod users;
 pub mod validation;
+mod types;
 
 use async_graphql::{MergedObject, MergedSubscription, Schema, SchemaBuilder};
 
@@ -85,6 +87,7 @@ modules! {
         system::SystemQuery,
         erasures::ErasureQuery,
         data_exports::DataExportQuery,
+        past::PastQuery,
         access_log::AccessLogQuery,
         policies::PolicyQuery,
         nodes::NodeQuery,

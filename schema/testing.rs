@@ -198,6 +198,7 @@ impl Bed {
         table(&database, consents::Entity).await;
         table(&database, members::Entity).await;
         table(&database, sessions::Entity).await;
+        table(&database, access_log::heads::Entity).await;
         table(&database, projects::Entity).await;
         table(&database, projects::members::Entity).await;
         table(&database, documents::Entity).await;

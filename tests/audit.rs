@@ -1,11 +1,15 @@
-//! The log of an organization in a file: whole, and whoever changes it is found out without a server.
+//! The log of an organization in a file, and who has read what: whole, and whoever changes it is found out without a
+//! server.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::Server;
+use crate::nodes::{PATIENCE, Shared, on};
+use crate::support::{Server, Session};
 
 fn oriel(server: &Server, arguments: &[&str], token: &str) -> (bool, String) {
     let Output { status, stdout, stderr } = server.oriel(arguments, token);
@@ -76,4 +80,80 @@ async fn an_exported_log_shows_by_itself_that_it_is_whole() {
 
     let (done, said) = oriel(&server, &["audit", "export", path], "");
     assert!(!done && said.contains("ORIEL_TOKEN"), "{said}");
+}
+
+/// The numbers of all readings, once so many are written down.
+async fn readings(session: &Session, count: usize) -> Value {
+    let query = "{ accessLog(kind: PERSON, first: 0) { totalCount } auditVerify { readings { whole readings hash } } }";
+    let written = async {
+        loop {
+            let answer = session.ask(query, json!({})).await;
+            if answer["accessLog"]["totalCount"].as_u64().unwrap() >= count as u64 {
+                return answer["auditVerify"]["readings"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_of_all_nodes_are_one_chain_and_are_checked_without_a_server() {
+    let Some(shared) = Shared::new(None) else { return };
+    let (one, two) = (shared.node().await, shared.node().await);
+    let session = one.register("Audited").await;
+    let (here, there) = (session.clone(), on(&two, &session));
+    let read = async |session: &Session| {
+        for number in 0..60 {
+            let query = format!("query Read{number} {{ viewer {{ user {{ email }} }} }}");
+            session.ask(&query, json!({})).await;
+        }
+    };
+    tokio::join!(read(&here), read(&there));
+    let found = readings(&session, 120).await;
+    assert_eq!(found["whole"], true, "{found}");
+
+    let file = one.folder().join("readings.jsonl");
+    let path = file.to_str().unwrap();
+    let (done, said) = oriel(&one, &["audit", "export", path, "--readings"], &session.token);
+    assert!(done, "{said}");
+    let rows = lines(&file);
+    assert_eq!(json!(rows.len()), found["readings"]);
+    let names: BTreeSet<&str> = rows.iter().filter_map(|row| row["operation"].as_str()).collect();
+    assert!((0..60).all(|number| names.contains(format!("Read{number}").as_str())), "{names:?}");
+    let (done, said) = oriel(&one, &["audit", "verify", path], "");
+    let hash = found["hash"].as_str().unwrap();
+    assert!(done && said.contains(hash) && said.contains(&format!("{} readings", rows.len())), "{said}");
+
+    let changed = |change: &dyn Fn(&mut Vec<Value>)| {
+        let (mut rows, file) = (rows.clone(), one.folder().join("changed.jsonl"));
+        change(&mut rows);
+        let text: Vec<String> = rows.iter().map(Value::to_string).collect();
+        std::fs::write(&file, text.join("\n")).unwrap();
+        let (done, said) = oriel(&one, &["audit", "verify", file.to_str().unwrap()], "");
+        assert!(!done, "{said}");
+        said
+    };
+    let said = changed(&|rows| drop(rows.remove(7)));
+    assert!(said.contains("line 8: reading 8 is missing: this is reading 9"), "{said}");
+    let said = changed(&|rows| drop(rows.remove(0)));
+    assert!(said.contains("what was before reading 2 is missing"), "{said}");
+    let said = changed(&|rows| rows.swap(3, 4));
+    assert!(said.contains("reading 4 is missing: this is reading 5"), "{said}");
+    let said = changed(&|rows| rows.insert(5, rows[4].clone()));
+    assert!(said.contains("reading 6 is missing: this is reading 5"), "{said}");
+    let said = changed(&|rows| rows[9]["operation"] = json!("Another"));
+    assert!(said.contains("operation of reading 10 is not what was written"), "{said}");
+    let said = changed(&|rows| rows[9]["record"] = rows[8]["record"].clone());
+    assert!(said.contains("reading 10 is missing: this is reading 9"), "{said}");
+    let said = changed(&|rows| rows[9]["hash"] = rows[8]["hash"].clone());
+    assert!(said.contains("reading 10 does not follow on the one before it"), "{said}");
+
+    let table = one.folder().join("readings.csv");
+    let arguments = ["audit", "export", table.to_str().unwrap(), "--readings", "--format", "csv"];
+    let (done, said) = oriel(&one, &arguments, &session.token);
+    assert!(done, "{said}");
+    let mut table = csv::Reader::from_path(&table).unwrap();
+    assert_eq!(table.headers().unwrap(), vec!["sequence", "at", "kind", "actor", "operation", "ids"]);
+    assert_eq!(table.records().count(), rows.len());
 }

@@ -161,6 +161,15 @@ async fn a_real_provider_signs_people_in_and_their_roles_follow_it() {
         let confined = signed_in(&owner, &login(&owner, &provider, &id, "bob").await);
         let sees = confined.ask("{ viewer { organizations { name } sessions { providerId } } }", json!({})).await;
         assert_eq!(sees["viewer"]["organizations"], json!([{ "name": "Ada" }]));
+        let export = mutate(&bob, "dataExportRequest", json!({}), "{ dataExport { id } }").await["dataExport"].take();
+        let node = "query($id: ID!) { node(id: $id) { id } }";
+        assert_eq!(bob.ask(node, export.clone()).await["node"], export, "one's own");
+        assert_eq!(confined.ask(node, export.clone()).await["node"], Value::Null, "it is of every organization");
+        for query in ["query($id: ID!) { dataExport(id: $id) { id } }", "{ dataExports { nodes { id } } }"] {
+            let refused = confined.raw(query, export.clone()).await;
+            let message = refused["errors"][0]["message"].as_str().unwrap();
+            assert!(message.contains("speaks for you here alone"), "{refused}");
+        }
         let switch = json!({ "organizationId": there["viewer"]["organization"]["id"] });
         assert_eq!(
             codes(&mutate(&confined, "sessionSwitch", switch.clone(), "{ userErrors { code } }").await),

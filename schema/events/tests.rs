@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_graphql::{Request, Variables};
 use futures::StreamExt;
-use oriel_engine::chain::Record;
+use oriel_engine::chain::{Record, link as chained};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
@@ -144,7 +144,7 @@ async fn the_chain_can_be_checked_by_us_and_by_anybody() {
     let mut link = Vec::new();
     for event in events {
         let record = data_encoding::BASE64.decode(event["record"].as_str().unwrap().as_bytes()).unwrap();
-        link = Record::link(&link, &record);
+        link = chained(&link, &record);
         assert_eq!(event["hash"], data_encoding::HEXLOWER.encode(&link));
         let record = Record::parse(&record).unwrap();
         assert_eq!((&json!(record.event_type), &json!(record.sequence)), (&event["type"], &event["sequence"]));

@@ -5,6 +5,8 @@
 //! time microseconds since 1970. A link is the SHA-256 over the link before it, written like a field, and the record;
 //! before the first one stands an empty field. Whoever has the records and the last link of a chain can check all of
 //! it without us, and without being able to read what is sealed.
+//!
+//! Another chain than that of events is made of the same parts: [`record`], [`fields`] and [`link`].
 
 use aws_lc_rs::digest::{Context, SHA256};
 use oriel_kernel::{Recorded, Timestamp};
@@ -169,15 +171,34 @@ impl Record {
         };
         rest.is_empty().then_some(record)
     }
+}
 
-    /// The link of the event with this record, after the link `before` (empty before the first).
-    pub fn link(before: &[u8], record: &[u8]) -> Vec<u8> {
-        let mut context = Context::new(&SHA256);
-        context.update(&(before.len() as u64).to_be_bytes());
-        context.update(before);
-        context.update(record);
-        context.finish().as_ref().to_vec()
+/// The link of what has this record, after the link `before` (empty before the first).
+pub fn link(before: &[u8], record: &[u8]) -> Vec<u8> {
+    let mut context = Context::new(&SHA256);
+    context.update(&(before.len() as u64).to_be_bytes());
+    context.update(before);
+    context.update(record);
+    context.finish().as_ref().to_vec()
+}
+
+/// The record that has these fields.
+pub fn record(fields: &[&[u8]]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(fields.iter().map(|field| 8 + field.len()).sum());
+    for field in fields {
+        record.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        record.extend_from_slice(field);
     }
+    record
+}
+
+/// The fields of a record; `None` when these bytes are no record of so many.
+pub fn fields<const N: usize>(mut record: &[u8]) -> Option<[&[u8]; N]> {
+    let mut fields = [[].as_slice(); N];
+    for one in &mut fields {
+        *one = field(&mut record)?;
+    }
+    record.is_empty().then_some(fields)
 }
 
 fn field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -213,7 +234,7 @@ mod tests {
                 causation,
             };
             let record = envelope.record(&data);
-            prop_assert_eq!(Record::link(&before, &record), chain(&before, &envelope, &data));
+            prop_assert_eq!(link(&before, &record), chain(&before, &envelope, &data));
             let causation = causation.unwrap_or(Uuid::nil());
             let read = Record {
                 id, organization, sequence, stream: stream.clone(), subject, version, event_type: event_type.clone(),
@@ -221,6 +242,8 @@ mod tests {
             };
             prop_assert_eq!(Record::parse(&record), Some(read));
             prop_assert_eq!(Record::parse(&record[..cut % record.len()]), None);
+            let fields = fields::<14>(&record).unwrap();
+            prop_assert_eq!(super::record(&fields), record);
         }
     }
 }

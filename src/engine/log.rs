@@ -181,6 +181,23 @@ impl Log {
         self.decode(rows).await
     }
 
+    /// The events of one aggregate in an organisation, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`Log::read`].
+    pub async fn read_subject_of(
+        &self,
+        organization: OrganizationId,
+        subject: Uuid,
+        limit: u64,
+    ) -> Result<Vec<Arc<Recorded>>, LogError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM events WHERE subject_id = $1 AND organization_id = $2 ORDER BY version LIMIT $3"
+        );
+        let values = vec![subject.into(), organization.uuid().into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+        self.decode(self.database.query(&sql, values).await?).await
+    }
+
     /// The events after a position and up to another that one of these has caused, or that hold something about a
     /// person, in order.
     pub(crate) async fn read_of(

@@ -6,6 +6,7 @@
 //!
 //! Rebuilding is the same fold into another table. Nothing here knows which read models exist.
 
+use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -134,8 +135,26 @@ pub trait Inline: Send + Sync {
     /// Whether its rows can be made anew one by one, because a row follows from the events of one aggregate. What is
     /// said about a person has to stand in such read models only.
     fn is_made_of_one_stream(&self) -> bool;
+    /// What it calls its rows: see [`ReadModel::KIND`].
+    fn kind(&self) -> &'static str;
+    /// What the events of one aggregate, from its first one on, have made of the row of its id. What events of other
+    /// aggregates add to that row is not in it.
+    ///
+    /// # Errors
+    /// A defect in the projection.
+    fn past(&self, subject: Uuid, events: &[Arc<Recorded>]) -> Result<Past, ProjectError>;
     /// Begins to fold these events, in order, into this table (the read model's own, or the one that is being rebuilt).
     fn begin(&self, table: &str, events: Vec<Arc<Recorded>>, histories: &Arc<Histories>) -> Box<dyn Fold>;
+}
+
+/// What a row was.
+pub struct Past {
+    /// What the API calls it: see [`ReadModel::NAME`].
+    pub name: &'static str,
+    /// The columns of its table.
+    pub columns: Vec<&'static str>,
+    /// The row after each event; nothing where there was none.
+    pub rows: Vec<Option<Arc<dyn Any + Send + Sync>>>,
 }
 
 /// Events on their way into one table. The rows that they need are asked for until none is missing.
@@ -299,6 +318,26 @@ impl<P: Projection> Inline for InlineOf<P> {
 
     fn is_made_of_one_stream(&self) -> bool {
         self.dispatch.len() == 1
+    }
+
+    fn kind(&self) -> &'static str {
+        P::Row::KIND
+    }
+
+    fn past(&self, subject: Uuid, events: &[Arc<Recorded>]) -> Result<Past, ProjectError> {
+        let mut rows = Rows::<P::Row>::default();
+        let after = |event: &Arc<Recorded>| {
+            let stream = event.event.stream();
+            for (_, on) in self.dispatch.iter().filter(|(name, _)| *name == stream) {
+                on(&mut rows, event);
+            }
+            let row = rows.slots.get(&subject)?.new.clone()?;
+            Some(Arc::new(row) as Arc<dyn Any + Send + Sync>)
+        };
+        let folded = std::panic::AssertUnwindSafe(|| events.iter().map(after).collect());
+        let rows = std::panic::catch_unwind(folded).map_err(|_| ProjectError::Panicked { table: P::Row::TABLE })?;
+        let columns = columns::<P::Row>().map(|column| column.as_str()).collect();
+        Ok(Past { name: P::Row::NAME, columns, rows })
     }
 
     fn begin(&self, table: &str, events: Vec<Arc<Recorded>>, histories: &Arc<Histories>) -> Box<dyn Fold> {

@@ -332,7 +332,8 @@ pub enum KeysAction {
     Examples:\n  \
     ORIEL_TOKEN=... oriel audit export audit.jsonl\n  \
     oriel audit verify audit.jsonl\n  \
-    oriel audit export audit.csv --format csv --url https://docs.example.com"
+    oriel audit export audit.csv --format csv --url https://docs.example.com\n  \
+    ORIEL_TOKEN=... oriel audit export readings.jsonl --readings"
 )]
 pub struct AuditArgs {
     /// What to do.
@@ -351,6 +352,9 @@ pub enum AuditAction {
         /// Lines that can be checked, or a table to look at
         #[arg(long, value_enum, default_value_t = AuditFormat::Jsonl)]
         format: AuditFormat,
+        /// Write who has read what is sensitive, instead of what happened
+        #[arg(long)]
+        readings: bool,
         /// Which server.
         #[command(flatten)]
         server: ServerArgs,

@@ -20,6 +20,7 @@ const values = {
   types: [
     'AccessExplanation', // one in an answer
     'AccessRecord', // by its time and its reader, in the access log
+    'AccessRemoval', // one in its record
     'AccessGrant', // by its permission and source, in an explanation
     'CacheInvalidation', // by its cause
     'CleanedStore', // by its name, in a certificate
@@ -29,16 +30,19 @@ const values = {
     'DocumentScan', // one at most, of its document
     'DocumentStage', // by its stage, in its document
     'AuditVerification', // what was found at one moment
+    'AccessVerification', // the same
     'Erasure', // by what was erased
     'Facet', // by its field, in an answer
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer
+    'FieldChange', // by its field, in a state of the past
     'HttpHeader', // by its name, in an answer
     'KeyInventory', // there is one
     'MemberGrant', // by its permission, in its member
     'ReadModelVerification', // one in a payload
     'RoleMapping', // by its value, in its provider
     'SecondFactor', // a person has one
+    'PastState', // by its position, in a past
     'Suggestion', // by its text, in an answer
     'System', // there is one
     'SystemActor', // by its name
