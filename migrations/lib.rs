@@ -39,6 +39,7 @@ mod m0013_data_exports;
 mod m0014_policies;
 mod m0015_access_log;
 mod m0016_master_key_envelopes;
+mod m0019_installation;
 mod migrate;
 mod read_model;
 mod wall;
@@ -74,6 +75,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0014_policies::Migration),
             Box::new(m0015_access_log::Migration),
             Box::new(m0016_master_key_envelopes::Migration),
+            Box::new(m0019_installation::Migration),
         ]
     }
 }

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::schema::{
     big_integer, boolean, integer, json_binary, string, text, text_null, timestamp_with_time_zone,
-    timestamp_with_time_zone_null,
+    timestamp_with_time_zone_null, uuid,
 };
 
 use crate::read_model::{ReadModel, migration};
@@ -26,10 +26,14 @@ migration! {
             integer("version"),
             big_integer("created_position"),
             big_integer("counted_position"),
+            uuid("installation_id"),
+            uuid("owner_id"),
         ],
     )
     .index(&["slug"])
-    .index(&["created_position"]),
+    .index(&["created_position"])
+    .index(&["installation_id", "id"])
+    .within(&["installation_id"], &["name", "status", "ends_at", "created_at"]),
     ReadModel::new(
         "organization_standings",
         [string("standing"), boolean("second_factor_required"), timestamp_with_time_zone_null("ends_at")],

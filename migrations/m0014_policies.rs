@@ -16,6 +16,7 @@ migration! {
             string("title"),
             text("text"),
             boolean("required"),
+            boolean("blocking"),
             timestamp_with_time_zone("published_at"),
             timestamp_with_time_zone_null("retired_at"),
             integer("version"),

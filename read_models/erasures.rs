@@ -118,6 +118,7 @@ impl On<OrganizationEvent> for Erasures {
             OrganizationEvent::Erased { stores } => completed(rows, at, stores),
             OrganizationEvent::Created { .. }
             | OrganizationEvent::Renamed { .. }
+            | OrganizationEvent::OwnerChanged { .. }
             | OrganizationEvent::Configured { .. }
             | OrganizationEvent::SecondFactorRequired { .. }
             | OrganizationEvent::SigningKeyAdded

@@ -14,8 +14,8 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 
 use crate::{
-    access_log, api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers, members,
-    organizations, persisted_operations, policies, projects, roles, sessions, users,
+    access_log, api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers,
+    installation, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
 };
 
 mod plans;
@@ -81,6 +81,14 @@ async fn check<M: ReadModel>(db: &DatabaseConnection, tenant: &str, collections:
     let table = Table::of(db, M::TABLE).await;
     let columns = <M::Entity as EntityTrait>::Column::iter().map(|c| (c.as_str().to_owned(), c.def().is_null()));
     assert_eq!(table.columns, columns.collect::<BTreeMap<_, _>>(), "{}", table.name);
+    for column in collections {
+        assert!(table.has_index(&[column]), "{}: no index for the collection by {column}", table.name);
+    }
+    (M::TABLE, indexed::<M>(&table, tenant))
+}
+
+/// What is declared for filters and orders has an index. Whether anything is.
+fn indexed<M: ReadModel>(table: &Table, tenant: &str) -> bool {
     let declared = M::declared();
     for column in declared.filters.iter().chain(declared.orders) {
         // Lists of words have an inverted index on PostgreSQL and none on SQLite.
@@ -92,25 +100,27 @@ async fn check<M: ReadModel>(db: &DatabaseConnection, tenant: &str, collections:
             column.as_str()
         );
     }
-    for column in collections {
-        assert!(table.has_index(&[column]), "{}: no index for the collection by {column}", table.name);
-    }
-    (M::TABLE, !declared.filters.is_empty() || !declared.orders.is_empty())
+    !declared.filters.is_empty() || !declared.orders.is_empty()
 }
 
 #[tokio::test]
 async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
     let db = sqlite().await;
+    // The same table, as it is listed.
+    let accounts = indexed::<organizations::accounts::Model>(&Table::of(&db, "organizations").await, "installation_id");
     let checked = [
         check::<users::Model>(&db, "id", &["email_hash", "username_hash"]).await,
         check::<users::passkeys::Model>(&db, "id", &["handle"]).await,
-        check::<organizations::Model>(&db, "id", &["created_position"]).await,
+        (check::<organizations::Model>(&db, "id", &["created_position", "installation_id"]).await.0, accounts),
         check::<organizations::standings::Model>(&db, "id", &["ends_at"]).await,
         check::<erasures::Model>(&db, "id", &[]).await,
         check::<data_exports::Model>(&db, "user_id", &["user_id"]).await,
         check::<access_log::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<policies::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<consents::Model>(&db, "organization_id", &["user_id"]).await,
+        check::<installation::Model>(&db, "installation_id", &["installation_id"]).await,
+        check::<installation::features::Model>(&db, "installation_id", &["installation_id"]).await,
+        check::<installation::changes::Model>(&db, "installation_id", &["installation_id"]).await,
         check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,
         check::<sessions::Model>(&db, "user_id", &["user_id"]).await,
         check::<projects::Model>(&db, "organization_id", &["organization_id"]).await,

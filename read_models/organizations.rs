@@ -15,7 +15,7 @@ use oriel_domain::projects::ProjectEvent;
 use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ByteSize, Connection, PageArgs, ReadError, ReadModel, Reader};
 use oriel_kernel::time::to_micros;
-use oriel_kernel::{OrganizationId, Recorded, Timestamp, Viewer};
+use oriel_kernel::{OrganizationId, Recorded, Timestamp, UserId, Viewer};
 use sea_orm::DbBackend;
 use sea_orm::entity::prelude::*;
 use sea_orm::sea_query::Query;
@@ -25,6 +25,7 @@ use crate::documents::counted;
 use crate::members::{self, MemberStatus, mine};
 use crate::{events, must, plain, reader, same};
 
+pub mod accounts;
 pub mod standings;
 
 /// Whether an organization goes on.
@@ -43,7 +44,7 @@ pub enum OrganizationStatus {
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
 #[sea_orm(table_name = "organizations")]
 #[graphql(name = "Organization", complex)]
-#[read_model(kind = "organization", scope = seen, shared)]
+#[read_model(kind = "organization", scope = seen, shared, collections(installation = "installation_id"))]
 pub struct Model {
     /// The organization's id.
     #[sea_orm(primary_key, auto_increment = false)]
@@ -81,6 +82,12 @@ pub struct Model {
     /// The last event that moved a counter.
     #[graphql(skip)]
     pub counted_position: i64,
+    /// The same of all: by it they are listed together (`accounts.rs`).
+    #[graphql(skip)]
+    pub installation_id: Uuid,
+    /// Whose it is.
+    #[graphql(skip)]
+    pub owner_id: UserId,
 }
 
 /// None: relations are read through the reader.
@@ -164,7 +171,7 @@ pub async fn of_viewer(reader: &Reader) -> Result<Vec<Arc<Model>>, ReadError> {
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Organizations for Model, version 3, on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent
+    pub Organizations for Model, version 4, on OrganizationEvent, MemberEvent, ProjectEvent, DocumentEvent
 }
 
 impl On<OrganizationEvent> for Organizations {
@@ -177,6 +184,7 @@ impl On<OrganizationEvent> for Organizations {
         };
         match event {
             OrganizationEvent::Renamed { name } => change(&|organization| organization.name = plain(name.as_str())),
+            OrganizationEvent::OwnerChanged { owner } => change(&|organization| organization.owner_id = *owner),
             OrganizationEvent::Configured { language, time_zone } => change(&|organization| {
                 organization.language = language.as_ref().map(|language| language.as_str().to_owned());
                 organization.time_zone = time_zone.as_ref().map(|time_zone| time_zone.as_str().to_owned());
@@ -198,7 +206,7 @@ impl On<OrganizationEvent> for Organizations {
             // Its version moves with each event.
             OrganizationEvent::SigningKeyAdded | OrganizationEvent::MasterKeyRotated { .. } => change(&|_| {}),
             OrganizationEvent::RowsRemoved { .. } | OrganizationEvent::Erased { .. } => {}
-            OrganizationEvent::Created { organization, name, slug, owner: _ } => rows.insert(Model {
+            OrganizationEvent::Created { organization, name, slug, owner } => rows.insert(Model {
                 id: *organization,
                 name: plain(name.as_str()),
                 slug: slug.to_string(),
@@ -215,6 +223,8 @@ impl On<OrganizationEvent> for Organizations {
                 version: at.version,
                 created_position: at.position.number(),
                 counted_position: at.position.number(),
+                installation_id: accounts::INSTALLATION,
+                owner_id: *owner,
             }),
         }
     }

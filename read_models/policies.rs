@@ -9,7 +9,10 @@ use oriel_engine::projection::{On, Rows};
 use oriel_engine::read::{ReadError, ReadModel, Reader};
 use oriel_kernel::{Id, OrganizationId, Recorded, Timestamp, Viewer};
 use sea_orm::entity::prelude::*;
+use sea_orm::sea_query::{Expr, IntoColumnRef, Order, Query, SelectStatement};
 use sea_orm::{Condition, DbBackend};
+
+use crate::{consents, same};
 
 /// A text that people agree to, in versions.
 #[derive(Clone, PartialEq, Eq, Debug, DeriveEntityModel, SimpleObject, ReadModel)]
@@ -34,6 +37,8 @@ pub struct Model {
     pub text: String,
     /// Whether everybody is to agree.
     pub required: bool,
+    /// Whether who has not agreed is refused everything else, with `CONSENT_REQUIRED`.
+    pub blocking: bool,
     /// Since when this version is in force.
     pub published_at: Timestamp,
     /// Since when nobody is asked to agree any more; null while it is in force.
@@ -66,15 +71,42 @@ pub async fn in_force(reader: &Reader) -> Result<Vec<Arc<Model>>, ReadError> {
     Ok(policies)
 }
 
+/// The policy that keeps this person from everything else in this organisation: one that blocks and is in force, and to
+/// which they have not agreed as it is now. Those of the installation come first.
+pub(crate) fn unagreed(user: impl IntoColumnRef, organization: impl IntoColumnRef) -> SelectStatement {
+    use consents::Column as Consent;
+    let agreed = Query::select()
+        .expr(Expr::val(1))
+        .from(consents::Entity)
+        .and_where(same((consents::Entity, Consent::PolicyId), (Entity, Column::Id)))
+        .and_where(same((consents::Entity, Consent::Revision), (Entity, Column::Revision)))
+        .and_where(same((consents::Entity, Consent::UserId), user))
+        .take();
+    let holds = Condition::any()
+        .add(Column::OrganizationId.eq(OrganizationId::ABSENT.uuid()))
+        .add(same((Entity, Column::OrganizationId), organization));
+    Query::select()
+        .column((Entity, Column::Id))
+        .from(Entity)
+        .cond_where(holds)
+        .and_where(Column::Blocking.eq(true))
+        .and_where(Column::RetiredAt.is_null())
+        .and_where(sea_orm::sea_query::ExprTrait::not(Expr::exists(agreed)))
+        .order_by((Entity, Column::OrganizationId), Order::Asc)
+        .order_by((Entity, Column::Id), Order::Asc)
+        .limit(1)
+        .take()
+}
+
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Policies for Model, version 1, on PolicyEvent
+    pub Policies for Model, version 2, on PolicyEvent
 }
 
 impl On<PolicyEvent> for Policies {
     fn on(rows: &mut Rows<Model>, at: &Recorded, event: &PolicyEvent) {
         match event {
-            PolicyEvent::Published { organization, key, revision, title, text, required } => {
+            PolicyEvent::Published { organization, key, revision, title, text, required, blocking } => {
                 rows.insert(Model {
                     id: PolicyId::from_uuid(at.subject),
                     organization_id: *organization,
@@ -83,6 +115,7 @@ impl On<PolicyEvent> for Policies {
                     title: title.to_string(),
                     text: text.to_string(),
                     required: *required,
+                    blocking: *blocking,
                     published_at: at.at,
                     retired_at: None,
                     version: at.version,

@@ -245,6 +245,9 @@ async fn from_a_session_to_what_somebody_sees() {
         format!("members@user:{}", uuid(USER, 2)),
         format!("project_members@member:{}", uuid(MEMBER, 2)),
         format!("organization_standing:{}", uuid(ORGANIZATION, 0)),
+        format!("policies@org:{}", Uuid::nil()),
+        format!("policies@org:{}", uuid(ORGANIZATION, 0)),
+        format!("consents@user:{}", uuid(USER, 2)),
     ];
     assert_eq!(texts, expected);
 }
@@ -479,6 +482,7 @@ async fn everything_is_described() {
         permissions: Arc::default(),
         visible: Visible::All,
         confined: false,
+        unagreed: None,
     });
     let query = "{ __schema { types { name kind description fields { name description args { name description } }
         inputFields { name description } enumValues { name description } } } }";

@@ -4,9 +4,11 @@
 //! Invariants: a session that ended or expired, a key that was revoked, has ended or is shown with another secret, a
 //! member who is not active, a member of another person: nobody. A key has what both its scopes and its owner have at
 //! this moment. Whoever may see only their own projects sees those that they are a member of; whoever may see no
-//! projects sees none. In an organisation that is suspended or has ended nobody is anybody. Where a second factor
-//! is required, whoever is signed in and has none may do nothing and sees nothing. The owners of the first organisation
-//! operate the installation.
+//! projects sees none. In an organisation that is suspended or has ended nobody is anybody. Where a second factor is
+//! required, whoever is signed in and has none may do nothing and sees nothing; so does whoever has not agreed to a
+//! policy that blocks. A key is asked for neither: it is a program's, which neither has a second factor nor reads what
+//! it agrees to, and a policy that is published stops no integration at that moment. Its owner, though, makes no
+//! further one until they have agreed. The owners of the first organisation operate the installation.
 //!
 //! What this depends on is part of the answer, because it is read without a reader: who caches it, or serves an
 //! answer made with it, does so while none of these was touched. Which organisation is the first never changes.
@@ -30,7 +32,7 @@ use uuid::Uuid;
 use crate::authorization::{held, permissions};
 use crate::members::{Grants, MemberStatus};
 use crate::organizations::standings::{self, Standing};
-use crate::{api_keys, members, organizations, projects, roles, same, sessions, users};
+use crate::{api_keys, consents, members, organizations, policies, projects, roles, same, sessions, users};
 
 /// Who is asking, until when, and what would make that another answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,8 +49,8 @@ pub struct ViewerRow {
     pub operations: Option<OperationsMode>,
     /// How much cost they may cause in a minute, where the key says something about it.
     pub rate_limit: Option<u32>,
-    /// What it depends on: the session or the key, the person's memberships, the member's own roles and projects, and
-    /// whether the organisation is open.
+    /// What it depends on: the session or the key, the person's memberships, the member's own roles and projects,
+    /// whether the organisation is open, and what a person is to agree to and has agreed to.
     pub dependencies: Vec<Dependency>,
 }
 
@@ -78,6 +80,7 @@ struct Session {
     second_factor_required: bool,
     second_factor_since: Option<Timestamp>,
     provider_id: Option<Uuid>,
+    unagreed: Option<Uuid>,
 }
 
 #[derive(FromQueryResult)]
@@ -104,6 +107,7 @@ struct Shown {
     dependency: Dependency,
     second_factor: SecondFactor,
     confined: bool,
+    unagreed: Option<Uuid>,
 }
 
 /// What is known of the second factor of who asks.
@@ -132,6 +136,7 @@ impl Session {
                 (true, None) => SecondFactor::Missing,
             },
             confined: self.provider_id.is_some(),
+            unagreed: self.unagreed,
         }
     }
 }
@@ -159,6 +164,7 @@ impl Key {
             dependency: Dependency::row(api_keys::Model::KIND, key),
             second_factor: SecondFactor::NotRequired,
             confined: false,
+            unagreed: None,
         })
     }
 }
@@ -190,6 +196,7 @@ pub async fn resolve(
     let theirs = permissions(&held(&roles, &made, &found.grants, operates));
     let permissions = match (&shown.scopes, &shown.second_factor) {
         (_, SecondFactor::Missing) => Permissions::default(),
+        _ if shown.unagreed.is_some() => Permissions::default(),
         (Some(scopes), _) => theirs.intersection(scopes),
         (None, _) => theirs,
     };
@@ -204,6 +211,13 @@ pub async fn resolve(
         projects::members::Model::in_member(found.member_id).dependency(),
         standings::dependency(found.organization_id),
     ];
+    if credential.session().is_some() {
+        dependencies.extend([
+            policies::Model::in_org(OrganizationId::ABSENT).dependency(),
+            policies::Model::in_org(found.organization_id).dependency(),
+            consents::Model::in_user(found.user_id).dependency(),
+        ]);
+    }
     if !matches!(shown.second_factor, SecondFactor::NotRequired) {
         dependencies.push(Dependency::row(users::Model::KIND, found.user_id.uuid()));
     }
@@ -222,6 +236,7 @@ pub async fn resolve(
         permissions: Arc::new(permissions),
         visible,
         confined: shown.confined,
+        unagreed: shown.unagreed,
     };
     Ok(Some(ViewerRow {
         viewer: Arc::new(viewer),
@@ -232,6 +247,10 @@ pub async fn resolve(
         rate_limit: shown.rate_limit,
         dependencies,
     }))
+}
+
+fn subquery(select: SelectStatement) -> Expr {
+    Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(select)))
 }
 
 /// The session that goes on, with its active member, and which organisation is the first.
@@ -245,6 +264,10 @@ fn of_session(session: SessionId) -> SelectStatement {
     .expr_as(
         Expr::exists(standings::second_factor_required((sessions::Entity, S::OrganizationId))),
         "second_factor_required",
+    )
+    .expr_as(
+        subquery(policies::unagreed((sessions::Entity, S::UserId), (sessions::Entity, S::OrganizationId))),
+        "unagreed",
     )
     .column((users::Entity, users::Column::SecondFactorSince))
     .inner_join(users::Entity, same((users::Entity, users::Column::Id), (sessions::Entity, S::UserId)))
@@ -294,7 +317,7 @@ fn with_member(select: &mut SelectStatement) -> &mut SelectStatement {
             [M::UserId, M::OrganizationId, M::Roles, M::Grants, M::Version].map(|column| (members::Entity, column)),
         )
         .expr_as(Expr::col((members::Entity, M::Id)), "member_id")
-        .expr_as(Expr::SubQuery(None, Box::new(SubQueryStatement::SelectStatement(first))), "first")
+        .expr_as(subquery(first), "first")
         .and_where(M::Status.eq(MemberStatus::Active))
         .and_where(standings::open((members::Entity, M::OrganizationId)))
 }

@@ -3,12 +3,17 @@
 //! Every operation declares its access on its field (`#[operations]`); the declaration gives the check, the last line
 //! of the description and the catalogue. `FORBIDDEN` and everything that a person can mend is a `userError` in a
 //! mutation; else it is a GraphQL error with `extensions.code`. Internal text never reaches a client.
+//!
+//! Before the permission two things are looked at that hold for all operations: whether whoever asks has yet to agree
+//! to a policy (then they do what is in [`WITHOUT_CONSENT`], and nothing else), and whether the installation is under
+//! maintenance (then only its operators change anything but their sessions).
 
 use std::sync::Arc;
 
 use async_graphql::{Context, ErrorExtensions, InputType, Value};
 use async_trait::async_trait;
 use aws_lc_rs::digest::{SHA256, digest};
+use oriel_domain::policies::PolicyId;
 use oriel_domain::{organizations, sessions};
 use oriel_engine::live::Tick;
 use oriel_engine::read::{ReadError, Reader};
@@ -93,10 +98,42 @@ pub trait Payload: Sized {
     fn rejected(errors: Vec<UserError>) -> Self;
 }
 
+/// What somebody does who has yet to agree to a policy, besides what is for everyone: read it and agree, leave, and
+/// take what is theirs along.
+pub const WITHOUT_CONSENT: &[&str] = &[
+    "policy",
+    "policies",
+    "consentGive",
+    "consentWithdraw",
+    "logout",
+    "sessionRevoke",
+    "sessionRevokeAll",
+    "sessionSwitch",
+    "dataExport",
+    "dataExports",
+    "dataExportRequest",
+    "dataExportDiscard",
+    "userErase",
+];
+
+/// What everybody changes while the installation is under maintenance: who wants to read signs in and out.
+pub const UNDER_MAINTENANCE: &[&str] = &[
+    "login",
+    "loginVerify",
+    "passkeyLoginBegin",
+    "passkeyLogin",
+    "providerLoginBegin",
+    "providerLogin",
+    "sessionRefresh",
+    "sessionSwitch",
+    "sessionRevoke",
+    "sessionRevokeAll",
+    "logout",
+];
+
 /// The caller may do it: who they are, and how far their permission reaches.
 pub struct Granted {
-    operation: &'static str,
-    access: Access,
+    operation: Operation,
     viewer: Option<Arc<Viewer>>,
     grant: Grant,
 }
@@ -110,14 +147,44 @@ pub enum Refusal {
     Forbidden(Permission),
     /// A key asks for what a person does for themselves.
     InPerson,
+    /// They have yet to agree to this policy.
+    Consent(PolicyId),
+    /// Only operators change anything at the moment.
+    Maintenance,
 }
 
 /// Checks who calls. Written into every operation by `#[operations]`.
-pub fn authorize(cx: &Context<'_>, operation: &'static str, access: Access) -> Result<Granted, Refusal> {
-    let viewer = cx.data_opt::<Meta>().and_then(|meta| meta.viewer.clone());
-    let grant = access.grant(viewer.as_deref())?;
-    Ok(Granted { operation, access, viewer, grant })
+pub fn authorize(cx: &Context<'_>, operation: Operation) -> Result<Granted, Refusal> {
+    let meta = cx.data_opt::<Meta>();
+    let viewer = meta.and_then(|meta| meta.viewer.clone());
+    let grant = operation.grant(viewer.as_deref())?;
+    if meta.is_some_and(|meta| meta.maintenance) && !operation.goes_on_under_maintenance(viewer.as_deref()) {
+        return Err(Refusal::Maintenance);
+    }
+    Ok(Granted { operation, viewer, grant })
 }
+
+impl Operation {
+    /// How far it reaches for whoever calls.
+    pub(crate) fn grant(&self, viewer: Option<&Viewer>) -> Result<Grant, Refusal> {
+        let unagreed = viewer.and_then(|viewer| viewer.unagreed);
+        if let Some(policy) =
+            unagreed.filter(|_| self.access != Access::Public && !WITHOUT_CONSENT.contains(&self.name))
+        {
+            return Err(Refusal::Consent(PolicyId::from_uuid(policy)));
+        }
+        self.access.grant(viewer)
+    }
+
+    fn goes_on_under_maintenance(&self, viewer: Option<&Viewer>) -> bool {
+        self.root != Root::Mutation
+            || UNDER_MAINTENANCE.contains(&self.name)
+            || viewer.is_some_and(|viewer| viewer.grant(OPERATING).is_some())
+    }
+}
+
+/// Operating the installation.
+const OPERATING: Permission = Permission::new("system", "manage");
 
 impl Access {
     /// How far it reaches for whoever calls.
@@ -135,7 +202,7 @@ impl Access {
 pub fn refuse_mutation<P: Payload>(refusal: Refusal) -> Option<async_graphql::Result<P>> {
     Some(match refusal {
         Refusal::Forbidden(_) | Refusal::InPerson => Ok(P::rejected(vec![refusal.rejection().into()])),
-        Refusal::Unauthenticated => Err(refusal.into()),
+        Refusal::Unauthenticated | Refusal::Consent(_) | Refusal::Maintenance => Err(refusal.into()),
     })
 }
 
@@ -145,6 +212,14 @@ impl Refusal {
             Self::Unauthenticated => "Sign in first: send `Authorization: Bearer <access token>`.".to_owned(),
             Self::Forbidden(wanted) => format!("This requires the permission `{wanted}`."),
             Self::InPerson => "This is for a person who is signed in: an API key cannot do it.".to_owned(),
+            Self::Consent(policy) => {
+                format!("You have to agree to a policy first: read `policy(id: \"{policy}\")` and use `consentGive`.")
+            }
+            Self::Maintenance => {
+                "The installation is under maintenance: until that is over only its operators change anything. \
+                 `installation { notice }` may say more."
+                    .to_owned()
+            }
         }
     }
 
@@ -182,8 +257,8 @@ impl Granted {
         self.viewer.as_ref().ok_or_else(|| Refusal::Unauthenticated.into())
     }
 
-    /// Who calls, for what is theirs in every organisation: not when an identity provider of one says who they are, which
-    /// speaks for them there alone.
+    /// Who calls, for what is theirs in every organisation: not when an identity provider of one says who they are,
+    /// which speaks for them there alone.
     ///
     /// # Errors
     /// When nobody is signed in, or by a provider.
@@ -242,7 +317,7 @@ impl Granted {
             Some(viewer) => (viewer.actor(), viewer.organization),
             None => (Actor::Anonymous, OrganizationId::ABSENT),
         };
-        let mut text = format!("{}\n{value}\n", self.operation).into_bytes();
+        let mut text = format!("{}\n{value}\n", self.operation.name).into_bytes();
         text.extend_from_slice(content);
         let command = match &key {
             // The same key of another person or in another organisation is another command.
@@ -251,9 +326,9 @@ impl Granted {
         };
         let request = Meta::of(cx)?.request;
         let (scope, authority) = match &self.viewer {
-            Some(viewer) if !matches!(self.access, Access::Public) => {
-                let asked =
-                    Asked { engine: Arc::clone(&services.engine), credential: viewer.credential, access: self.access };
+            Some(viewer) if !matches!(self.operation.access, Access::Public) => {
+                let (engine, credential) = (Arc::clone(&services.engine), viewer.credential);
+                let asked = Asked { engine, credential, operation: self.operation };
                 (scope(viewer, self.grant), Some(Arc::new(asked) as Arc<dyn Authority>))
             }
             // What everybody may do rests on nothing.
@@ -293,14 +368,14 @@ fn scope(viewer: &Viewer, grant: Grant) -> Scope {
 struct Asked {
     engine: Arc<Engine>,
     credential: Credential,
-    access: Access,
+    operation: Operation,
 }
 
 impl std::fmt::Debug for Asked {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Asked")
             .field("credential", &self.credential)
-            .field("access", &self.access)
+            .field("operation", &self.operation)
             .finish_non_exhaustive()
     }
 }
@@ -320,7 +395,7 @@ impl Authority for Asked {
             });
         };
         let viewer = row.viewer;
-        match self.access.grant(Some(&viewer)) {
+        match self.operation.grant(Some(&viewer)) {
             Ok(grant) => Ok(scope(&viewer, grant)),
             Err(Refusal::Unauthenticated) => Err(CommandError::SignedOut),
             Err(refusal) => Err(refusal.rejection().into()),
@@ -392,11 +467,14 @@ pub fn unavailable(what: impl std::fmt::Display) -> async_graphql::Error {
 
 impl From<Refusal> for async_graphql::Error {
     fn from(refusal: Refusal) -> Self {
-        let code = match refusal {
-            Refusal::Unauthenticated => "UNAUTHENTICATED",
-            Refusal::Forbidden(_) | Refusal::InPerson => "FORBIDDEN",
-        };
-        error(code, refusal.message())
+        let message = refusal.message();
+        match refusal {
+            Refusal::Unauthenticated => error("UNAUTHENTICATED", message),
+            Refusal::Forbidden(_) | Refusal::InPerson => error("FORBIDDEN", message),
+            Refusal::Consent(policy) => error("CONSENT_REQUIRED", message)
+                .extend_with(|_, extensions| extensions.set("policyId", policy.to_string())),
+            Refusal::Maintenance => error("MAINTENANCE", message),
+        }
     }
 }
 

@@ -33,7 +33,9 @@ pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
     ("Identity", "email", AccessKind::Person),
     ("FieldChange", "after", AccessKind::Audit),
     ("FieldChange", "before", AccessKind::Audit),
-    ("User", "email", AccessKind::Person),
+    ("Identity", "email", AccessKind::Person),
+    ("OrganizationOwner", "email", AccessKind::Person),
+    ("SecurityEvent", "sourceAddress", AccessKind::Person),
     ("PastState", "state", AccessKind::Audit),
 ];
 
@@ -265,16 +267,16 @@ async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retent
 #[allow(clippy::unwrap_used)]
 mod tests {
     use async_graphql::parser::types::{TypeKind, TypeSystemDefinition};
-/// Removes what is older than this, a day at a time: each removal is a row itself.
-async fn sweep(engine: &Engine, retention: Duration) -> Result<(), DbErr> {
-    let writer = engine.database().writer();
-    let before = (engine.now() - retention).date_naive().and_time(NaiveTime::MIN).and_utc();
-    for organization in access_log::with_rows_before(writer, before).await? {
-        let removal = (engine.new_id::<()>().uuid(), engine.now());
-        access_log::remove_before(writer, organization, before, removal).await?;
+    /// Removes what is older than this, a day at a time: each removal is a row itself.
+    async fn sweep(engine: &Engine, retention: Duration) -> Result<(), DbErr> {
+        let writer = engine.database().writer();
+        let before = (engine.now() - retention).date_naive().and_time(NaiveTime::MIN).and_utc();
+        for organization in access_log::with_rows_before(writer, before).await? {
+            let removal = (engine.new_id::<()>().uuid(), engine.now());
+            access_log::remove_before(writer, organization, before, removal).await?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
     use async_graphql::parser::{parse_query, parse_schema};
     use data_encoding::{BASE64, HEXLOWER};
@@ -299,6 +301,7 @@ async fn sweep(engine: &Engine, retention: Duration) -> Result<(), DbErr> {
         ("IdentityProvider", "hasClientSecret", "whether there is one"),
         ("AccessRecord", "record", "of what the log lists"),
         ("IdentityProvider", "trustsEmail", "what is believed"),
+        ("InstallationChange", "data", "settings, which hold for everybody"),
         ("MemberPayload", "invitationToken", "given to whoever invites"),
         ("PasskeyBeginPayload", "challengeToken", "one's own alone"),
         ("Policy", "text", "for everybody"),

@@ -19,15 +19,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use async_graphql::Value;
 use futures::{Stream, StreamExt};
 use oriel_domain::api_keys::ApiKeyId;
 use oriel_engine::live::{Tick, Watch};
-use oriel_engine::read::{Recorder, Source};
+use oriel_engine::read::{Dependency, Recorder, Source};
 use oriel_kernel::{Credential, Position, SessionId, Timestamp, Viewer};
 use oriel_read_models::api_keys::uses;
 use oriel_read_models::documents::Contents;
 use oriel_read_models::events::Payloads;
+use oriel_read_models::installation;
 use oriel_read_models::viewer::{ViewerRow, resolve};
 use uuid::Uuid;
 
@@ -99,6 +101,7 @@ pub struct Endpoint {
     contents: Arc<dyn Contents>,
     payloads: Arc<dyn Payloads>,
     viewers: moka::sync::Cache<Credential, Arc<Known>>,
+    maintenance: Arc<ArcSwapOption<Maintenance>>,
     /// What tokens say whose signature was checked, by their hash: only whether they have ended is asked again.
     verified: moka::sync::Cache<[u8; 32], (SessionId, Timestamp)>,
     /// When the use of a key was last noted.
@@ -117,6 +120,13 @@ struct Known {
     row: Arc<ViewerRow>,
     /// What everyone has in common who sees the same.
     scope: Scope,
+}
+
+/// Whether the installation is under maintenance, as it was read.
+struct Maintenance {
+    since: Tick,
+    dependency: Dependency,
+    is_on: bool,
 }
 
 /// A stream of answers.
@@ -143,6 +153,7 @@ impl Endpoint {
             shared: services.redis.clone().filter(|_| bytes > 0).map(Shared::new),
             asks_replicas: bytes > 0,
             hub: Hub::default(),
+            maintenance: Arc::default(),
             services,
             viewers: moka::sync::Cache::new(if bytes > 0 { 50_000 } else { 0 }),
             verified: moka::sync::Cache::new(50_000),
@@ -224,6 +235,22 @@ impl Endpoint {
         Ok(Some(known))
     }
 
+    /// Whether only operators change anything, from memory while nothing touched it.
+    async fn is_under_maintenance(&self) -> Result<bool, async_graphql::Error> {
+        let engine = &self.services.engine;
+        if engine.feed().is_current()
+            && let Some(known) = self.maintenance.load_full()
+            && engine.tracker().valid(known.since, [&known.dependency])
+        {
+            return Ok(known.is_on);
+        }
+        let (since, dependency) = (engine.tracker().tick(), installation::dependency());
+        let settings = installation::current(engine.database().reader()).await.map_err(crate::access::unavailable)?;
+        let is_on = settings.maintenance;
+        self.maintenance.store(Some(Arc::new(Maintenance { since, dependency, is_on })));
+        Ok(is_on)
+    }
+
     /// Notes that a key is used, at most once a minute and without keeping anybody waiting.
     fn note_use(&self, viewer: &Viewer, now: Timestamp) {
         let Credential::ApiKey { key, .. } = viewer.credential else { return };
@@ -297,7 +324,9 @@ impl Endpoint {
     async fn change(&self, operation: Operation, caller: &Caller) -> Answer {
         let prepared = async {
             self.wait_for(caller.at_least).await?;
-            self.who(caller).await
+            let mut who = self.who(caller).await?;
+            who.maintenance = self.is_under_maintenance().await?;
+            Ok::<_, async_graphql::Error>(who)
         };
         let who = match prepared.await {
             Ok(who) => who,

@@ -17,12 +17,13 @@ pub mod erasures;
 pub mod events;
 pub mod identities;
 pub mod identity_providers;
+pub mod installation;
 pub mod members;
 pub mod nodes;
 pub mod organizations;
 pub mod passwords;
-mod payload;
 pub mod past;
+mod payload;
 #[cfg(test)]
 mod permissions;
 pub mod persisted_operations;
@@ -41,7 +42,6 @@ pub mod tokens;
 pub mod uploads;
 pub mod users;
 pub mod validation;
-mod types;
 
 use async_graphql::{MergedObject, MergedSubscription, Schema, SchemaBuilder};
 
@@ -87,9 +87,9 @@ modules! {
         system::SystemQuery,
         erasures::ErasureQuery,
         data_exports::DataExportQuery,
-        past::PastQuery,
         access_log::AccessLogQuery,
         policies::PolicyQuery,
+        installation::InstallationQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
@@ -112,6 +112,7 @@ modules! {
         erasures::ErasureMutation,
         data_exports::DataExportMutation,
         policies::PolicyMutation,
+        installation::InstallationMutation,
         system::keys::MasterKeyMutation,
         system::cache::CacheMutation;
     subscriptions:

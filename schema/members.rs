@@ -14,6 +14,7 @@ use oriel_domain::members::{
     AcceptInvitation, ChangeRoles, InviteMember, MemberEvent, ReactivateMember, RemoveMember, StepDown, SuspendMember,
     TakeOver,
 };
+use oriel_domain::organizations::ChangeOwner;
 use oriel_domain::projects::LeaveProject;
 use oriel_domain::sessions::{EndReason, EndSession};
 use oriel_domain::tickets::{INVITATION, INVITATION_LIFE, Ticket};
@@ -193,8 +194,15 @@ impl MemberMutation {
         if input.id == owner {
             return Err(Rejection::conflict("You own the organization already. Name another member.").at("id").into());
         }
+        let engine = &Services::of(cx)?.engine;
         let transaction = Transaction::new().and(input.id, TakeOver { from: owner }).and(owner, StepDown);
-        payload(cx, Services::of(cx)?.engine.transact(&context, transaction).await?).await
+        let heir = leaving::persons(engine.database().reader(), &[input.id]).await.map_err(unavailable)?.pop();
+        // Nobody: it is refused by the first step.
+        let transaction = match heir {
+            Some(owner) => transaction.and(context.organization, ChangeOwner { owner }),
+            None => transaction,
+        };
+        payload(cx, engine.transact(&context, transaction).await?).await
     }
 }
 

@@ -1,13 +1,16 @@
 //! Policies and consents: what people agree to, in versions.
 //!
 //! Invariants: what an organisation publishes holds for its people, what the operator publishes for the installation
-//! holds for everybody. A person agrees for themselves: a key cannot.
+//! holds for everybody. A person agrees for themselves: a key cannot. That one that blocks keeps people from everything
+//! else is decided in `access.rs`.
 
 use std::sync::Arc;
 
 use async_graphql::{Context, InputObject};
 use oriel_domain::consents::{GiveConsent, WithdrawConsent, consent_id};
-use oriel_domain::policies::{PolicyId, PolicyKey, PolicyText, PolicyTitle, PublishPolicy, RetirePolicy, policy_id};
+use oriel_domain::policies::{
+    Asked, PolicyId, PolicyKey, PolicyText, PolicyTitle, PublishPolicy, RetirePolicy, policy_id,
+};
 use oriel_kernel::{ErrorCode, OrganizationId, Permission, Rejection, operations};
 use oriel_read_models::consents::{self, ConsentStatus};
 use oriel_read_models::policies::{self, Model as Policy};
@@ -77,7 +80,8 @@ impl PolicyMutation {
         let text = problems.take("text", PolicyText::parse(&input.text));
         let (Some(key), Some(title), Some(text)) = (key, title, text) else { return Err(problems.failure()) };
         let id = policy_id(context.organization, &key);
-        let publish = PublishPolicy { key, title, text, required: input.required.unwrap_or(false) };
+        let asked = Asked::of(input.required.unwrap_or(false), input.blocking.unwrap_or(false));
+        let publish = PublishPolicy { key, title, text, asked };
         let done = Services::of(cx)?.engine.execute(&context, id, publish).await?;
         let policy = after_write::<Policy>(cx, done.subject).await?;
         Ok(PolicyPayload { policy, user_errors: Vec::new(), position: Some(done.position) })
@@ -162,8 +166,8 @@ fn operates(granted: &Granted) -> Result<(), Failure> {
 /// A policy, or its next version.
 #[derive(InputObject)]
 struct PolicyPublishInput {
-    /// What programs call it: 1 to 40 lower-case letters, digits and single dashes, such as `privacy`. The same key: the
-    /// same policy.
+    /// What programs call it: 1 to 40 lower-case letters, digits and single dashes, such as `privacy`. The same key:
+    /// the same policy.
     key: String,
     /// What people call it: 1 to 200 characters.
     title: String,
@@ -171,6 +175,10 @@ struct PolicyPublishInput {
     text: String,
     /// Whether everybody is to agree; `viewer.consentsMissing` says who has not. Left out: no.
     required: Option<bool>,
+    /// Whether who has not agreed is refused everything else, with `CONSENT_REQUIRED`, from this moment on: they can
+    /// read the policies, agree, sign out, act in another organization, take their data with them and erase themselves.
+    /// Such a policy is required too. API keys are not asked, and go on. Left out: no.
+    blocking: Option<bool>,
     /// Whether it holds for the whole installation; for its operator. Left out: for your organization.
     installation: Option<bool>,
     /// Refuse the change unless this is the version now.
@@ -213,9 +221,14 @@ struct ConsentWithdrawInput {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::time::Duration;
+
+    use async_graphql::Request;
+    use futures::StreamExt;
     use serde_json::json;
 
-    use crate::testing::Bed;
+    use crate::access::{UNDER_MAINTENANCE, WITHOUT_CONSENT};
+    use crate::testing::{Bed, PASSWORD, Person, SIGNED_IN, operation};
 
     const POLICY: &str = "policy { id key revision required } userErrors { code path message }";
     const CONSENTS: &str = "consents { policy { key } state revision } userErrors { code path message }";
@@ -296,5 +309,86 @@ mod tests {
         bed.mutate(Some(&ada.access), "policyRetire", json!({ "id": id }), POLICY).await;
         let asked = bed.ask(Some(&bob.access), seen, json!({})).await;
         assert_eq!(asked["data"]["viewer"]["consents"].as_array().unwrap().len(), 1);
+    }
+    #[tokio::test]
+    async fn who_has_not_agreed_to_a_policy_that_blocks_does_nothing_else() {
+        let bed = Bed::new().await;
+        bed.register("First", "operator@example.org").await;
+        let ada = bed.register("Engines", "ada@example.org").await;
+        let bob = bed.join(&ada, "bob@example.org", &["admin"]).await;
+        let elsewhere = bed.register("Looms", "cleo@example.org").await;
+        let (_, key) = bed.key(&bob, &["projects:view"]).await;
+        let list = "{ projects { totalCount } }";
+        let seen = async |token: &str| bed.ask(Some(token), list, json!({})).await;
+        assert_eq!(seen(&bob.access).await["data"]["projects"]["totalCount"], 0);
+        let live = operation(Request::new(format!("subscription {{ live {list} }}"))).unwrap();
+        let mut answers = bed.endpoint.execute_stream(live, bed.caller(Some(&bob.access)).unwrap());
+        let mut next = async || {
+            let answer = tokio::time::timeout(Duration::from_secs(60), answers.next()).await.unwrap();
+            answer.map(|answer| serde_json::to_value(answer).unwrap())
+        };
+        assert_eq!(next().await.unwrap()["data"]["live"]["projects"]["totalCount"], 0);
+
+        let terms = json!({ "key": "terms", "title": "Terms", "text": "Be kind.", "blocking": true });
+        let made = bed.mutate(Some(&ada.access), "policyPublish", terms, "policy { id required blocking }").await;
+        let id = made["policy"]["id"].clone();
+        assert_eq!(made["policy"], json!({ "id": id, "required": true, "blocking": true }));
+        // At once: what is kept, what is followed, what is asked anew; whoever published it too.
+        let told = next().await.unwrap();
+        assert_eq!(Bed::code(&told), "CONSENT_REQUIRED", "{told}");
+        assert_eq!(next().await, None);
+        for person in [&ada, &bob] {
+            let refused = seen(&person.access).await;
+            let extensions = &refused["errors"][0]["extensions"];
+            assert_eq!((&extensions["code"], &extensions["policyId"]), (&json!("CONSENT_REQUIRED"), &id), "{refused}");
+        }
+        let change = "mutation { projectCreate(input: { name: \"A\", key: \"AA\" }) { userErrors { code } } }";
+        let refused = bed.ask(Some(&bob.access), change, json!({})).await;
+        assert_eq!((Bed::code(&refused), &refused["data"]["projectCreate"]), ("CONSENT_REQUIRED", &json!(null)));
+        // Nor by another way: what hangs on who one is, another key, an id.
+        let inside = "{ viewer { organization { history { totalCount } } permissions } }";
+        let refused = bed.ask(Some(&bob.access), inside, json!({})).await;
+        assert_eq!(refused["data"]["viewer"], json!({ "organization": { "history": null }, "permissions": [] }));
+        for by in [
+            "{ node(id: \"x\") { id } }".to_owned(),
+            "mutation { apiKeyCreate(input: { name: \"k\", scopes: [] }) { secret } }".to_owned(),
+            format!("mutation {{ memberRemove(input: {{ id: \"{}\" }}) {{ position }} }}", ada.member),
+        ] {
+            assert_eq!(Bed::code(&bed.ask(Some(&bob.access), &by, json!({})).await), "CONSENT_REQUIRED", "{by}");
+        }
+        // Elsewhere nobody is asked, and a program is not either.
+        for token in [&elsewhere.access, &key] {
+            assert_eq!(seen(token).await["data"]["projects"]["totalCount"], 0);
+        }
+        // What is theirs they read and take along; they agree, and go on.
+        let own = "{ viewer { consentsMissing } policies { key text } dataExports(first: 1) { totalCount } }";
+        let answer = bed.ask(Some(&bob.access), own, json!({})).await;
+        let expected = json!({ "viewer": { "consentsMissing": true }, "policies": [{ "key": "terms", "text": "Be kind." }],
+            "dataExports": { "totalCount": 0 } });
+        assert_eq!((&answer["data"], answer.get("errors")), (&expected, None));
+        let give = json!({ "policyId": id, "revision": 1 });
+        let given = bed.mutate(Some(&bob.access), "consentGive", give, CONSENTS).await;
+        assert_eq!(given["consents"][0]["state"], "GIVEN");
+        assert_eq!(seen(&bob.access).await["data"]["projects"]["totalCount"], 0);
+        assert_eq!(Bed::code(&seen(&ada.access).await), "CONSENT_REQUIRED", "each for themselves");
+        bed.mutate(Some(&bob.access), "consentWithdraw", json!({ "policyId": id }), CONSENTS).await;
+        assert_eq!(Bed::code(&seen(&bob.access).await), "CONSENT_REQUIRED");
+        let out = bed.mutate(Some(&bob.access), "logout", json!({}), "userErrors { code path message }").await;
+        assert_eq!(Bed::problems(&out), Vec::<String>::new());
+        // Whoever agrees takes it out of force again.
+        let give = json!({ "policyId": id, "revision": 1 });
+        bed.mutate(Some(&ada.access), "consentGive", give, CONSENTS).await;
+        bed.mutate(Some(&ada.access), "policyRetire", json!({ "id": id }), POLICY).await;
+        let login = json!({ "email": "bob@example.org", "password": PASSWORD });
+        let bob = Person::of(&bed.mutate(None, "login", login, SIGNED_IN).await);
+        assert_eq!(seen(&bob.access).await["data"]["projects"]["totalCount"], 0);
+    }
+
+    #[test]
+    fn what_goes_on_without_consent_or_under_maintenance_is_there() {
+        let names: Vec<&str> = crate::operations().iter().map(|operation| operation.name).collect();
+        for name in WITHOUT_CONSENT.iter().chain(UNDER_MAINTENANCE) {
+            assert!(names.contains(name), "{name} is no operation");
+        }
     }
 }

@@ -198,6 +198,8 @@ pub struct Meta {
     pub user_agent: Option<String>,
     /// The files of a multipart request.
     pub uploads: Uploads,
+    /// Whether the installation is under maintenance. Asked for what changes something, and for nothing else.
+    pub maintenance: bool,
 }
 
 impl Services {

@@ -42,7 +42,8 @@ use oriel_read_models::users::passkeys::{self, Passkey};
 use oriel_read_models::{Readers, current_reader, sign_in, viewer};
 use uuid::Uuid;
 
-use crate::access::{Granted, Refusal, Result, error, internal, unavailable};
+use crate::access::{Granted, Refusal, Result, answered, error, internal, unavailable};
+use crate::installation;
 use crate::payload::payloads;
 use crate::services::{Meta, Services};
 use crate::tokens::read_refresh_token;
@@ -221,6 +222,20 @@ impl Viewer {
         let reader = reading(cx)?;
         let consents = consents::of(&reader, reader.viewer().user).await?;
         Ok(consents.iter().any(ConsentStatus::is_lacking))
+    }
+
+    /// The features that are on for the organization in which you act, by their keys, sorted. `live` follows them.
+    async fn features(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<String>> {
+        answered(installation::enabled(cx).await)
+    }
+
+    /// Whether the feature with this key is on for the organization in which you act; no when there is none.
+    async fn feature(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "What programs call it.")] key: String,
+    ) -> async_graphql::Result<bool> {
+        Ok(answered(installation::enabled(cx).await)?.contains(&key))
     }
 
     /// All devices on which you are signed in, in any organization, the newest first; where an identity provider says who

@@ -8,10 +8,17 @@ use std::time::Duration;
 
 use async_graphql::{ComplexObject, Context, Enum, ID, SimpleObject};
 use oriel_backends::resilience::{Health, State};
-use oriel_engine::read::Dependency;
+use oriel_engine::read::{Connection, Dependency, PageArgs};
 use oriel_kernel::{Position, operations};
+use oriel_read_models::installation;
+use oriel_read_models::installation::changes::{self, Model as InstallationChange};
+use oriel_read_models::installation::features::{self, Model as Feature};
+use oriel_read_models::organizations::accounts::{
+    self, Model as Account, OrganizationAccountFilter, OrganizationAccountOrder,
+};
 
 use crate::access::{Result, answered, reader};
+use crate::installation::InstallationSettings;
 use crate::services::{self, Services};
 
 pub mod cache;
@@ -87,6 +94,48 @@ impl System {
     /// Which keys wrap and seal what: ids, ages and counts, never a key.
     async fn key_inventory(&self, cx: &Context<'_>) -> async_graphql::Result<keys::KeyInventory> {
         keys::inventory(Services::of(cx)?).await
+    }
+
+    /// The organizations of this installation, the oldest first unless another order is asked for. What they are
+    /// called, how they stand and how much they hold, never what they hold. `organizationSuspend` and
+    /// `organizationReinstate` take their ids.
+    #[allow(clippy::too_many_arguments)]
+    async fn organizations(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "How many, from the beginning; at most 100.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many, from the end; at most 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+        #[graphql(desc = "Only those for which this holds.")] filter: Option<OrganizationAccountFilter>,
+        #[graphql(desc = "In which order.")] order_by: Option<Vec<OrganizationAccountOrder>>,
+    ) -> Result<Connection<Account>, async_graphql::Error> {
+        let page = PageArgs::new(first, after, last, before);
+        answered(reader(cx).and_then(|reader| Ok(reader.page(accounts::all(), page, filter, order_by)?)))
+    }
+
+    /// The settings of the installation that are changed while it runs: `installationUpdate` changes them.
+    async fn settings(&self, cx: &Context<'_>) -> Result<InstallationSettings, async_graphql::Error> {
+        Ok(installation::settings(&answered(reader(cx))?).await?.into())
+    }
+
+    /// The features that frontends ask for, by their keys, and for which organizations each is on or off.
+    async fn features(&self, cx: &Context<'_>) -> Result<Vec<Arc<Feature>>, async_graphql::Error> {
+        Ok(features::all(&answered(reader(cx))?).await?)
+    }
+
+    /// What was changed of settings and features, when and by whom, the oldest first: ask for the `last` ones for the
+    /// newest.
+    async fn changes(
+        &self,
+        cx: &Context<'_>,
+        #[graphql(desc = "How many, from the beginning; at most 100.")] first: Option<i32>,
+        #[graphql(desc = "Only what comes after this cursor.")] after: Option<String>,
+        #[graphql(desc = "How many, from the end; at most 100.")] last: Option<i32>,
+        #[graphql(desc = "Only what comes before this cursor.")] before: Option<String>,
+    ) -> Result<Connection<InstallationChange>, async_graphql::Error> {
+        let page = PageArgs::new(first, after, last, before);
+        answered(reader(cx).and_then(|reader| Ok(reader.page(changes::all(), page, None, None)?)))
     }
 
     /// What is read from and made of the log alone: the tables and the search index, with those that are being built

@@ -13,10 +13,11 @@ use oriel_domain::sessions::{EndReason, EndSession};
 use oriel_domain::users::{ChangePassword, Email, Password, PersonName, RegisterUser, RenameUser, Username};
 use oriel_engine::{CommandContext, Transaction};
 use oriel_kernel::{Actor, ErrorCode, MemberId, OrganizationId, Position, Rejection, SessionId, UserId, operations};
-use oriel_read_models::sign_in;
 use oriel_read_models::users::Model as User;
+use oriel_read_models::{installation, sign_in};
 
 use crate::access::{Problems, Result, after_write, unavailable};
+use crate::installation::registration_is_open;
 use crate::passwords::Passwords;
 use crate::payload::payloads;
 use crate::services::{Meta, Services};
@@ -63,7 +64,9 @@ impl UserMutation {
         if let Some(done) = repetition(cx, &context).await? {
             return start_again(cx, &context, &done, &input.password).await;
         }
-        if !services.policy.open_registration && engine.log().head().await.map_err(unavailable)?.0 > Position::START {
+        let settings = installation::current(engine.database().reader()).await.map_err(unavailable)?;
+        let is_open = registration_is_open(&settings, services);
+        if !is_open && engine.log().head().await.map_err(unavailable)?.0 > Position::START {
             let message = "Registering is closed here. Ask an administrator of your organization for an invitation, and accept it with `memberAccept`.";
             return Err(Rejection::new(ErrorCode::Forbidden, message).into());
         }

@@ -15,6 +15,7 @@ mod federation;
 mod first_light;
 mod freshness;
 mod hostile;
+mod installation;
 mod keys;
 mod mail;
 mod migrations;

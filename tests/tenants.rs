@@ -489,7 +489,14 @@ async fn a_second_organisation_sees_nothing_of_the_first() {
             assert!(!mine.to_string().contains("Victim"), "{}: {mine:#}", thief.name);
         }
         // Who operates the installation reads nothing in it either.
-        let operated = read_everything(&schema, &operator).await.to_string();
+        let mut operated = read_everything(&schema, &operator).await;
+        // What organisations there are, whose, and how much they hold, is the operator's to know, and there alone.
+        let accounts = operated["system"]["system"]["organizations"].take().to_string();
+        assert!(accounts.contains("Victim"), "{accounts}");
+        let operated = operated.to_string();
+        for word in ["SECRET", "mine alone", "harbour", "Accomplice"] {
+            assert!(!accounts.contains(word), "{word}: {accounts}");
+        }
         for word in ["SECRET", "mine alone", "harbour", "Victim", "Accomplice"] {
             assert!(!operated.contains(word), "{word}: {operated}");
         }

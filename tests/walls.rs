@@ -109,6 +109,16 @@ async fn every_table_of_an_organization_is_behind_the_wall_also_when_it_is_made_
         let moved = viewer.execute_unprepared(&sql).await;
         assert!(moved.is_err() || expected.is_empty(), "a row was moved to another organization");
     }
+    // Who lists organisations as the operator sees those, and nothing of what is in them.
+    let settings = format!("&options[oriel.organization]={}&options[oriel.operator]=on", id(&ours));
+    let operator = connect(&url, "oriel", &settings).await;
+    let counted = "SELECT CAST(count(*) AS text) FROM organizations";
+    assert_eq!(texts(&operator, counted).await, ["2"]);
+    for table in ["documents", "projects", "members", "sessions", "events", "roles", "organization_standings"] {
+        let column = if table == "organization_standings" { "id" } else { "organization_id" };
+        let seen = texts(&operator, &format!("SELECT DISTINCT CAST({column} AS text) FROM {table}")).await;
+        assert_eq!(seen, [id(&ours).to_string()], "{table}");
+    }
     let everything = texts(&system, "SELECT CAST(count(DISTINCT organization_id) AS text) FROM documents").await;
     assert_eq!(everything, ["2"]);
 }

@@ -22,6 +22,7 @@ use sea_orm::{
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::organizations::{self, accounts};
 use crate::{api_keys, documents, events, members, persisted_operations, projects};
 
 /// The engine's own tests use the same server.
@@ -30,8 +31,16 @@ use crate::{api_keys, documents, events, members, persisted_operations, projects
 mod testing;
 
 /// The tables whose lists are explained here.
-pub const EXPLAINED: &[&str] =
-    &["members", "projects", "project_members", "documents", "persisted_operations", "api_keys", "events"];
+pub const EXPLAINED: &[&str] = &[
+    "organizations",
+    "members",
+    "projects",
+    "project_members",
+    "documents",
+    "persisted_operations",
+    "api_keys",
+    "events",
+];
 
 /// Orders by a column that may be without a value: such rows come last in either direction, which no index of one
 /// direction gives, so the rows of the tenant are sorted. Only where they are few: people and operations, not documents.
@@ -55,6 +64,7 @@ impl Place {
         options.max_connections(1).min_connections(1).sqlx_logging(false);
         let mut db = Database::connect(options).await.unwrap();
         migrate(&db).await.unwrap();
+        fill::<organizations::Model>(&db).await;
         fill::<members::Model>(&db).await;
         fill::<projects::Model>(&db).await;
         fill::<projects::members::Model>(&db).await;
@@ -88,9 +98,11 @@ impl Place {
             organization: organization(1),
             credential: Credential::Session(Id::from_uuid(uuid(1))),
             versions: Arc::default(),
-            permissions: Arc::new(Permissions::new(["*"])),
+            // The list of organisations is the operator's.
+            permissions: Arc::new(Permissions::new(["*", "system:*"])),
             visible,
             confined: false,
+            unagreed: None,
         };
         Reader::new(self.db.clone(), Arc::new(viewer), Arc::new(Recorder::default()))
     }
@@ -229,6 +241,9 @@ fn value(table: &str, column: impl ColumnTrait, number: u32) -> Value {
     match (table, column.as_str()) {
         (_, "organization_id") => organization(number).uuid().into(),
         (_, "project_id") => project(number).into(),
+        ("organizations", "installation_id") => accounts::INSTALLATION.into(),
+        // All of them are in one list: few are suspended.
+        ("organizations", "status") => if number.is_multiple_of(TENANTS) { "suspended" } else { "active" }.into(),
         ("members", "status") => of(&["active", "invited", "suspended"]),
         ("projects", "status") => of(&["active", "archived"]),
         ("documents", "status") => of(&["ready", "processing", "failed", "trashed"]),
@@ -475,6 +490,19 @@ async fn projects_and_their_members_are_listed_by_an_index() {
         let added = asked("added_at", By::Range, json!({ "addedAt": { "gte": moment(100), "lt": moment(200) } }));
         let all = projects::members::Model::in_project(Id::from_uuid(project(1)));
         none(problems(&place, all, "project_id", vec![added]).await);
+    }
+}
+
+#[tokio::test]
+async fn organizations_are_listed_by_an_index() {
+    for place in Place::both().await {
+        let filters = vec![
+            asked("name", By::Value, json!({ "name": { "eq": "name 21" } })),
+            asked("status", By::Value, json!({ "status": { "eq": "SUSPENDED" } })),
+            asked("ends_at", By::Range, json!({ "endsAt": { "gte": moment(100), "lt": moment(200) } })),
+            asked("created_at", By::Range, json!({ "createdAt": { "gte": moment(100), "lt": moment(200) } })),
+        ];
+        none(problems(&place, accounts::all(), "installation_id", filters).await);
     }
 }
 

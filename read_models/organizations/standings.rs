@@ -138,6 +138,7 @@ impl On<OrganizationEvent> for Standings {
             OrganizationEvent::DeletionCancelled => rows.update(at.subject, |row| row.ends_at = None),
             OrganizationEvent::Erased { .. } => rows.delete(at.subject),
             OrganizationEvent::Renamed { .. }
+            | OrganizationEvent::OwnerChanged { .. }
             | OrganizationEvent::Configured { .. }
             | OrganizationEvent::SigningKeyAdded
             | OrganizationEvent::MasterKeyRotated { .. }

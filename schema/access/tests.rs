@@ -22,12 +22,13 @@ async fn asked(bed: &Bed, who: &Person, access: Access) -> CommandContext {
     let credential = bed.endpoint.authenticate(&who.access).unwrap().0;
     let row = viewer::resolve(engine.database().reader(), credential, engine.now()).await.unwrap().unwrap();
     let (viewer, now, command) = (row.viewer, engine.now(), engine.new_id());
-    let grant = access.grant(Some(&viewer)).unwrap();
+    let operation = Operation { name: "projectCreate", root: Root::Mutation, access };
+    let grant = operation.grant(Some(&viewer)).unwrap();
     CommandContext {
         may_repeat: false,
         actor: viewer.actor(),
         scope: scope(&viewer, grant),
-        authority: Some(Arc::new(Asked { engine, credential, access })),
+        authority: Some(Arc::new(Asked { engine, credential, operation })),
         ..CommandContext::system(command, viewer.organization, now)
     }
 }

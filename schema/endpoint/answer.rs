@@ -200,7 +200,7 @@ impl Outcome {
 
     /// Whether it has nothing to show because the permission, or the session, is gone.
     pub fn is_lost(&self) -> bool {
-        let gone = |error| matches!(code(error), Some("FORBIDDEN" | "UNAUTHENTICATED"));
+        let gone = |error| matches!(code(error), Some("FORBIDDEN" | "UNAUTHENTICATED" | "CONSENT_REQUIRED"));
         !self.errors.is_empty()
             && self.errors.iter().all(gone)
             && self.data.as_ref().is_none_or(|data| shows_nothing(data))

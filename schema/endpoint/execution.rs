@@ -35,6 +35,8 @@ pub(super) struct Who {
     pub since: Tick,
     /// When they are signed out by time.
     pub until: Option<Timestamp>,
+    /// Whether the installation is under maintenance, for what changes something.
+    pub maintenance: bool,
     scope: Scope,
 }
 
@@ -55,6 +57,10 @@ impl Scope {
             Visible::All => hash.update(b"all"),
             Visible::Only(parts) => parts.iter().for_each(|part| hash.update(part.as_bytes())),
         }
+        if let Some(policy) = viewer.unagreed {
+            hash.update(b"unagreed");
+            hash.update(policy.as_bytes());
+        }
         let mut scope = Self::default();
         scope.0.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
         scope
@@ -73,7 +79,7 @@ impl Endpoint {
     pub(super) async fn who(&self, caller: &Caller) -> Result<Who, async_graphql::Error> {
         let since = self.services.engine.tracker().tick();
         let Some(credential) = caller.credential else {
-            return Ok(Who { row: None, since, until: None, scope: Scope::default() });
+            return Ok(Who { row: None, since, until: None, maintenance: false, scope: Scope::default() });
         };
         let Some(known) = self.known(credential).await? else {
             return Err(ended(&self.services.engine, credential).await);
@@ -82,7 +88,8 @@ impl Endpoint {
         if until <= self.services.engine.now() {
             return Err(crate::access::error("UNAUTHENTICATED", TOKEN_ENDED));
         }
-        Ok(Who { row: Some(Arc::clone(&known.row)), since, until: Some(until), scope: known.scope })
+        let row = Some(Arc::clone(&known.row));
+        Ok(Who { row, since, until: Some(until), maintenance: false, scope: known.scope })
     }
 
     /// Whether they are still who they were.
@@ -283,6 +290,7 @@ impl Endpoint {
             ip: caller.ip.clone(),
             user_agent: caller.user_agent.clone(),
             uploads: caller.uploads.clone(),
+            maintenance: who.maintenance,
         };
         let request = request
             .data(meta)

@@ -39,8 +39,16 @@ pub async fn prepared(
         readers = Readers::of(Reader::new(connection, Arc::clone(&row.viewer), Arc::clone(&recorder)));
         viewer = Some(row.viewer);
     }
-    let meta =
-        Meta { request: Uuid::new_v4(), viewer, credential, token_ends: None, ip: None, user_agent: None, uploads };
+    let meta = Meta {
+        request: Uuid::new_v4(),
+        viewer,
+        credential,
+        token_ends: None,
+        ip: None,
+        user_agent: None,
+        uploads,
+        maintenance: false,
+    };
     let contents: Arc<dyn Contents> = Arc::new(BlobContents::new(Arc::clone(services)));
     let payloads: Arc<dyn Payloads> = Arc::new(LogPayloads::new(Arc::clone(services)));
     let request = request.into().data(meta).data(readers).data(Arc::clone(&recorder)).data(contents).data(payloads);

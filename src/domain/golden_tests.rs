@@ -16,9 +16,11 @@ use crate::data_exports::{DataExportEvent, ExportEnd};
 use crate::documents::{Awaited, DocumentEvent, ExtractedText, ReleaseReason, Stage, Tags, Title};
 use crate::identities::IdentityEvent;
 use crate::identity_providers::{IdentityProviderEvent, Issuer, SealedSecret, Settings};
+use crate::installation::{FeatureDescription, FeatureKey, InstallationEvent, Notice, Registration};
 use crate::members::MemberEvent;
 use crate::organizations::{
-    Cleaned, Language, MasterKeyName, MasterKeyPlace, OrganizationEvent, OrganizationName, Slug, SuspensionReason, TimeZone,
+    Cleaned, Language, MasterKeyName, MasterKeyPlace, OrganizationEvent, OrganizationName, Slug, SuspensionReason,
+    TimeZone,
 };
 use crate::persisted_operations::{
     OperationBody, OperationHash, OperationKind, OperationName, OperationsMode, PersistedOperationEvent,
@@ -59,6 +61,7 @@ fn samples() -> Vec<Sample> {
         identities(),
         data_exports(),
         policies(),
+        installation(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -77,20 +80,42 @@ fn said(text: &str) -> Personal<String> {
 }
 
 fn policies() -> Vec<Sample> {
-    let published = PolicyEvent::Published {
+    let published = |blocking| PolicyEvent::Published {
         organization: organization(),
         key: PolicyKey::parse("privacy").unwrap(),
         revision: 2,
         title: PolicyTitle::parse("Privacy").unwrap(),
         text: PolicyText::parse("We keep\nlittle.").unwrap(),
         required: true,
+        blocking,
     };
     let given = ConsentEvent::Given { organization: organization(), policy: id(0x50), revision: 2, user: user(11) };
     vec![
-        Sample::today(published),
+        Sample::once(1, published(false)),
+        Sample::today(published(true)),
         Sample::today(PolicyEvent::Retired),
         Sample::today(given),
         Sample::today(ConsentEvent::Withdrawn),
+    ]
+}
+
+fn installation() -> Vec<Sample> {
+    use InstallationEvent as E;
+    let feature = || FeatureKey::parse("new-editor").unwrap();
+    let description = || FeatureDescription::parse("The editor of this year.").unwrap();
+    let overridden = |enabled| E::FeatureOverridden { feature: feature(), organization: organization(), enabled };
+    vec![
+        Sample::today(E::RegistrationSet { registration: Some(Registration::Invite) }),
+        Sample::today(E::RegistrationSet { registration: Some(Registration::Open) }).case("open"),
+        Sample::today(E::RegistrationSet { registration: None }).case("none"),
+        Sample::today(E::NoticeSet { notice: Notice::parse("Back at noon.").ok() }),
+        Sample::today(E::NoticeSet { notice: None }).case("none"),
+        Sample::today(E::MaintenanceSet { maintenance: true }),
+        Sample::today(E::FeatureAdded { feature: feature(), description: description(), enabled: false }),
+        Sample::today(E::FeatureChanged { feature: feature(), description: description(), enabled: true }),
+        Sample::today(overridden(Some(true))),
+        Sample::today(overridden(None)).case("none"),
+        Sample::today(E::FeatureRemoved { feature: feature() }),
     ]
 }
 
@@ -220,6 +245,7 @@ fn organizations() -> Vec<Sample> {
     vec![
         Sample::today(E::Created { organization: organization(), name: name("Analytical"), slug, owner: user(11) }),
         Sample::today(E::Renamed { name: name("Analytical Engines") }),
+        Sample::today(E::OwnerChanged { owner: user(12) }),
         Sample::today(E::Configured {
             language: Language::parse("en-GB").ok(),
             time_zone: TimeZone::parse("Europe/London").ok(),

@@ -15,6 +15,7 @@ pub mod data_exports;
 pub mod documents;
 pub mod identities;
 pub mod identity_providers;
+pub mod installation;
 pub mod members;
 pub mod organizations;
 pub mod persisted_operations;
@@ -52,6 +53,7 @@ aggregates! {
     data_exports::DataExport,
     policies::Policy,
     consents::Consent,
+    installation::Installation,
 }
 
 /// Refuses to make what exists.

@@ -1,10 +1,10 @@
 //! Organisations: tenants, from their founding to their end.
 //!
 //! Invariants: a slug belongs to one organisation of the installation and never changes. An organisation belongs to
-//! itself. Who its owner is stands in `members.rs`. What somebody may do in it rests on [`open`]: not while it is
-//! suspended, and never after its end. A deletion is scheduled, can be cancelled until its moment, and is for good from
-//! [`EndOrganization`] on: its data key is destroyed, its rows go one event after the other, and at last a certificate
-//! says what is clean. After that nothing happens to it any more.
+//! itself. Who may be its owner is decided in `members.rs`, and written down here. What somebody may do in it rests on
+//! [`open`]: not while it is suspended, and never after its end. A deletion is scheduled, can be cancelled until its
+//! moment, and is for good from [`EndOrganization`] on: its data key is destroyed, its rows go one event after the
+//! other, and at last a certificate says what is clean. After that nothing happens to it any more.
 
 use oriel_kernel::{
     Aggregate, Command, Decision, Effect, ErrorCode, Event, Fact, Given, OrganizationId, Outcome, Position, Rejection,
@@ -36,6 +36,12 @@ pub enum OrganizationEvent {
     Renamed {
         /// What it is called now.
         name: OrganizationName,
+    },
+    /// Belongs to somebody else.
+    #[event("organization_owner_changed")]
+    OwnerChanged {
+        /// Who owns it now.
+        owner: UserId,
     },
     /// Has other settings.
     #[event("organization_configured")]
@@ -136,6 +142,7 @@ impl OrganizationEvent {
             Self::RowsRemoved { read_model, ids } => Some(Effect::RemovesRows { read_model, ids }),
             Self::Created { .. }
             | Self::Renamed { .. }
+            | Self::OwnerChanged { .. }
             | Self::Configured { .. }
             | Self::SecondFactorRequired { .. }
             | Self::Suspended { .. }
@@ -279,6 +286,7 @@ pub struct Organization {
     id: Option<OrganizationId>,
     name: OrganizationName,
     slug: Slug,
+    owner: UserId,
     language: Option<Language>,
     time_zone: Option<TimeZone>,
     second_factor_required: bool,
@@ -306,12 +314,14 @@ impl Aggregate for Organization {
 
     fn evolve(&mut self, event: &OrganizationEvent) {
         match event {
-            OrganizationEvent::Created { organization, name, slug, owner: _ } => {
+            OrganizationEvent::Created { organization, name, slug, owner } => {
                 self.id = Some(*organization);
                 self.name = name.clone();
                 self.slug = slug.clone();
+                self.owner = *owner;
             }
             OrganizationEvent::Renamed { name } => self.name = name.clone(),
+            OrganizationEvent::OwnerChanged { owner } => self.owner = *owner,
             OrganizationEvent::Configured { language, time_zone } => {
                 self.language.clone_from(language);
                 self.time_zone.clone_from(time_zone);
@@ -413,6 +423,25 @@ impl Command for UpdateOrganization {
         let changed = language != organization.language || time_zone != organization.time_zone;
         let configured = changed.then_some(OrganizationEvent::Configured { language, time_zone });
         Ok(Outcome::events(renamed.into_iter().chain(configured)))
+    }
+}
+
+/// Writes down who owns an organisation from now on. Committed together with `members::TakeOver` and
+/// `members::StepDown`, which decide that they may.
+pub struct ChangeOwner {
+    /// Who.
+    pub owner: UserId,
+}
+
+impl Command for ChangeOwner {
+    type Aggregate = Organization;
+
+    fn decide(&self, organization: &Organization, _: &Given<'_>) -> Decision<OrganizationEvent> {
+        organization.present()?;
+        if organization.owner == self.owner {
+            return Ok(Outcome::nothing());
+        }
+        Ok(Outcome::events([OrganizationEvent::OwnerChanged { owner: self.owner }]))
     }
 }
 
@@ -685,7 +714,7 @@ mod tests {
 
         #[test]
         fn whatever_happens_a_slug_names_one_and_an_end_is_for_good(
-            steps in prop::collection::vec((1u128..4, 0u8..9, 0usize..3), 0..60),
+            steps in prop::collection::vec((1u128..4, 0u8..10, 0usize..3), 0..60),
         ) {
             let mut desk = Desk::new();
             let mut all = vec![Organization::default(); 4];
@@ -705,7 +734,8 @@ mod tests {
                     4 => desk.execute(uuid(who), state, &ScheduleDeletion { ends_at: at(second + 3) }),
                     5 => desk.execute(uuid(who), state, &CancelDeletion),
                     6 => desk.execute(uuid(who), state, &EndOrganization),
-                    7 => desk.execute(uuid(who), state, &RemoveRows { rows: ("documents", vec![uuid(1)]) }),
+                    7 => desk.execute(uuid(who), state, &ChangeOwner { owner: user(which as u128) }),
+                    8 => desk.execute(uuid(who), state, &RemoveRows { rows: ("documents", vec![uuid(1)]) }),
                     _ => desk.execute(uuid(who), state, &CertifyEnd { stores: vec![] }),
                 };
                 for event in written.unwrap_or_default() {
@@ -716,6 +746,7 @@ mod tests {
                     match event {
                         OrganizationEvent::Created { slug, .. } => prop_assert!(slugs.insert(slug)),
                         OrganizationEvent::Renamed { name } => prop_assert_ne!(name, before.name.clone()),
+                        OrganizationEvent::OwnerChanged { owner } => prop_assert_ne!(owner, before.owner),
                         OrganizationEvent::Ended => {
                             prop_assert!(before.ends_at.is_some_and(|ends_at| ends_at <= desk.now));
                             prop_assert!(slugs.remove(&before.slug));

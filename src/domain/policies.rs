@@ -1,8 +1,8 @@
 //! Policies: texts that people agree to, in versions.
 //!
 //! Invariants: a policy has one key in its organisation (or in the installation), and its versions count from 1. One
-//! version is in force at a time, until another takes its place or the policy is retired. Who agreed to what stands in
-//! `consents.rs`, which rests on [`in_force`].
+//! version is in force at a time, until another takes its place or the policy is retired. Only a required one blocks:
+//! who has not agreed to it does nothing else. Who agreed to what stands in `consents.rs`, which rests on [`in_force`].
 
 use aws_lc_rs::digest::{SHA256, digest};
 use oriel_kernel::{
@@ -31,7 +31,7 @@ pub fn policy_id(organization: OrganizationId, key: &PolicyKey) -> PolicyId {
 #[event(stream = "policy")]
 pub enum PolicyEvent {
     /// A version is in force from now on.
-    #[event("policy_published")]
+    #[event("policy_published", version = 2, upcast = published_v1_to_v2)]
     Published {
         /// Whose it is: an organisation's, or (`ABSENT`) the installation's.
         organization: OrganizationId,
@@ -45,10 +45,18 @@ pub enum PolicyEvent {
         text: PolicyText,
         /// Whether everybody is to agree.
         required: bool,
+        /// Whether who has not agreed does nothing else.
+        blocking: bool,
     },
     /// Nobody is asked to agree any more.
     #[event("policy_retired")]
     Retired,
+}
+
+/// Version 1 kept nobody from anything.
+fn published_v1_to_v2(mut published: serde_json::Value) -> serde_json::Value {
+    published["blocking"] = false.into();
+    published
 }
 
 // --- parsed types ------------------------------------------------------------------------------------------------
@@ -93,7 +101,37 @@ impl PolicyKey {
 pub struct Policy {
     organization: Option<OrganizationId>,
     revision: i32,
-    said: Option<(PolicyTitle, PolicyText, bool)>,
+    said: Option<(PolicyTitle, PolicyText, Asked)>,
+}
+
+/// What is asked of people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing.
+    Nothing,
+    /// To agree.
+    ToAgree,
+    /// To agree before they do anything else.
+    ToAgreeFirst,
+}
+
+impl Asked {
+    /// From what an event says of it.
+    pub fn of(required: bool, blocking: bool) -> Self {
+        match (required, blocking) {
+            (_, true) => Self::ToAgreeFirst,
+            (true, false) => Self::ToAgree,
+            (false, false) => Self::Nothing,
+        }
+    }
+
+    fn is_required(self) -> bool {
+        self != Self::Nothing
+    }
+
+    fn is_blocking(self) -> bool {
+        self == Self::ToAgreeFirst
+    }
 }
 
 impl Aggregate for Policy {
@@ -103,10 +141,10 @@ impl Aggregate for Policy {
 
     fn evolve(&mut self, event: &PolicyEvent) {
         match event {
-            PolicyEvent::Published { organization, key: _, revision, title, text, required } => {
+            PolicyEvent::Published { organization, key: _, revision, title, text, required, blocking } => {
                 self.organization = Some(*organization);
                 self.revision = *revision;
-                self.said = Some((title.clone(), text.clone(), *required));
+                self.said = Some((title.clone(), text.clone(), Asked::of(*required, *blocking)));
             }
             PolicyEvent::Retired => self.said = None,
         }
@@ -132,8 +170,8 @@ pub struct PublishPolicy {
     pub title: PolicyTitle,
     /// What it says.
     pub text: PolicyText,
-    /// Whether everybody is to agree.
-    pub required: bool,
+    /// What is asked of people.
+    pub asked: Asked,
 }
 
 impl Command for PublishPolicy {
@@ -141,14 +179,16 @@ impl Command for PublishPolicy {
     const CREATES: bool = true;
 
     fn decide(&self, policy: &Policy, given: &Given<'_>) -> Decision<PolicyEvent> {
-        let said = (self.title.clone(), self.text.clone(), self.required);
+        let said = (self.title.clone(), self.text.clone(), self.asked);
         if policy.said.as_ref() == Some(&said) {
             return Ok(Outcome::nothing());
         }
-        let (title, text, required) = said;
+        let (title, text, asked) = said;
         let (organization, id) = (given.organization, PolicyId::from_uuid(given.id));
         let revision = policy.revision + 1;
-        let event = PolicyEvent::Published { organization, key: self.key.clone(), revision, title, text, required };
+        let (required, blocking) = (asked.is_required(), asked.is_blocking());
+        let key = self.key.clone();
+        let event = PolicyEvent::Published { organization, key, revision, title, text, required, blocking };
         let at_this_moment = Rejection::conflict("Somebody else published it at this moment. Look at it first.");
         let published = Outcome::events([event]).claim(in_force(organization, id, revision), at_this_moment);
         Ok(match policy.said {
@@ -184,7 +224,7 @@ pub(crate) mod tests {
             key: PolicyKey::parse("privacy").unwrap(),
             title: PolicyTitle::parse("Privacy").unwrap(),
             text: PolicyText::parse(text).unwrap(),
-            required: true,
+            asked: Asked::ToAgree,
         }
     }
 
@@ -203,6 +243,10 @@ pub(crate) mod tests {
         assert!(desk.facts.is_empty());
         let third = desk.done(uuid(5), &mut policy, &publish("We keep less."));
         assert!(matches!(third[0], PolicyEvent::Published { revision: 3, .. }), "versions never come again");
+        let first = PublishPolicy { asked: Asked::ToAgreeFirst, ..publish("We keep less.") };
+        let fourth = desk.done(uuid(5), &mut policy, &first);
+        assert!(matches!(fourth[0], PolicyEvent::Published { required: true, blocking: true, .. }), "{fourth:?}");
+        assert_eq!(desk.done(uuid(5), &mut policy, &first), []);
     }
 
     #[test]

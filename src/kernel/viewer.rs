@@ -62,6 +62,8 @@ pub struct Viewer {
     /// Whether they are signed in because an identity provider of the organisation says who they are: it speaks for them
     /// in this organisation alone.
     pub confined: bool,
+    /// A policy to which they have to agree before they do or see anything else. Of nobody who asks with a key.
+    pub unagreed: Option<Uuid>,
 }
 
 /// Which parts (projects) of an organisation somebody sees.

@@ -21,10 +21,11 @@ pub fn expand(args: TokenStream, mut block: ItemImpl) -> Result<TokenStream> {
             let access = take_access(method)?;
             let name = method.sig.ident.to_string().to_lower_camel_case();
             let (value, last_line) = &access;
-            listed.push(quote!(crate::access::Operation { name: #name, root: #place, access: #value }));
+            let operation = quote!(crate::access::Operation { name: #name, root: #place, access: #value });
+            listed.push(operation.clone());
             method.attrs.push(parse_quote!(#[doc = ""]));
             method.attrs.push(parse_quote!(#[doc = #last_line]));
-            wrap(method, value, mutation)?;
+            wrap(method, &operation, mutation)?;
         }
     }
     let this = &block.self_ty;
@@ -73,7 +74,7 @@ fn take_access(method: &mut ImplItemFn) -> Result<(TokenStream, String)> {
 }
 
 /// `-> Result<T>` becomes `-> Option<Result<T>>`, and the body runs only for those who may.
-fn wrap(method: &mut ImplItemFn, access: &TokenStream, mutation: bool) -> Result<()> {
+fn wrap(method: &mut ImplItemFn, operation: &TokenStream, mutation: bool) -> Result<()> {
     let ReturnType::Type(_, declared) = &method.sig.output else {
         return Err(Error::new_spanned(&method.sig, "an operation answers `Result<…>`"));
     };
@@ -94,7 +95,6 @@ fn wrap(method: &mut ImplItemFn, access: &TokenStream, mutation: bool) -> Result
         })
         .ok_or_else(|| Error::new_spanned(&method.sig, "an operation takes the `Context`"))?;
     let body = &method.block;
-    let name = method.sig.ident.to_string().to_lower_camel_case();
     // `granted` is visible to the body: who asks, and how far their permission reaches.
     let granted = Ident::new("granted", proc_macro2::Span::call_site());
     let (output, refuse, done) = if mutation {
@@ -107,7 +107,7 @@ fn wrap(method: &mut ImplItemFn, access: &TokenStream, mutation: bool) -> Result
     method.sig.output = parse_quote!(-> ::std::option::Option<::async_graphql::Result<#output>>);
     method.block = parse_quote!({
         #[allow(unused_variables)]
-        let #granted = match crate::access::authorize(#context, #name, #access) {
+        let #granted = match crate::access::authorize(#context, #operation) {
             ::std::result::Result::Ok(granted) => granted,
             ::std::result::Result::Err(refusal) => return #refuse,
         };

@@ -7,11 +7,13 @@ use axum::http::StatusCode;
 pub type Code = (&'static str, StatusCode);
 
 /// All of them. What a mutation says in `userErrors` has codes of its own, in the schema.
-pub const CODES: [Code; 14] = [
+pub const CODES: [Code; 16] = [
     ("BAD_REQUEST", StatusCode::BAD_REQUEST),
     ("UNAUTHENTICATED", StatusCode::UNAUTHORIZED),
     ("FORBIDDEN", StatusCode::FORBIDDEN),
     ("ORGANIZATION_SUSPENDED", StatusCode::FORBIDDEN),
+    ("CONSENT_REQUIRED", StatusCode::FORBIDDEN),
+    ("MAINTENANCE", StatusCode::SERVICE_UNAVAILABLE),
     ("LIMIT_EXCEEDED", StatusCode::BAD_REQUEST),
     ("RATE_LIMITED", StatusCode::TOO_MANY_REQUESTS),
     ("OVERLOADED", StatusCode::SERVICE_UNAVAILABLE),

@@ -141,6 +141,7 @@ pub fn viewer(organization: u128, visible: Visible) -> Arc<Viewer> {
         permissions: Arc::new(Permissions::default()),
         visible,
         confined: false,
+        unagreed: None,
     })
 }
 
