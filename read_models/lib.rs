@@ -24,7 +24,6 @@ pub mod erasures;
 pub mod events;
 pub mod identities;
 pub mod identity_providers;
-pub mod installation;
 pub mod members;
 pub mod node;
 pub mod organizations;
@@ -61,9 +60,6 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         data_exports::DataExports,
         policies::Policies,
         consents::Consents,
-        installation::InstallationSettings,
-        installation::features::Features,
-        installation::changes::InstallationChanges,
         members::Members,
         sessions::Sessions,
         projects::Projects,

@@ -97,10 +97,6 @@ impl Node {
         })
     }
 
-    /// What the text names, if it is an id and the viewer may see it.
-    ///
-    /// # Errors
-    /// The database cannot be read.
     /// The node that this row is, whatever made it.
     pub(crate) fn of_row(row: Arc<dyn Any + Send + Sync>) -> Option<Self> {
         macro_rules! first {
@@ -118,6 +114,10 @@ impl Node {
             IdentityProvider, Identity, Policy, DataExport)
     }
 
+    /// What the text names, if it is an id and the viewer may see it.
+    ///
+    /// # Errors
+    /// The database cannot be read.
     pub async fn find(reader: &Reader, id: &str) -> Result<Option<Self>, ReadError> {
         match RawId::parse(id) {
             Some(id) => Self::load(reader, id).await,

@@ -17,7 +17,6 @@ pub mod erasures;
 pub mod events;
 pub mod identities;
 pub mod identity_providers;
-pub mod installation;
 pub mod members;
 pub mod nodes;
 pub mod organizations;
@@ -39,6 +38,7 @@ pub mod system;
 #[cfg(test)]
 mod testing;
 pub mod tokens;
+mod types;
 pub mod uploads;
 pub mod users;
 pub mod validation;
@@ -84,12 +84,12 @@ modules! {
         api_keys::ApiKeyQuery,
         identity_providers::IdentityProviderQuery,
         events::EventQuery,
+        past::PastQuery,
         system::SystemQuery,
         erasures::ErasureQuery,
         data_exports::DataExportQuery,
         access_log::AccessLogQuery,
         policies::PolicyQuery,
-        installation::InstallationQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
@@ -112,7 +112,6 @@ modules! {
         erasures::ErasureMutation,
         data_exports::DataExportMutation,
         policies::PolicyMutation,
-        installation::InstallationMutation,
         system::keys::MasterKeyMutation,
         system::cache::CacheMutation;
     subscriptions:

@@ -32,20 +32,17 @@ const values = {
     'AuditVerification', // what was found at one moment
     'AccessVerification', // the same
     'Erasure', // by what was erased
-    'Feature', // by its key
-    'FeatureOverride', // by its organization, in its feature
     'Facet', // by its field, in an answer
+    'FieldChange', // by its field, in a state of the past
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer
-    'FieldChange', // by its field, in a state of the past
     'HttpHeader', // by its name, in an answer
-    'InstallationSettings', // there is one
     'KeyInventory', // there is one
     'MemberGrant', // by its permission, in its member
+    'PastState', // by its position, in a past
     'ReadModelVerification', // one in a payload
     'RoleMapping', // by its value, in its provider
     'SecondFactor', // a person has one
-    'PastState', // by its position, in a past
     'Suggestion', // by its text, in an answer
     'System', // there is one
     'SystemActor', // by its name
