@@ -24,6 +24,7 @@ pub mod erasures;
 pub mod events;
 pub mod identities;
 pub mod identity_providers;
+pub mod installation;
 pub mod members;
 pub mod node;
 pub mod organizations;
@@ -60,6 +61,9 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         data_exports::DataExports,
         policies::Policies,
         consents::Consents,
+        installation::InstallationSettings,
+        installation::features::Features,
+        installation::changes::InstallationChanges,
         members::Members,
         sessions::Sessions,
         projects::Projects,

@@ -33,6 +33,8 @@ pub(crate) const SENSITIVE: &[(&str, &str, AccessKind)] = &[
     ("FieldChange", "after", AccessKind::Audit),
     ("FieldChange", "before", AccessKind::Audit),
     ("Identity", "email", AccessKind::Person),
+    ("OrganizationOwner", "email", AccessKind::Person),
+    ("SecurityEvent", "sourceAddress", AccessKind::Person),
     ("PastState", "state", AccessKind::Audit),
     ("User", "email", AccessKind::Person),
 ];
@@ -43,8 +45,6 @@ const WAITING: usize = 10_000;
 const BATCH: usize = 500;
 /// How long a note waits for others.
 const GATHERED_FOR: Duration = Duration::from_millis(200);
-/// How often old rows are looked for.
-const SWEPT_EVERY: Duration = Duration::from_secs(600);
 /// Ids of one note at most.
 const IDS: usize = 20;
 
@@ -56,7 +56,7 @@ pub struct AccessLogQuery;
 impl AccessLogQuery {
     /// Who has read what is sensitive in your organization, the oldest first: ask for the `last` ones for the newest.
     /// What is sensitive are addresses of files and their texts, what is said about people, what happened in detail, and
-    /// data exports. Kept for `access_log_retention`. A reading is listed within a second. Each follows on the one before
+    /// data exports. `organization.retention` says for how long it is kept. A reading is listed within a second. Each follows on the one before
     /// it in a hash chain, which `auditVerify { readings }` checks.
     #[permission("events:view")]
     #[allow(clippy::too_many_arguments)]
@@ -183,10 +183,10 @@ pub(crate) struct AccessLog {
 }
 
 impl AccessLog {
-    /// Begins to write. `retention`: how long rows are kept.
-    pub(crate) fn start(engine: Arc<Engine>, retention: Duration) -> Self {
+    /// Begins to write. What was kept for long enough goes elsewhere (`reactors/retention.rs`).
+    pub(crate) fn start(engine: Arc<Engine>) -> Self {
         let (queue, notes) = mpsc::channel(WAITING);
-        tokio::spawn(written(Arc::clone(&engine), notes, retention));
+        tokio::spawn(written(Arc::clone(&engine), notes));
         Self { engine, queue }
     }
 
@@ -218,8 +218,7 @@ impl AccessLog {
     }
 }
 
-async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retention: Duration) {
-    let mut swept: Option<Instant> = None;
+async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>) {
     while let Some(first) = notes.recv().await {
         let (mut rows, mut waiting) = (Vec::new(), Vec::new());
         let mut take = |message| match message {
@@ -248,28 +247,11 @@ async fn written(engine: Arc<Engine>, mut notes: mpsc::Receiver<Message>, retent
             metrics::counter!("oriel_access_log_lost_total").increment(count);
             tracing::error!(%error, count, "readings of sensitive data could not be written down");
         }
-        if swept.is_none_or(|swept| swept.elapsed() > SWEPT_EVERY) || !waiting.is_empty() {
-            swept = Some(Instant::now());
-            if let Err(error) = sweep(&engine, retention).await {
-                tracing::warn!(%error, "old rows of the access log stay until the next time");
-            }
-        }
         for done in waiting {
             // Whoever waited may have gone.
             let _ = done.send(());
         }
     }
-}
-
-/// Removes what is older than this, a day at a time: each removal is a row itself.
-async fn sweep(engine: &Engine, retention: Duration) -> Result<(), DbErr> {
-    let writer = engine.database().writer();
-    let before = (engine.now() - retention).date_naive().and_time(NaiveTime::MIN).and_utc();
-    for organization in access_log::with_rows_before(writer, before).await? {
-        let removal = (engine.new_id::<()>().uuid(), engine.now());
-        access_log::remove_before(writer, organization, before, removal).await?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

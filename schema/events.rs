@@ -186,7 +186,7 @@ impl EventSubscription {
         after: Option<Position>,
         #[graphql(desc = "Only those for which this holds.")] filter: Option<EventFilter>,
     ) -> async_graphql::Result<impl Stream<Item = async_graphql::Result<Happened>>> {
-        authorize(cx, Self::EVENTS.name, Self::EVENTS.access)?;
+        authorize(cx, Self::EVENTS)?;
         let services = Arc::clone(Services::of(cx)?);
         let (meta, refused) = (Meta::of(cx)?, Refusal::Unauthenticated);
         let (credential, token_ends) = (meta.credential.ok_or(refused)?, meta.token_ends);
@@ -361,9 +361,7 @@ impl Follower {
         if row.viewer.organization != self.organization {
             return Err(error("UNAUTHENTICATED", "This session is in another organization now. Connect again."));
         }
-        if row.viewer.grant(VIEW).is_none() {
-            return Err(Refusal::Forbidden(VIEW).into());
-        }
+        EventSubscription::EVENTS.grant(Some(&row.viewer))?;
         self.since = since;
         self.viewer = Some(Arc::clone(&row));
         Ok(row)

@@ -17,6 +17,7 @@ pub mod erasures;
 pub mod events;
 pub mod identities;
 pub mod identity_providers;
+pub mod installation;
 pub mod members;
 pub mod nodes;
 pub mod organizations;
@@ -90,6 +91,7 @@ modules! {
         data_exports::DataExportQuery,
         access_log::AccessLogQuery,
         policies::PolicyQuery,
+        installation::InstallationQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
@@ -112,6 +114,7 @@ modules! {
         erasures::ErasureMutation,
         data_exports::DataExportMutation,
         policies::PolicyMutation,
+        installation::InstallationMutation,
         system::keys::MasterKeyMutation,
         system::cache::CacheMutation;
     subscriptions:

@@ -22,8 +22,8 @@ use oriel_engine::rebuild::{Progress, ReadModelState, Verified};
 use oriel_engine::{Database, Engine, Parts, Sources};
 use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
 use oriel_read_models::{
-    access_log, api_keys, consents, data_exports, documents, erasures, identities, identity_providers, members,
-    organizations, persisted_operations, policies, projects, roles, sessions, users,
+    access_log, api_keys, consents, data_exports, documents, erasures, identities, identity_providers, installation,
+    members, organizations, persisted_operations, policies, projects, roles, sessions, users,
 };
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::{Value, json};
@@ -197,6 +197,9 @@ impl Bed {
         table(&database, access_log::Entity).await;
         table(&database, access_log::heads::Entity).await;
         table(&database, consents::Entity).await;
+        table(&database, installation::Entity).await;
+        table(&database, installation::features::Entity).await;
+        table(&database, installation::changes::Entity).await;
         table(&database, members::Entity).await;
         table(&database, sessions::Entity).await;
         table(&database, projects::Entity).await;

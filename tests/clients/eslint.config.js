@@ -32,11 +32,14 @@ const values = {
     'AuditVerification', // what was found at one moment
     'AccessVerification', // the same
     'Erasure', // by what was erased
+    'Feature', // by its key
+    'FeatureOverride', // by its organization, in its feature
     'Facet', // by its field, in an answer
     'FieldChange', // by its field, in a state of the past
     'FacetValue', // by its value, in a facet
     'Highlight', // by its field, in an answer
     'HttpHeader', // by its name, in an answer
+    'InstallationSettings', // there is one
     'KeyInventory', // there is one
     'MemberGrant', // by its permission, in its member
     'PastState', // by its position, in a past
