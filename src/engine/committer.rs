@@ -253,12 +253,15 @@ impl Committer {
 
     /// A server that is gone without a word does not end what waits for it.
     async fn write_in_time(&self, proposals: &[Proposal]) -> Result<Vec<Verdict>, BatchError> {
-        if self.database.backend() == DbBackend::Sqlite {
-            return self.write(proposals).await;
+        let Some(primary) = self.database.primary() else { return self.write(proposals).await };
+        let given_up = |why: String| Err(BatchError::Uncertain(DbErr::Custom(why)));
+        tokio::select! {
+            written = self.write(proposals) => written,
+            () = primary.replaced() => given_up("another server has taken the place of the one it was written to".to_owned()),
+            () = tokio::time::sleep(WRITTEN_WITHIN) => {
+                given_up(format!("the database does not answer within {WRITTEN_WITHIN:?}"))
+            }
         }
-        tokio::time::timeout(WRITTEN_WITHIN, self.write(proposals)).await.unwrap_or_else(|_| {
-            Err(BatchError::Uncertain(DbErr::Custom(format!("the database does not answer within {WRITTEN_WITHIN:?}"))))
-        })
     }
 
     async fn write(&self, proposals: &[Proposal]) -> Result<Vec<Verdict>, BatchError> {

@@ -338,11 +338,14 @@ impl Database {
     /// The rows of a hand-written statement, read outside any transaction.
     pub(crate) async fn query(&self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
         let answer = self.reader.query_all_raw(Statement::from_sql_and_values(self.backend, sql, values));
-        if self.backend == DbBackend::Sqlite {
-            return answer.await;
+        let Some(primary) = &self.primary else { return answer.await };
+        tokio::select! {
+            answer = answer => answer,
+            () = primary.replaced() => Err(DbErr::Custom("another server has taken the place of the one asked".to_owned())),
+            () = tokio::time::sleep(ANSWERED_WITHIN) => {
+                Err(DbErr::Custom(format!("the database does not answer within {ANSWERED_WITHIN:?}")))
+            }
         }
-        let late = |_| Err(DbErr::Custom(format!("the database does not answer within {ANSWERED_WITHIN:?}")));
-        tokio::time::timeout(ANSWERED_WITHIN, answer).await.unwrap_or_else(late)
     }
 
     /// The server that takes writes; none where it is SQLite.

@@ -27,6 +27,9 @@ const TIMELINE: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN NULL \
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How often the one that takes writes is asked whether it still does, where there are several.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long what is under way may go on when another server has taken the place of the one before: it may be under way to
+/// the new one.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
 /// How long one is looked for at the start.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
@@ -41,6 +44,8 @@ pub(crate) struct Primary {
     promoted: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Counts the promotions that this process has seen.
     promotions: watch::Sender<u64>,
+    /// Counts how often another server was found to take the writes.
+    moves: watch::Sender<u64>,
     /// Whether the log has lost what this process has applied.
     is_lost: watch::Sender<bool>,
 }
@@ -70,6 +75,7 @@ impl Primary {
             known: Mutex::default(),
             promoted: OnceLock::new(),
             promotions: watch::Sender::new(0),
+            moves: watch::Sender::new(0),
             is_lost: watch::Sender::new(false),
         })
     }
@@ -116,7 +122,7 @@ impl Primary {
 
     /// Leads the pools to the server that takes writes, whenever it is another one. Goes on until it is dropped.
     pub(crate) async fn follow(&self, pools: Vec<(PgPool, Terms)>) {
-        let mut current: Option<(usize, PgConnection)> = None;
+        let (mut current, mut last): (Option<(usize, PgConnection)>, Option<usize>) = (None, None);
         loop {
             if let Some((_, connection)) = &mut current {
                 let answer = tokio::time::timeout(ANSWER_WITHIN, timeline(connection)).await;
@@ -126,15 +132,20 @@ impl Primary {
                     continue;
                 }
             }
-            let before = current.take().map(|(place, _)| place);
+            // Ended before others are asked.
+            drop(current.take());
             current = self.look().await;
             match &current {
-                Some((place, _)) if before != Some(*place) => {
+                Some((place, _)) if last != Some(*place) => {
                     tracing::info!(host = self.places[*place].get_host(), "this server takes the writes");
+                    let before = last.replace(*place);
                     // Nobody waits for the one before it, which may hang.
                     self.known().since = before.map(|_| Instant::now());
                     for (pool, terms) in &pools {
                         pool.set_connect_options(terms(self.places[*place].clone()));
+                    }
+                    if before.is_some() {
+                        self.moves.send_modify(|count| *count += 1);
                     }
                 }
                 Some(_) => {}
@@ -191,6 +202,7 @@ impl Primary {
         }
         if before != 0 {
             self.promotions.send_modify(|count| *count += 1);
+            self.moves.send_modify(|count| *count += 1);
         }
         Ok(())
     }
@@ -198,6 +210,18 @@ impl Primary {
     /// Whether a connection of this age is to the server that takes writes now.
     pub(crate) fn is_current(&self, age: Duration) -> bool {
         self.known().since.is_none_or(|since| age <= since.elapsed())
+    }
+
+    /// Ends when, from now on, another server is found to take the writes, and what was under way has had a moment more. A
+    /// server that is gone without a word ends nothing that waits for it.
+    pub(crate) fn replaced(&self) -> impl Future<Output = ()> + use<> {
+        let mut moves = self.moves.subscribe();
+        async move {
+            if moves.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(SETTLED_WITHIN).await;
+        }
     }
 
     /// This event was applied: no history without it is this one.
@@ -267,6 +291,18 @@ mod tests {
         let parsed = Primary::parse(several).unwrap();
         assert_eq!(parsed.places.iter().map(|place| place.get_port()).collect::<Vec<_>>(), [5432, 5432, 5433]);
         assert!(Primary::parse("postgres://me@a:port/oriel").is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_to_a_server_that_was_replaced_has_a_moment_more() {
+        let primary = Primary::parse("postgres://a,b/oriel").unwrap();
+        primary.moves.send_modify(|count| *count += 1);
+        // Of what was before nothing is said.
+        let mut replaced = Box::pin(primary.replaced());
+        assert!(futures::poll!(&mut replaced).is_pending());
+        primary.moves.send_modify(|count| *count += 1);
+        assert!(futures::poll!(&mut replaced).is_pending());
+        replaced.await;
     }
 
     #[test]

@@ -221,6 +221,11 @@ impl Pair {
         self.statement(1 - self.primary, "oriel", sql)
     }
 
+    /// Asks the primary until it says so.
+    pub fn until_on_primary(&self, sql: &str, wanted: &str) {
+        self.until(self.primary, sql, wanted);
+    }
+
     /// Asks the replica until it says so.
     pub fn until_on_replica(&self, sql: &str, wanted: &str) {
         self.until(1 - self.primary, sql, wanted);
