@@ -3,7 +3,9 @@
 //! The first wall is `Reader`, which adds the tenant to every statement that it builds. This one stands in the database,
 //! so that a statement that lacks it gives nothing of anybody else:
 //!
-//! - Every table with the column `organization_id` is behind it, and those whose rows are organisations themselves. It is
+//! - Every table with the column `organization_id` is behind it, and those whose rows are organisations themselves. So is
+//!   every table of what is a person's alone, with the column `user_id`, or called `user_…` and with the person's id as
+//!   its own: they see their rows. People are seen by themselves and by those who share an organisation with them. It is
 //!   forced: the role that owns the tables, as which Oriel connects, is subject to it too. Superusers and roles with
 //!   BYPASSRLS are not; Oriel warns of that when it starts.
 //! - Oriel's connections are opened with `oriel.system = on`, and see everything: the committer writes for many
@@ -11,7 +13,8 @@
 //! - A statement that is executed for a viewer takes that back and names the viewer's organisation and person instead, in
 //!   itself, for as long as it runs (`oriel_engine::read`). It costs no round trip, and some microseconds.
 //! - A statement for the operator of the installation that lists organisations says `oriel.operator = on` besides
-//!   (`read_models/organizations/accounts.rs`): it sees the rows of the table `organizations`, and of no other.
+//!   (`read_models/organizations/accounts.rs`): it sees the rows of the tables `organizations` and `users`,
+//!   and of no other.
 //! - A role for reports ([`report`]) has policies of its own, in which its organisation is written down. Nothing that it
 //!   can set widens what it sees.
 //!
@@ -29,9 +32,15 @@ use sea_orm_migration::sea_orm::{DbBackend, Statement, TransactionSession, Trans
 const MEMBERSHIPS: &str = "CREATE OR REPLACE FUNCTION oriel_organizations_of(person uuid) RETURNS SETOF uuid \
      LANGUAGE sql STABLE AS 'SELECT organization_id FROM members WHERE user_id = $1'";
 
+/// Whether a person is a member of an organisation, and not only invited: a function for the same reason, asked for each
+/// row, of which there are few: an organisation may have many members.
+const SHARES: &str = "CREATE OR REPLACE FUNCTION oriel_is_member(person uuid, organization uuid) RETURNS boolean \
+     LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM members \
+     WHERE user_id = $1 AND organization_id = $2 AND status <> ''invited'')'";
+
 /// Puts every table behind the wall that belongs there and is not. Tables that are organisations name them by their id;
-/// people see their own memberships and sessions wherever they are, and the organisations that they are members of; what
-/// the installation asks everybody to agree to holds in every organisation.
+/// people see their own memberships and sessions wherever they are, the organisations that they are members of, and whoever
+/// is a member where they act; what the installation asks everybody to agree to holds in every organisation.
 const RAISE: &str = "DO $raise$
 DECLARE
   walled record;
@@ -55,6 +64,13 @@ BEGIN
       IF walled.relname IN ('policies', 'consents') THEN
         is_seen := is_seen || ' OR organization_id = ''00000000-0000-0000-0000-000000000000''';
       END IF;
+    ELSIF walled.is_of_person THEN
+      is_seen := 'user_id = ' || person;
+    ELSIF starts_with(walled.relname::text, 'user_') THEN
+      is_seen := 'id = ' || person;
+    ELSIF walled.relname = 'users' THEN
+      is_seen := 'id = ' || person || ' OR oriel_is_member(id, ' || organization || ')'
+        || ' OR (SELECT current_setting(''oriel.operator'', true)) = ''on''';
     ELSIF walled.relname = 'organization_standings' THEN
       is_seen := 'id = ' || organization;
     ELSIF walled.relname = 'organizations' THEN
@@ -77,6 +93,7 @@ pub(crate) async fn raise(connection: &impl ConnectionTrait) -> Result<(), DbErr
         return Ok(());
     }
     connection.execute_unprepared(MEMBERSHIPS).await?;
+    connection.execute_unprepared(SHARES).await?;
     connection.execute_unprepared(RAISE).await?;
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! The second wall between organisations, in PostgreSQL: behind it is every table that holds something of one, whatever
-//! was made, rebuilt or reported.
+//! The second wall between organisations, and between people, in PostgreSQL: behind it is every table that holds something
+//! of one, whatever was made, rebuilt or reported.
 
 use oriel_engine::db::{Database, Location};
-use oriel_kernel::OrganizationId;
+use oriel_kernel::{OrganizationId, UserId};
 use sea_orm::{ConnectOptions, ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use serde_json::{Value, json};
 
@@ -10,11 +10,12 @@ use crate::support::{Environment, Server, Session, databases};
 
 /// 32 bytes.
 const MASTER_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
-/// Every table of organisations, or of what is theirs, that lacks the wall.
+/// Every table of organizations or people, or of what is theirs, that lacks the wall.
 const UNWALLED: &str = "SELECT CAST(c.relname AS text) FROM pg_class c \
      WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace \
-       AND (c.relname LIKE 'organization%' OR EXISTS (SELECT FROM pg_attribute \
-            WHERE attrelid = c.oid AND attname IN ('organization_id', 'organization', 'tenant_id') AND NOT attisdropped)) \
+       AND (c.relname LIKE 'organization%' OR c.relname LIKE 'user%' OR EXISTS (SELECT FROM pg_attribute \
+            WHERE attrelid = c.oid AND attname IN ('organization_id', 'organization', 'tenant_id', 'user_id') \
+              AND NOT attisdropped)) \
        AND NOT (c.relrowsecurity AND c.relforcerowsecurity \
                 AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid AND polname = 'oriel')) ORDER BY 1";
 /// Every table.
@@ -71,12 +72,15 @@ async fn every_table_of_an_organization_is_behind_the_wall_also_when_it_is_made_
     let walled = "SELECT CAST(relname AS text) FROM pg_class WHERE relforcerowsecurity";
     assert!(texts(&system, walled).await.len() >= 12, "the guard sees tables");
     // The guard itself.
-    system.execute_unprepared("CREATE TABLE forgotten (organization_id uuid)").await.unwrap();
-    assert_eq!(texts(&system, UNWALLED).await, ["forgotten"]);
-    system.execute_unprepared("DROP TABLE forgotten").await.unwrap();
+    for column in ["organization_id", "user_id"] {
+        system.execute_unprepared(&format!("CREATE TABLE forgotten ({column} uuid)")).await.unwrap();
+        assert_eq!(texts(&system, UNWALLED).await, ["forgotten"]);
+        system.execute_unprepared("DROP TABLE forgotten").await.unwrap();
+    }
 
     let mutation = "mutation($name: String!) { readModelRebuild(input: { name: $name }) { userErrors { message } } }";
-    for name in ["documents", "organizations", "members"] {
+    let names = ["documents", "organizations", "members", "users", "user_passkeys", "data_exports"];
+    for name in names {
         let answer = ada.ask(mutation, json!({ "name": name })).await;
         assert_eq!(answer["readModelRebuild"]["userErrors"], json!([]), "{answer}");
     }
@@ -84,7 +88,7 @@ async fn every_table_of_an_organization_is_behind_the_wall_also_when_it_is_made_
     let is_done = |answer: &Value| {
         let states = answer["system"]["readModels"].as_array().unwrap();
         let new = |state: &&Value| state["generation"] == 2 && state["state"] != "CATCHING_UP";
-        states.iter().filter(new).count() == 3 && states.iter().all(|state| state["state"] != "CATCHING_UP")
+        states.iter().filter(new).count() == names.len() && states.iter().all(|state| state["state"] != "CATCHING_UP")
     };
     ada.until(rebuilt, json!({}), is_done).await;
     assert_eq!(texts(&system, UNWALLED).await, Vec::<String>::new());
@@ -121,6 +125,63 @@ async fn every_table_of_an_organization_is_behind_the_wall_also_when_it_is_made_
     }
     let everything = texts(&system, "SELECT CAST(count(DISTINCT organization_id) AS text) FROM documents").await;
     assert_eq!(everything, ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_a_persons_alone_is_seen_by_them_and_by_nobody_else() {
+    let Some(url) = postgres() else { return };
+    let server = Server::start(Some(url.clone())).await;
+    let (ada, ours) = organization(&server, "Ada").await;
+    let (babbage, _) = organization(&server, "Babbage").await;
+    let mut people = Vec::new();
+    for session in [&ada, &babbage] {
+        let mutation = "mutation { dataExportRequest(input: {}) { userErrors { message } } }";
+        assert_eq!(session.ask(mutation, json!({})).await["dataExportRequest"]["userErrors"], json!([]));
+        let viewer = session.ask("{ viewer { user { id } } }", json!({})).await;
+        people.push(UserId::parse_or_absent(viewer["viewer"]["user"]["id"].as_str().unwrap()).uuid().to_string());
+    }
+    let owned = [("data_exports", "user_id"), ("user_passkeys", "id"), ("users", "id")];
+    let sql = |(table, column): (&str, &str)| format!("SELECT DISTINCT CAST({column} AS text) FROM {table} ORDER BY 1");
+    let organization = OrganizationId::parse_or_absent(&ours).uuid();
+    let me = &people[..1];
+    for (settings, alone, known) in [
+        (String::new(), &[][..], &[][..]),
+        // Whoever is a member is known there, and nothing is seen of what is theirs.
+        (format!("&options[oriel.organization]={organization}"), &[], me),
+        (format!("&options[oriel.person]={}", me[0]), me, me),
+    ] {
+        let viewer = connect(&url, "oriel", &settings).await;
+        for table in owned {
+            let expected = if table.0 == "users" { known } else { alone };
+            assert_eq!(texts(&viewer, &sql(table)).await, expected, "{} {settings}", table.0);
+        }
+        // Nor is it given to somebody else.
+        let given = viewer.execute_unprepared(&format!("UPDATE data_exports SET user_id = '{}'", people[1])).await;
+        assert!(given.is_err() || alone.is_empty(), "a row was given to another person");
+    }
+    let system = connect(&url, "oriel", "&options[oriel.system]=on").await;
+    let mut both = people.clone();
+    both.sort();
+    for table in owned {
+        assert_eq!(texts(&system, &sql(table)).await, both, "{}", table.0);
+    }
+    // The operator sees whose an organization is that they are no member of.
+    let owners = ada.ask("{ system { organizations { nodes { owner { name } } } } }", json!({})).await;
+    let mut owners: Vec<_> = owners["system"]["organizations"]["nodes"].as_array().unwrap().iter().collect();
+    owners.retain(|organization| organization["owner"]["name"] == "Babbage Owner");
+    assert_eq!(owners.len(), 1, "{owners:?}");
+    // Any other role sees none of it, even if somebody lets it read the table.
+    let role = format!("stranger_{}", std::process::id());
+    for sql in
+        [format!("CREATE ROLE {role} LOGIN"), format!("GRANT SELECT ON data_exports, user_passkeys, users TO {role}")]
+    {
+        system.execute_unprepared(&sql).await.unwrap();
+    }
+    let stranger = connect(&url, &role, &format!("&options[oriel.person]={}", me[0])).await;
+    stranger.execute_unprepared("SET oriel.system = on").await.unwrap();
+    for table in owned {
+        assert_eq!(texts(&stranger, &sql(table)).await, Vec::<String>::new(), "{}", table.0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
