@@ -38,6 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const QUERIES: &[&str] = &[
     "{ viewer { user { id name email } member { id roles { name permissions } grants { permission } status } organization { id name documentCount projectCount memberCount storageUsed } organizations { id name } permissions sessions { id current } } }",
     "{ viewer { sessions { id current } } }",
+    "{ viewer { features consentsMissing consents { state revision policy { key revision } } } policies { key text revision } }",
     "{ viewer { organizations { id } } }",
     "{ organization { name slug documentCount projectCount memberCount storageUsed version } }",
     "{ members(first: 20) { nodes { id status roles { name } user { id name email } } totalCount } }",
@@ -255,7 +256,7 @@ impl World {
         let word = *self.numbers.pick(WORDS);
         self.made += 1;
         let made = self.made;
-        let (field, input) = match self.numbers.below(26) {
+        let (field, input) = match self.numbers.below(27) {
             0 | 1 if self.projects[organization].len() < 12 => {
                 ("projectCreate", json!({ "name": format!("{word} {made}"), "key": format!("P{made}") }))
             }
@@ -322,6 +323,10 @@ impl World {
                     },
                 )
             }
+            26 => {
+                let key = *self.numbers.pick(&["editor", "charts"]);
+                ("featureSet", json!({ "key": key, "enabled": self.numbers.below(2) == 0 }))
+            }
             18 if self.numbers.below(4) == 0 => {
                 // On another device: one more session.
                 ("login", json!({ "email": self.people[person].email, "password": PASSWORD }))
@@ -339,6 +344,7 @@ impl World {
             | "roleDelete"
             | "memberPermissionGrant"
             | "memberPermissionRevoke" => organization,
+            "featureSet" => 0,
             _ => person,
         };
         let type_name = format!("{}{}Input", field[..1].to_uppercase(), &field[1..]);
@@ -419,6 +425,36 @@ impl World {
         }
         self.by(0, field, input).await;
         // What was followed there has ended, if it was closed; before it is opened again, that is seen.
+        self.settle().await;
+    }
+
+    /// An owner asks everybody of theirs to agree before they do anything else. Some do; then it is taken back.
+    async fn bind(&mut self) {
+        let organization = self.numbers.below(2);
+        self.made += 1;
+        let text = format!("Number {}.", self.made);
+        let input = json!({ "key": "terms", "title": "Terms", "text": text, "blocking": true });
+        let query = "mutation($input: PolicyPublishInput!) { payload: policyPublish(input: $input) { policy { id revision } userErrors { code } } }";
+        let answer = ask(&self.kept, &self.people[organization].caller, query, &json!({ "input": input })).await;
+        let policy = answer["data"]["payload"]["policy"].clone();
+        // Of one that is suspended or has ended nobody publishes anything.
+        if policy.is_null() {
+            return;
+        }
+        self.compare().await;
+        self.settle().await;
+        for person in 0..self.people.len() {
+            let is_asked = self.people[person].organization == organization;
+            if is_asked && (person == organization || self.numbers.below(2) == 0) {
+                let input = json!({ "policyId": policy["id"], "revision": policy["revision"] });
+                self.by(person, "consentGive", input).await;
+            }
+        }
+        for _ in 0..5 {
+            self.compare().await;
+        }
+        self.settle().await;
+        self.by(organization, "policyRetire", json!({ "id": policy["id"] })).await;
         self.settle().await;
     }
 
@@ -697,6 +733,7 @@ async fn history(database: Option<String>) {
             _ if step == steps / 3 => world.delete().await,
             _ if step == steps * 2 / 3 => world.found_anew().await,
             _ if step % 60 == 59 => world.suspend().await,
+            _ if step % 60 == 29 => world.bind().await,
             _ => {}
         }
         match world.numbers.below(12) {
