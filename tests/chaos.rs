@@ -509,6 +509,10 @@ async fn what_is_acknowledged_survives_everything() {
     let nodes: Vec<Server> = house.nodes.into_iter().flatten().collect();
     let someone = on(&nodes[0], &world.session);
     for (id, name) in &documents {
+        // A breaker leaves the bucket alone for a minute.
+        let ended = |answer: &Value| answer["document"]["status"] != "PROCESSING";
+        let query = "query($id: ID!) { document(id: $id) { status } }";
+        someone.until_within(3 * PATIENCE, query, json!({ "id": id }), ended).await;
         let document = someone.document_ends(id).await;
         assert_eq!(document["status"], "READY", "{name}: {document}");
         assert_eq!(document["text"].as_str().map(str::trim), Some(text_of(name).as_str()), "{document}");

@@ -32,7 +32,7 @@ const ASKED: usize = 60;
 /// How many ask while something is changed.
 const ASKERS: usize = 4;
 /// How long background work may take until what two endpoints say is the same.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What people ask: the text, and the names of the variables that are drawn.
 const QUERIES: &[&str] = &[

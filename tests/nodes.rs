@@ -76,13 +76,20 @@ pub fn on(node: &Server, session: &Session) -> Session {
     Session { url: node.url.clone(), ..session.clone() }
 }
 
-/// The data of an answer that has seen this position.
+/// The data of an answer that has seen this position. A node waits a while for it, and then says that it is behind: who
+/// is told so asks again.
 pub async fn at_least(session: &Session, position: &Value, query: &str) -> Value {
-    let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token);
-    let request = request.header("Oriel-At-Least", position.as_str().unwrap()).json(&json!({ "query": query }));
-    let answer: Value = request.send().await.unwrap().json().await.unwrap();
-    assert!(answer.get("errors").is_none(), "{query}\n{answer:#}");
-    answer["data"].clone()
+    let began = Instant::now();
+    loop {
+        let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token);
+        let request = request.header("Oriel-At-Least", position.as_str().unwrap()).json(&json!({ "query": query }));
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        if answer["errors"][0]["extensions"]["code"] != "BEHIND" {
+            assert!(answer.get("errors").is_none(), "{query}\n{answer:#}");
+            return answer["data"].clone();
+        }
+        assert!(began.elapsed() < PATIENCE, "it stays behind: {answer}");
+    }
 }
 
 /// The position of a new project; `None` when the node did not answer that it is there.
@@ -92,6 +99,18 @@ pub async fn create(session: &Session, key: &str) -> Option<Value> {
     let answer: Value = request.send().await.ok()?.json().await.ok()?;
     let payload = &answer["data"]["projectCreate"];
     (payload["userErrors"] == json!([])).then(|| payload["position"].clone())
+}
+
+/// Repeats a change until it is acknowledged, as a client does.
+pub async fn created(session: &Session, key: &str) -> Value {
+    let began = Instant::now();
+    loop {
+        if let Some(position) = create(session, key).await {
+            return position;
+        }
+        assert!(began.elapsed() < 2 * PATIENCE, "{key} is not acknowledged");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 pub async fn keys(session: &Session) -> BTreeSet<String> {
@@ -282,7 +301,7 @@ async fn a_node_is_lost_and_the_other_goes_on() {
         at_a.until("{ projects { totalCount } }", json!({}), more(seen + 5)).await;
         b.freeze();
         // Within the time that a commit may stand still.
-        let position = tokio::time::timeout(PATIENCE, create(&at_a, "F0")).await.unwrap().unwrap();
+        let position = created(&at_a, "F0").await;
         leads(&at_a).await;
         b.thaw();
         assert_eq!(at_least(&at_b, &position, "{ organization { name } }").await["organization"]["name"], "Ada");
@@ -421,6 +440,12 @@ async fn what_a_node_keeps_is_current_or_is_not_served() {
     a.close().await;
 }
 
+/// A node that is told of a change usually knows it in a few milliseconds. By itself it looks every 400 ms, and finds
+/// eight of fifteen within this time once in some thousand rounds.
+const TOLD: Duration = Duration::from_millis(60);
+/// In one of so many rounds the machine has little else to do.
+const ROUNDS: usize = 10;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_keeps_follows_the_others() {
     for (shared, redis) in with_redis_and_without() {
@@ -429,28 +454,33 @@ async fn what_a_node_keeps_follows_the_others() {
         let feed = b.house.installation.engine.feed();
         feed.catch_up().await.unwrap();
         let mut live = b.follow(&ada);
-        let mut waits = Vec::new();
-        for number in 0..15 {
-            b.name(&ada).await;
-            let name = format!("Name {number}");
-            let position = a.rename(&ada, &name).await;
-            let began = Instant::now();
-            tokio::time::timeout(PATIENCE, feed.reached(position)).await.unwrap();
-            waits.push(began.elapsed());
-            assert_eq!(b.name(&ada).await.0, name);
-            loop {
-                let answer = tokio::time::timeout(PATIENCE, live.next()).await.unwrap().unwrap();
-                let answer: Value = serde_json::from_str(&answer.text()).unwrap();
-                if answer["data"]["live"]["organization"]["name"] == name {
-                    break;
+        let (mut names, mut usual) = (0.., Vec::new());
+        while usual.len() < ROUNDS {
+            let mut waits = Vec::new();
+            for number in names.by_ref().take(15) {
+                b.name(&ada).await;
+                let name = format!("Name {number}");
+                let position = a.rename(&ada, &name).await;
+                let began = Instant::now();
+                tokio::time::timeout(PATIENCE, feed.reached(position)).await.unwrap();
+                waits.push(began.elapsed());
+                assert_eq!(b.name(&ada).await.0, name);
+                loop {
+                    let answer = tokio::time::timeout(PATIENCE, live.next()).await.unwrap().unwrap();
+                    let answer: Value = serde_json::from_str(&answer.text()).unwrap();
+                    if answer["data"]["live"]["organization"]["name"] == name {
+                        break;
+                    }
                 }
             }
+            waits.sort();
+            usual.push(waits[waits.len() / 2]);
+            if redis.is_none() || usual.last() < Some(&TOLD) {
+                break;
+            }
         }
-        waits.sort();
-        let usual = waits[waits.len() / 2];
         println!("a change is known on another node after {usual:?}, with Redis: {}", redis.is_some());
-        // Without being told it looks every 400 ms.
-        assert!(redis.is_none() || usual < Duration::from_millis(150), "{waits:?}");
+        assert!(redis.is_none() || usual.last() < Some(&TOLD), "nobody tells it: {usual:?}");
         drop(live);
         b.close().await;
         a.close().await;

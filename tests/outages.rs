@@ -2,7 +2,6 @@
 //! is back. One test for each row of the table in the README; Redis has a file of its own, PostgreSQL stands in
 //! `restarts.rs`.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,11 +10,9 @@ use tokio::time::Instant;
 use crate::nodes::{PATIENCE, Shared};
 use crate::support::{Bucket, Server, Session};
 
-/// An address at which nobody listens.
-fn nowhere() -> String {
-    // Not by the number by which the program says where it listens itself.
-    format!("http://localhost:{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
-}
+/// An address at which nobody listens, and that the system gives to nobody meanwhile. Not by the number by which the
+/// program says where it listens itself.
+const NOWHERE: &str = "http://localhost:1";
 
 const HEALTH: &str = "{ system { backends { name kind healthy lastError breaker { state outages } } \
                       consumers { name state } } }";
@@ -56,7 +53,7 @@ async fn the_rest_works(node: &Server, session: &Session) {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_bucket_all_goes_on_but_files() {
     let environment = vec![
-        ("ORIEL_BLOBS_URL", format!("s3://bucket?endpoint={}", nowhere())),
+        ("ORIEL_BLOBS_URL", format!("s3://bucket?endpoint={NOWHERE}")),
         ("AWS_ACCESS_KEY_ID", "AKIAORIEL".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-bucket".to_owned()),
     ];
@@ -83,7 +80,7 @@ async fn without_the_bucket_all_goes_on_but_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_search_server_all_goes_on_but_search() {
-    let node = Server::start_among(vec![("ORIEL_SEARCH_URL", nowhere())]).await;
+    let node = Server::start_among(vec![("ORIEL_SEARCH_URL", NOWHERE.to_owned())]).await;
     let ada = node.register("Ada").await;
     the_rest_works(&node, &ada).await;
     // Documents are taken in and read; to be found they wait.

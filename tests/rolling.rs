@@ -16,7 +16,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::nodes::{Shared, create, on};
+use crate::nodes::{Shared, at_least, create, on};
 use crate::support::{RedisServer, Server, Session, program};
 
 /// How often the balancer asks whether a node is ready.
@@ -107,7 +107,7 @@ async fn balance(listener: TcpListener, nodes: Arc<Mutex<Vec<(String, bool)>>>) 
 async fn nodes_are_restarted_one_after_the_other_and_no_request_fails() {
     let redis = RedisServer::start();
     let Some(mut shared) = Shared::new(redis.as_ref()) else { return };
-    shared.environment.push(("ORIEL_SHUTDOWN_DELAY", "2s".to_owned()));
+    shared.environment.push(("ORIEL_SHUTDOWN_DELAY", "5s".to_owned()));
     let balancer = Balancer::start().await;
     let old = std::env::var_os("ORIEL_TEST_OLD_BINARY").map_or_else(program, PathBuf::from);
     let mut nodes = Vec::new();
@@ -146,11 +146,8 @@ async fn nodes_are_restarted_one_after_the_other_and_no_request_fails() {
                 let key = format!("P{client}X{count}");
                 let position = create(&session, &key).await.unwrap_or_else(|| panic!("{key} has failed"));
                 // On whatever node this one is.
-                let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token);
-                let request = request.header("Oriel-At-Least", position.as_str().unwrap());
-                let query = json!({"query": "{ projects { totalCount } }"});
-                let answer: Value = request.json(&query).send().await.unwrap().json().await.unwrap();
-                assert!(answer["data"]["projects"]["totalCount"].as_u64() > Some(count), "{answer}");
+                let seen = at_least(&session, &position, "{ projects { totalCount } }").await;
+                assert!(seen["projects"]["totalCount"].as_u64() > Some(count), "{seen}");
                 count += 1;
             }
             count

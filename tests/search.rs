@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::nodes::at_least;
 use crate::support::{Server, Session};
 
 const DOCUMENTS: usize = 36;
@@ -55,12 +56,7 @@ const SEARCH: &str = "query($query: String!, $types: [SearchType!], $projectId: 
 /// Waits until the index has seen what the log holds by now.
 async fn indexed(session: &Session) {
     let head = session.ask("{ events(first: 1) { nodes { position } } }", json!({})).await;
-    let head = head["events"]["nodes"][0]["position"].as_str().unwrap().to_owned();
-    let request = session.http.post(format!("{}/graphql", session.url)).bearer_auth(&session.token);
-    let request =
-        request.header("Oriel-At-Least", head).json(&json!({ "query": "{ search(query: \"\") { totalCount } }" }));
-    let answer: Value = request.send().await.unwrap().json().await.unwrap();
-    assert!(answer.get("errors").is_none(), "{answer:#}");
+    at_least(session, &head["events"]["nodes"][0]["position"], "{ search(query: \"\") { totalCount } }").await;
 }
 
 /// Everything that a search finds, page by page.

@@ -299,7 +299,7 @@ async fn a_live_query_follows_a_document() {
     let request = Request::new(query).variables(Variables::from_json(json!({ "id": id })));
     let mut answers = bed.endpoint.execute_stream(operation(request).unwrap(), bed.caller(Some(&ada.access)).unwrap());
     let mut next = async || {
-        let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await.unwrap().unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(60), answers.next()).await.unwrap().unwrap();
         serde_json::from_str::<Value>(answer.data.unwrap().json()).unwrap()
     };
     assert_eq!(next().await, json!({ "live": { "document": { "title": "a" } } }));

@@ -33,7 +33,7 @@ fn follow(bed: &Bed, who: &Person, query: &str, variables: Value, extensions: Va
 }
 
 async fn next(answers: &mut Answers) -> Option<Value> {
-    let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(60), answers.next()).await.unwrap();
     answer.as_ref().map(value)
 }
 

@@ -23,7 +23,7 @@ fn follow(bed: &Bed, who: &Person, variables: Value) -> Answers {
 
 /// The next answer; nothing when the stream has ended.
 async fn next(stream: &mut Answers) -> Option<Value> {
-    let answer = tokio::time::timeout(Duration::from_secs(10), stream.next()).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(60), stream.next()).await.unwrap();
     answer.map(|answer| serde_json::to_value(answer).unwrap())
 }
 

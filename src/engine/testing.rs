@@ -31,7 +31,7 @@ cd / && trap '' INT TERM HUP
 end() { "$1/pg_ctl" -D "$2/data" -m immediate stop >/dev/null 2>&1; rm -rf "$2"; exit; }
 { "$1/initdb" -D "$2/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
   "$1/pg_ctl" -D "$2/data" -l "$2/log" -w \
-    -o "-p 5432 -k $2 -c listen_addresses='' -c max_connections=200 -c shared_buffers=32MB" start &&
+    -o "-p 5432 -k $2 -c listen_addresses='' -c max_connections=500 -c shared_buffers=32MB" start &&
   "$1/psql" -X -q -U postgres -h "$2" -d template1 -c 'CREATE ROLE oriel LOGIN CREATEROLE' \
     -c 'ALTER FUNCTION jsonb_contains(jsonb, jsonb) LEAKPROOF'; } >"$2/out" 2>&1 </dev/null \
   || { cat "$2/out" "$2/log"; echo failed; end "$@"; }

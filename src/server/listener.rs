@@ -223,14 +223,20 @@ mod tests {
 
     /// When certificates of these tests end.
     const FAR: chrono::DateTime<chrono::Utc> = chrono::DateTime::from_timestamp_nanos(i64::MAX);
-    const IDLE: Duration = Duration::from_millis(200);
+    /// How long silence is borne where that is what a test is about. Elsewhere it is not to end anything.
+    const IDLE: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn borne_for(idle: Duration) -> Terms {
+        Terms { idle, room: Connections::new(1_000, 1_000, Vec::new()) }
+    }
 
     async fn listen(stop: &CancellationToken) -> (SocketAddr, tokio::task::JoinHandle<()>) {
         listen_with(None, stop).await
     }
 
     async fn listen_with(tls: Option<Tls>, stop: &CancellationToken) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-        listen_for(tls, Terms { idle: IDLE, room: Connections::new(1_000, 1_000, Vec::new()) }, stop).await
+        listen_for(tls, borne_for(PATIENCE), stop).await
     }
 
     async fn listen_for(
@@ -254,7 +260,7 @@ mod tests {
     async fn all(mut stream: impl AsyncRead + AsyncWrite + Unpin, said: &str) -> String {
         stream.write_all(said.as_bytes()).await.unwrap();
         let mut heard = String::new();
-        tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut heard)).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut heard)).await.unwrap().unwrap();
         heard
     }
 
@@ -297,7 +303,7 @@ mod tests {
         stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &settings, &headers].concat()).await.unwrap();
         let mut heard = Vec::new();
         while !heard.ends_with(b"127.0.0.1") {
-            let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut heard)).await;
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard)).await;
             assert!(read.unwrap().unwrap() > 0, "{:?}", String::from_utf8_lossy(&heard));
         }
 
@@ -307,7 +313,7 @@ mod tests {
         plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut heard = Vec::new();
         // It may be closed rudely.
-        let _ = tokio::time::timeout(Duration::from_secs(20), plain.read_to_end(&mut heard)).await.unwrap();
+        let _ = tokio::time::timeout(PATIENCE, plain.read_to_end(&mut heard)).await.unwrap();
         assert!(!String::from_utf8_lossy(&heard).contains("HTTP/"), "nothing is said in the clear: {heard:?}");
     }
 
@@ -330,16 +336,16 @@ mod tests {
     async fn who_does_not_begin_tls_is_left() {
         let folder = tempfile::tempdir().unwrap();
         let tls = Tls::open(write(&folder, FAR)).await.unwrap();
-        let (address, _serving) = listen_with(Some(tls), &CancellationToken::new()).await;
+        let (address, _serving) = listen_for(Some(tls), borne_for(IDLE), &CancellationToken::new()).await;
         let mut heard = Vec::new();
         let mut silent = TcpStream::connect(address).await.unwrap();
-        let read = tokio::time::timeout(Duration::from_secs(20), silent.read_to_end(&mut heard)).await;
+        let read = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut heard)).await;
         assert_eq!((read.unwrap().unwrap(), heard.len()), (0, 0));
     }
 
     #[tokio::test]
     async fn who_says_nothing_or_not_all_is_left() {
-        let (address, _serving) = listen(&CancellationToken::new()).await;
+        let (address, _serving) = listen_for(None, borne_for(IDLE), &CancellationToken::new()).await;
         for said in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost: x\r\nx-never: en"] {
             let heard = all(TcpStream::connect(address).await.unwrap(), said).await;
             assert!(heard.is_empty() || heard.starts_with("HTTP/1.1 408"), "{said}: {heard}");
@@ -361,14 +367,14 @@ mod tests {
         stop.cancel();
         let heard = all(asking, "").await;
         assert!(heard.ends_with("slow"), "{heard}");
-        tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap();
         assert!(TcpStream::connect(address).await.is_err());
     }
 
     #[tokio::test]
     async fn one_more_than_there_is_room_for_is_told_so_and_gets_in_when_another_leaves() {
         let room = Connections::new(1_000, 2, Vec::new());
-        let patient = Terms { idle: Duration::from_secs(60), room: room.clone() };
+        let patient = Terms { idle: PATIENCE, room: room.clone() };
         let (address, _serving) = listen_for(None, patient, &CancellationToken::new()).await;
         let held = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
         let said = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -379,7 +385,7 @@ mod tests {
         let told = &body["errors"][0]["extensions"];
         assert_eq!((&told["code"], &told["limit"]), (&"LIMIT_EXCEEDED".into(), &"max_connections_per_address".into()));
         drop(held);
-        tokio::time::timeout(Duration::from_secs(20), async {
+        tokio::time::timeout(PATIENCE, async {
             while !all(TcpStream::connect(address).await.unwrap(), said).await.starts_with("HTTP/1.1 200") {}
         })
         .await
@@ -419,7 +425,7 @@ mod tests {
         let mut heard = Vec::new();
         let mut goodbye = None;
         while goodbye.is_none() {
-            let read = tokio::time::timeout(Duration::from_secs(20), stream.read_buf(&mut heard)).await.unwrap();
+            let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut heard)).await.unwrap();
             assert!(read.unwrap() > 0, "it was closed without GOAWAY: {heard:?}");
             let mut rest = &heard[..];
             while let Some((head, after)) = rest.split_at_checked(9) {

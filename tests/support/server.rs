@@ -143,9 +143,13 @@ impl Server {
         }
     }
 
-    /// Whether it has said this.
-    pub fn has_said(&self, text: &str) -> bool {
-        self.log.lock().unwrap().iter().any(|line| line.contains(text))
+    /// Waits until it has said this: what it says arrives a moment later, also when it has ended.
+    pub async fn says(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log.lock().unwrap().iter().any(|line| line.contains(text)) {
+            assert!(Instant::now() < deadline, "it does not say {text}");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
     }
 
     /// Starts it again on the same data.
@@ -299,7 +303,18 @@ impl Session {
 
     /// Asks until `done` holds: over HTTP nothing tells a test when to look. Bounded.
     pub async fn until(&self, query: &str, variables: Value, done: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        self.until_within(PATIENCE, query, variables, done).await
+    }
+
+    /// The same with another patience: a server that was away too often is left alone for a minute.
+    pub async fn until_within(
+        &self,
+        patience: Duration,
+        query: &str,
+        variables: Value,
+        done: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let deadline = Instant::now() + patience;
         loop {
             let answer = self.ask(query, variables.clone()).await;
             if done(&answer) {

@@ -6,6 +6,11 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+#[path = "../free_port.rs"]
+mod free_port;
+
+pub use free_port::free_port;
+
 /// A server on a free port, in a temporary folder, ended when this is dropped.
 pub struct RedisServer {
     folder: TempDir,
@@ -73,10 +78,6 @@ impl Drop for RedisServer {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn run(folder: &TempDir, port: u16, arguments: &[String]) -> Child {

@@ -96,7 +96,7 @@ impl WatchedRedis {
 
     /// The first Sentinel of the list is not there.
     pub fn url(&self) -> String {
-        format!("redis+sentinel://127.0.0.1:{},127.0.0.1:{}/main", free_port(), self.port)
+        format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{}/main", self.port)
     }
 }
 

@@ -7,6 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+#[path = "../free_port.rs"]
+mod free_port;
+
 /// Every scanner takes this for a virus; it does nothing. In two parts, so that no scanner finds it here.
 pub fn eicar() -> Vec<u8> {
     [br"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR-STANDARD-".as_slice(), b"ANTIVIRUS-TEST-FILE!$H+H*"].concat()
@@ -34,7 +37,7 @@ impl Clamd {
             return None;
         }
         let folder = TempDir::new().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port::free_port();
         let signatures = folder.path().join("signatures");
         std::fs::create_dir(&signatures).unwrap();
         let mut hex = String::new();

@@ -10,7 +10,7 @@ use super::*;
 use crate::resilience::State;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(2);
 const LARGE: u64 = 100 << 20;
 
 /// Times for a server that never goes on.

@@ -1,6 +1,6 @@
 // What a subscription says, one answer at a time.
 
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 60_000;
 
 /** An observable, read like a queue. `next()` waits for an answer, or for the error or end that comes instead. */
 export function answers(observable) {

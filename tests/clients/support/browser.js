@@ -13,7 +13,7 @@ export const FLAGS = [
   '--disable-component-update',
   '--disable-sync',
 ];
-export const PATIENCE_MS = 20_000;
+export const PATIENCE_MS = 60_000;
 
 /** Why tests in a browser do not run, if they do not: for the option `skip` of a test. */
 export const withoutBrowser =

@@ -155,7 +155,7 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 
 /// Polls until it holds; a test that waits in vain is ended by its own limit.
 pub(super) async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    tokio::time::timeout(Duration::from_secs(20), async {
+    tokio::time::timeout(Duration::from_secs(60), async {
         while !holds().await {
             tokio::task::yield_now().await;
         }

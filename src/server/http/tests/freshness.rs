@@ -43,7 +43,7 @@ async fn what_a_client_has_already_is_not_sent_again() {
 async fn until(body: &mut Body, end: &str) -> String {
     let mut text = String::new();
     while !text.ends_with(end) {
-        let frame = tokio::time::timeout(Duration::from_secs(10), body.frame()).await.unwrap();
+        let frame = tokio::time::timeout(Duration::from_secs(60), body.frame()).await.unwrap();
         match frame {
             Some(frame) => text.push_str(std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap()),
             None => break,

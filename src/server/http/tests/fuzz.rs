@@ -200,7 +200,7 @@ fn fuzz<S: Strategy>(strategy: S, attempt: impl AsyncFn(&Bed, &str, S::Value) ->
 
 /// It comes to an end.
 async fn in_time<T>(work: impl Future<Output = T>) -> Result<T, TestCaseError> {
-    let patience = Duration::from_secs(20);
+    let patience = Duration::from_secs(60);
     tokio::time::timeout(patience, work).await.map_err(|_| TestCaseError::fail("there is no end to it"))
 }
 

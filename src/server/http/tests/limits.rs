@@ -16,13 +16,15 @@ fn extensions(heard: &Heard) -> Value {
 
 #[tokio::test]
 async fn an_operation_says_what_it_costs_and_pays_for_it() {
-    let bed = Bed::set(&[("rate_limit", "2000"), ("max_cost", "1500")]).await;
+    // What is spent comes back within a minute: enough of it for another such page takes most of that.
+    let bed = Bed::set(&[("rate_limit", "340"), ("max_cost", "1500")]).await;
     let token = bed.register("acme").await;
     let page = "query($n: Int) { projects(first: $n) { nodes { id name } } }";
+    // Registering has cost those who are not signed in all that they have; this is another one's budget, and whole.
     let heard = bed.ask(Some(&token), page, json!({ "n": 100 })).await;
     let cost = heard.json()["extensions"]["cost"].clone();
-    assert_eq!(cost, json!({ "requested": 301, "limit": 1_500, "remaining": 1_699 }));
-    assert_eq!(heard.header("ratelimit"), "\"cost\";r=1699;t=10");
+    assert_eq!(cost, json!({ "requested": 301, "limit": 1_500, "remaining": 39 }));
+    assert_eq!(heard.header("ratelimit"), "\"cost\";r=39;t=54");
 
     let refused = extensions(&bed.ask(Some(&token), page, json!({ "n": 101 })).await);
     assert_eq!(
@@ -33,19 +35,14 @@ async fn an_operation_says_what_it_costs_and_pays_for_it() {
     let refused = extensions(&bed.ask(Some(&token), nested, json!({})).await);
     assert_eq!((&refused["limit"], &refused["found"]), (&json!("max_cost"), &json!(1 + 100 * (2 + 200))));
 
-    for _ in 0..5 {
-        assert_eq!(bed.ask(Some(&token), page, json!({ "n": 100 })).await.status, 200);
-    }
     let spent = bed.ask(Some(&token), page, json!({ "n": 100 })).await;
     assert_eq!(spent.refusal(), (429, "RATE_LIMITED".to_owned()));
     let refused = extensions(&spent);
     assert_eq!(
         (&refused["limit"], &refused["allowed"], &refused["found"]),
-        (&json!("rate_limit"), &json!(2_000), &json!(301))
+        (&json!("rate_limit"), &json!(340), &json!(301))
     );
     assert_eq!(bed.ask(Some(&token), page, json!({ "n": 1 })).await.status, 200, "less can be had at once");
-    // Another one has a budget of their own.
-    assert_eq!(bed.ask(None, "{ __typename }", json!({})).await.status, 200);
 }
 
 #[tokio::test]

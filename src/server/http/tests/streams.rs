@@ -22,13 +22,13 @@ async fn a_stream_that_nobody_connects_to_gives_its_place_back() {
     let clocks = Clocks { init: Duration::from_millis(50), ..Clocks::USUAL };
     let bed = Bed::with(settings(&[]), Beds { clocks, ..Beds::default() }).await;
     let token = reserve(&bed).await;
-    assert_eq!((begin(&bed, &token, "one").await, bed.state.places.held()), (202, 1));
+    assert_eq!(bed.state.places.held(), 1);
     let forgotten = async {
         while begin(&bed, &token, "one").await != 404 {
             tokio::task::yield_now().await; // nothing that it asks waits for anything
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), forgotten).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), forgotten).await.unwrap();
     assert_eq!(bed.state.places.held(), 0);
 }
 
