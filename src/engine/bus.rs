@@ -26,6 +26,8 @@ use crate::log::LogError;
 
 /// How often a command is decided again before it is a conflict.
 const ATTEMPTS: u32 = 8;
+/// An id that no aggregate has.
+const NOBODY: Uuid = Uuid::max();
 /// The most events that one command may write.
 pub const MAX_EVENTS: usize = 1_000;
 /// The most bytes that one command may write.
@@ -244,6 +246,8 @@ trait Step: Send + Sync {
     fn name(&self) -> &'static str;
     fn subject(&self) -> Uuid;
     fn replay(&self, events: &[Arc<Recorded>]) -> Cached;
+    /// Whether who asks may know that it is there.
+    fn is_known(&self, cached: &Cached, given: &Given<'_>) -> bool;
     fn decide(&self, cached: &Cached, given: Given<'_>) -> Result<Decided, Rejection>;
 }
 
@@ -266,13 +270,18 @@ impl<C: Command> Step for StepOf<C> {
         replay::<C::Aggregate>(events)
     }
 
-    fn decide(&self, cached: &Cached, given: Given<'_>) -> Result<Decided, Rejection> {
-        let fresh = C::Aggregate::default();
+    fn is_known(&self, cached: &Cached, given: &Given<'_>) -> bool {
         // Another aggregate's state under this id means an id of another kind: it is not there.
-        let state = cached.state.downcast_ref::<C::Aggregate>().unwrap_or(&fresh);
-        if !C::CREATES && !known(state, &given) {
+        let state = cached.state.downcast_ref::<C::Aggregate>();
+        C::CREATES || state.is_some_and(|state| known(state, given))
+    }
+
+    fn decide(&self, cached: &Cached, given: Given<'_>) -> Result<Decided, Rejection> {
+        if !self.is_known(cached, &given) {
             return Err(Rejection::not_found(C::Aggregate::NOUN));
         }
+        let fresh = C::Aggregate::default();
+        let state = cached.state.downcast_ref::<C::Aggregate>().unwrap_or(&fresh);
         let outcome = self.command.decide(state, &given)?;
         let mut after = state.clone();
         for event in &outcome.events {
@@ -407,7 +416,7 @@ impl Engine {
         let mut keys = BTreeSet::new();
         let (mut events, mut bytes) = (0, 0);
         for (n, step) in steps.iter().enumerate() {
-            let cached = self.load(step.as_ref()).await?;
+            let cached = self.load(context, step.as_ref()).await?;
             if n == 0
                 && context.expected_version.is_some_and(|expected| expected != cached.version)
                 && cached.version > 0
@@ -556,8 +565,13 @@ impl Engine {
         }))
     }
 
-    async fn load(&self, step: &dyn Step) -> Result<Cached, CommandError> {
+    /// The state of an aggregate, from memory if it is there. One that who asks may not know of is refused as one that
+    /// nobody has, and no sooner: that one would have been looked for in the log.
+    async fn load(&self, context: &CommandContext, step: &dyn Step) -> Result<Cached, CommandError> {
         if let Some(cached) = self.aggregates.get(&step.subject()) {
+            if !step.is_known(&cached, &self.given(context, step.subject())) {
+                self.log.read_subject(NOBODY).await?;
+            }
             return Ok(cached);
         }
         let events = self.log.read_subject(step.subject()).await?;
