@@ -39,7 +39,10 @@ mod m0013_data_exports;
 mod m0014_policies;
 mod m0015_access_log;
 mod m0016_master_key_envelopes;
+mod m0017_retention;
+mod m0018_security_events;
 mod m0019_installation;
+mod m0020_preferences;
 mod migrate;
 mod read_model;
 mod wall;
@@ -75,7 +78,10 @@ impl MigratorTrait for Migrator {
             Box::new(m0014_policies::Migration),
             Box::new(m0015_access_log::Migration),
             Box::new(m0016_master_key_envelopes::Migration),
+            Box::new(m0017_retention::Migration),
+            Box::new(m0018_security_events::Migration),
             Box::new(m0019_installation::Migration),
+            Box::new(m0020_preferences::Migration),
         ]
     }
 }

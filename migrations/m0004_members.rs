@@ -15,12 +15,15 @@ migration! {
             string("status"),
             timestamp_with_time_zone_null("joined_at"),
             text_null("invited_email"),
+            timestamp_with_time_zone_null("invited_at"),
             integer("version"),
         ],
     )
     .index(&["organization_id", "id"])
     .index(&["organization_id", "user_id"])
     .index(&["user_id", "id"])
+    // What has been kept for long enough.
+    .index(&["invited_at"])
     .within(&["organization_id"], &["status", "joined_at"])
     .words(&["roles"]),
 }

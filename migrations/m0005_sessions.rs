@@ -26,5 +26,9 @@ migration! {
     .index(&["user_id", "id"])
     .index(&["member_id", "ended_at"])
     .index(&["provider_id", "ended_at"])
+    // What has been kept for long enough, and how much of that an organisation has.
+    .index(&["ended_at"])
+    .index(&["expires_at"])
+    .index(&["organization_id", "ended_at"])
     .within(&["user_id"], &["ended_at"]),
 }

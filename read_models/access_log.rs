@@ -204,18 +204,6 @@ pub async fn add(writer: &impl TransactionTrait, readings: Vec<Reading>) -> Resu
     transaction.commit().await
 }
 
-/// Organizations that have rows older than this, some of them.
-///
-/// # Errors
-/// The database cannot be read.
-pub async fn with_rows_before(
-    connection: &impl ConnectionTrait,
-    before: Timestamp,
-) -> Result<Vec<OrganizationId>, DbErr> {
-    let old = Entity::find().select_only().column(Column::OrganizationId).distinct().filter(Column::At.lt(before));
-    old.limit(100).into_tuple().all(connection).await
-}
-
 /// Removes rows of an organization that are older than this, some of them, from the first one on; how many. The removal
 /// is a row itself, with this id and of this moment.
 ///

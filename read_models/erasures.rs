@@ -139,6 +139,7 @@ impl On<UserEvent> for Erasures {
             UserEvent::ErasureCompleted { stores } => completed(rows, at, stores),
             UserEvent::Registered { .. }
             | UserEvent::Renamed { .. }
+            | UserEvent::PreferencesChanged { .. }
             | UserEvent::PasswordRehashed { .. }
             | UserEvent::PasswordChanged { .. }
             | UserEvent::PasswordResetRequested { .. }

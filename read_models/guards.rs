@@ -15,7 +15,8 @@ use sea_orm_migration::MigratorTrait;
 
 use crate::{
     access_log, api_keys, consents, data_exports, documents, erasures, events, identities, identity_providers,
-    installation, members, organizations, persisted_operations, policies, projects, roles, sessions, users,
+    installation, members, organizations, persisted_operations, policies, projects, retention, roles, security_events,
+    sessions, users,
 };
 
 mod plans;
@@ -111,6 +112,7 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
     let checked = [
         check::<users::Model>(&db, "id", &["email_hash", "username_hash"]).await,
         check::<users::passkeys::Model>(&db, "id", &["handle"]).await,
+        check::<users::preferences::Model>(&db, "id", &[]).await,
         (check::<organizations::Model>(&db, "id", &["created_position", "installation_id"]).await.0, accounts),
         check::<organizations::standings::Model>(&db, "id", &["ends_at"]).await,
         check::<erasures::Model>(&db, "id", &[]).await,
@@ -121,6 +123,7 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
         check::<installation::Model>(&db, "installation_id", &["installation_id"]).await,
         check::<installation::features::Model>(&db, "installation_id", &["installation_id"]).await,
         check::<installation::changes::Model>(&db, "installation_id", &["installation_id"]).await,
+        check::<retention::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<members::Model>(&db, "organization_id", &["organization_id", "user_id"]).await,
         check::<sessions::Model>(&db, "user_id", &["user_id"]).await,
         check::<projects::Model>(&db, "organization_id", &["organization_id"]).await,
@@ -130,6 +133,7 @@ async fn tables_are_what_the_entities_say_and_declared_columns_have_an_index() {
         check::<persisted_operations::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<roles::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<api_keys::Model>(&db, "organization_id", &["organization_id"]).await,
+        check::<security_events::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<identity_providers::Model>(&db, "organization_id", &["organization_id"]).await,
         check::<identities::Model>(&db, "organization_id", &["user_id", "subject_hash"]).await,
         check::<api_keys::uses::Model>(&db, "organization_id", &[]).await,

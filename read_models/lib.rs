@@ -4,7 +4,7 @@
 //! Invariants: a projection is a pure fold, so that a rebuilt read model equals a grown one; it matches events without
 //! `_`. Everything is read through a [`Reader`](oriel_engine::read::Reader), which knows the viewer; what is read
 //! before there is one, or for a command, stands in `sign_in.rs`, `viewer.rs`, `persisted_operations.rs`,
-//! `members/leaving.rs`, and for signing in by an identity provider beside its read models, and nowhere else. What a partner sees is described for somebody who has only introspection.
+//! `members/leaving.rs`, for sweeping in `retention.rs`, and for signing in by an identity provider beside its read models, and nowhere else. What a partner sees is described for somebody who has only introspection.
 //! Nothing here knows a transport, a blob store or a key: what needs one is asked of a trait in the request's context
 //! ([`documents::Contents`], [`events::Payloads`]).
 
@@ -33,8 +33,10 @@ pub mod persisted_operations;
 pub mod policies;
 pub mod projects;
 mod readers;
+pub mod retention;
 pub mod roles;
 pub mod search;
+pub mod security_events;
 pub mod sessions;
 pub mod sign_in;
 pub mod users;
@@ -55,6 +57,7 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
     oriel_engine::read_models![
         users::Users,
         users::passkeys::UserPasskeys,
+        users::preferences::UserPreferences,
         organizations::Organizations,
         organizations::standings::Standings,
         erasures::Erasures,
@@ -64,6 +67,7 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         installation::InstallationSettings,
         installation::features::Features,
         installation::changes::InstallationChanges,
+        retention::Retentions,
         members::Members,
         sessions::Sessions,
         projects::Projects,
@@ -75,6 +79,7 @@ pub fn read_models() -> Vec<Box<dyn Inline>> {
         api_keys::ApiKeys,
         identity_providers::IdentityProviders,
         identities::Identities,
+        security_events::SecurityEvents,
     ]
 }
 

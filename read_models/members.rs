@@ -73,6 +73,9 @@ pub struct Model {
     /// Where the invitation went, until it is accepted.
     #[graphql(skip)]
     pub invited_email: Option<String>,
+    /// When they were invited, until they accept.
+    #[graphql(skip)]
+    pub invited_at: Option<Timestamp>,
     /// The optimistic version: give it back as `expectedVersion`.
     pub version: i32,
 }
@@ -176,7 +179,7 @@ impl MemberGrant {
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Members for Model, version 2, on MemberEvent
+    pub Members for Model, version 3, on MemberEvent
 }
 
 impl On<MemberEvent> for Members {
@@ -212,6 +215,7 @@ impl On<MemberEvent> for Members {
                     status: MemberStatus::Invited,
                     joined_at: None,
                     invited_email: told(email),
+                    invited_at: Some(at.at),
                     version: at.version,
                 });
             }
@@ -224,6 +228,7 @@ impl On<MemberEvent> for Members {
                 status: MemberStatus::Active,
                 joined_at: Some(at.at),
                 invited_email: None,
+                invited_at: None,
                 version: at.version,
             }),
         }

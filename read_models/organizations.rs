@@ -23,6 +23,7 @@ use sea_orm::{Condition, ConnectionTrait, QueryOrder, QuerySelect, sea_query::Ex
 
 use crate::documents::counted;
 use crate::members::{self, MemberStatus, mine};
+use crate::retention::{self, RetentionSetting};
 use crate::{events, must, plain, reader, same};
 
 pub mod accounts;
@@ -114,6 +115,19 @@ impl Model {
             Ok(reader.page(own, page, None, Some(events::newest_first()))?)
         };
         Some(history())
+    }
+
+    /// For how long what may be removed is kept here, kind by kind (`retentionUpdate`). What happened (`events`) is of no
+    /// kind: it stays. Of the organization in which you act; null of another.
+    async fn retention(&self, cx: &Context<'_>) -> Option<Result<Vec<RetentionSetting>>> {
+        let settings = async {
+            let reader = reader(cx)?;
+            if reader.organization() != self.id {
+                return Ok(None);
+            }
+            Ok(Some(retention::settings(reader, retention::rules(cx)?).await?))
+        };
+        settings.await.transpose()
     }
 }
 

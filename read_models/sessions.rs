@@ -1,7 +1,7 @@
 //! Sessions as they are read: the devices on which a person is signed in.
 //!
 //! Invariants: a session is seen by the person whose it is, and by nobody else. An ended one keeps its row, so that
-//! whoever ended it sees that. Nothing here holds a token or its hash.
+//! whoever ended it sees that, until it is forgotten. Nothing here holds a token or its hash.
 
 use std::fmt;
 use std::sync::Arc;
@@ -159,7 +159,7 @@ pub async fn of_provider(
 
 oriel_engine::projection! {
     /// Folds events into [`Model`]s.
-    pub Sessions for Model, version 1, on SessionEvent
+    pub Sessions for Model, version 2, on SessionEvent
 }
 
 impl On<SessionEvent> for Sessions {
@@ -196,6 +196,7 @@ impl On<SessionEvent> for Sessions {
                 session.expires_at = to_micros(*expires_at);
             }),
             SessionEvent::Ended { reason: _ } => rows.update(at.subject, |session| session.ended_at = Some(at.at)),
+            SessionEvent::Forgotten => rows.delete(at.subject),
         }
     }
 }

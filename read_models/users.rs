@@ -24,6 +24,7 @@ use crate::members::{self, MemberStatus};
 use crate::{same, told};
 
 pub mod passkeys;
+pub mod preferences;
 
 /// A person. Seen by those who share an organization with them.
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
@@ -205,7 +206,8 @@ impl On<UserEvent> for Users {
                 (user.has_authenticator, user.passkey_count) = (false, 0);
                 user.may_have_no_second_factor();
             }),
-            UserEvent::PasswordResetRequested { .. }
+            UserEvent::PreferencesChanged { .. }
+            | UserEvent::PasswordResetRequested { .. }
             | UserEvent::EmailChangeRequested { .. }
             | UserEvent::TotpBegun { .. }
             | UserEvent::TotpUsed { .. }

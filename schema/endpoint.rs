@@ -142,13 +142,13 @@ impl Endpoint {
     /// The same, which keeps this many bytes of answers; with none it reads everything anew for each execution, who
     /// is asking too, and where it was written.
     pub fn keeping(services: Arc<Services>, bytes: u64) -> Self {
-        let schema = crate::schema().data(Arc::clone(&services)).finish();
+        let schema = crate::schema().data(services.policy.retention).data(Arc::clone(&services)).finish();
         Self {
             schema,
             contents: Arc::new(BlobContents::new(Arc::clone(&services))),
             payloads: Arc::new(LogPayloads::new(Arc::clone(&services))),
             cache: Arc::new(Cache::new(bytes)),
-            access: AccessLog::start(Arc::clone(&services.engine), services.policy.access_log_retention),
+            access: AccessLog::start(Arc::clone(&services.engine)),
             // Who keeps nothing reads everything anew.
             shared: services.redis.clone().filter(|_| bytes > 0).map(Shared::new),
             asks_replicas: bytes > 0,

@@ -29,8 +29,10 @@ mod permissions;
 pub mod persisted_operations;
 pub mod policies;
 pub mod projects;
+pub mod retention;
 pub mod roles;
 pub mod search;
+pub mod security_events;
 pub mod services;
 pub mod sessions;
 #[cfg(test)]
@@ -92,6 +94,8 @@ modules! {
         access_log::AccessLogQuery,
         policies::PolicyQuery,
         installation::InstallationQuery,
+        security_events::SecurityEventQuery,
+        retention::RetentionQuery,
         nodes::NodeQuery,
         search::SearchQuery;
     mutations:
@@ -99,6 +103,7 @@ modules! {
         users::addresses::AddressMutation,
         users::second_factor::SecondFactorMutation,
         users::passkeys::PasskeyMutation,
+        users::preferences::PreferencesMutation,
         sessions::SessionMutation,
         tokens::TokenMutation,
         organizations::OrganizationMutation,
@@ -115,6 +120,8 @@ modules! {
         data_exports::DataExportMutation,
         policies::PolicyMutation,
         installation::InstallationMutation,
+        security_events::SecurityEventMutation,
+        retention::RetentionMutation,
         system::keys::MasterKeyMutation,
         system::cache::CacheMutation;
     subscriptions:

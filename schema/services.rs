@@ -11,6 +11,7 @@ use oriel_backends::identity::IdentityProviders;
 use oriel_backends::redis::Redis;
 use oriel_backends::resilience::Health;
 use oriel_backends::search::Search;
+use oriel_domain::retention::Rules;
 use oriel_domain::users::webauthn::RelyingParty;
 use oriel_engine::Engine;
 use oriel_engine::read::Limits;
@@ -61,8 +62,8 @@ pub struct Policy {
     pub access_token_ttl: Duration,
     /// How long a session lives without a refresh.
     pub refresh_token_ttl: Duration,
-    /// How long readings of sensitive data stay listed.
-    pub access_log_retention: Duration,
+    /// For how long what may be removed is kept.
+    pub retention: Rules,
     /// How long an organisation goes on whose end was scheduled.
     pub organization_grace: Duration,
     /// How much memory hashing a password takes, in KiB; [`Passwords::MEMORY_KIB`] unless there is a reason.

@@ -39,12 +39,14 @@ use oriel_read_models::organizations::{self, Model as Organization, standings};
 use oriel_read_models::sessions::{self, Model as Session};
 use oriel_read_models::users::Model as User;
 use oriel_read_models::users::passkeys::{self, Passkey};
+use oriel_read_models::users::preferences::{self, Preferences};
 use oriel_read_models::{Readers, current_reader, sign_in, viewer};
 use uuid::Uuid;
 
 use crate::access::{Granted, Refusal, Result, answered, error, internal, unavailable};
 use crate::installation;
 use crate::payload::payloads;
+use crate::security_events;
 use crate::services::{Meta, Services};
 use crate::tokens::read_refresh_token;
 use crate::users::end_sessions;
@@ -205,6 +207,16 @@ impl Viewer {
         }
     }
 
+    /// What you prefer, the same on every device and in every organization: `preferencesUpdate` changes it. To a key none
+    /// is shown.
+    async fn preferences(&self, cx: &Context<'_>) -> async_graphql::Result<Option<Preferences>> {
+        let reader = reading(cx)?;
+        if reader.viewer().session().is_none() {
+            return Ok(None);
+        }
+        Ok(Some(preferences::of_viewer(&reader).await?))
+    }
+
     /// To which identity providers of this organization you are known, the oldest first: `identityLinkBegin` adds one. To
     /// a key none is shown.
     async fn identities(&self, cx: &Context<'_>) -> async_graphql::Result<Vec<Arc<Identity>>> {
@@ -319,7 +331,6 @@ impl SessionMutation {
     /// your recovery codes. Each code is good once.
     #[public]
     async fn login_verify(&self, cx: &Context<'_>, input: LoginVerifyInput) -> Result<SessionPayload> {
-        let services = Services::of(cx)?;
         let mut context = secret_command(&granted, cx, &input)?;
         if let Some(done) = repetition(cx, &context).await? {
             return started_before(cx, &context, &done).await;
@@ -328,9 +339,9 @@ impl SessionMutation {
         let attempt = begin_attempt(cx, Secret::Code, &who.user.to_string(), Some(who.user)).await?;
         (context.actor, context.organization) = (Actor::User(who.user), who.organization);
         let code = Transaction::new().and(who.user, UseSecondFactor { code: input.code });
-        let signed_in = start_session(cx, &context, code, who, Some(SignInMethod::PasswordAndCode)).await?;
-        services.attempts.succeeded(attempt, context.now);
-        Ok(signed_in)
+        let signed_in = start_session(cx, &context, code, who, Some(SignInMethod::PasswordAndCode)).await;
+        end_attempt(cx, Secret::Code, attempt, Some(who.user), signed_in.is_ok())?;
+        signed_in
     }
 
     /// Exchanges a refresh token for the next one and a new access token. Each refresh token is good once: one that
@@ -510,6 +521,23 @@ pub(crate) async fn begin_attempt(
     }
 }
 
+/// Ends an attempt that was looked at. What looks like an attack is told to those who look after the account.
+pub(crate) fn end_attempt(
+    cx: &Context<'_>,
+    secret: Secret,
+    attempt: Attempt,
+    user: Option<UserId>,
+    is_right: bool,
+) -> Result<()> {
+    let services = Services::of(cx)?;
+    if !is_right {
+        return security_events::wrong(cx, secret, &attempt, user);
+    }
+    security_events::right(cx, secret, &attempt, user)?;
+    services.attempts.succeeded(attempt, services.engine.now());
+    Ok(())
+}
+
 /// Whether this is the password of the user who signs in under this name; `name`: its keyed hash. The attempt is
 /// counted, and takes as long when there is no such user. A right one whose hash is not as it would be made today is
 /// hashed anew.
@@ -517,13 +545,16 @@ pub(crate) async fn password_is_right(cx: &Context<'_>, name: &str, user: Option
     let services = Services::of(cx)?;
     let attempt = begin_attempt(cx, Secret::Password, name, user.map(|user| user.id)).await?;
     let hash = user.and_then(|user| user.password_hash.as_deref());
-    match services.passwords.verify(typed, hash).await {
-        Ok(true) => services.attempts.succeeded(attempt, services.engine.now()),
-        Ok(false) => return Ok(false),
+    let is_right = match services.passwords.verify(typed, hash).await {
+        Ok(is_right) => is_right,
         Err(failure) => {
             services.attempts.withdrawn(attempt, services.engine.now());
             return Err(failure);
         }
+    };
+    end_attempt(cx, Secret::Password, attempt, user.map(|user| user.id), is_right)?;
+    if !is_right {
+        return Ok(false);
     }
     if let Some((user, hash)) = user.zip(hash)
         && services.passwords.is_outdated(hash)

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use oriel_backends::blobs::{Blobs, UrlKeys};
 use oriel_backends::identity::IdentityProviders;
 use oriel_backends::search::{Search, Tantivy};
+use oriel_domain::retention::Rules;
 use oriel_domain::users::webauthn::RelyingParty;
 use oriel_engine::db::Location;
 use oriel_engine::keyring::{MasterKey, MasterKeys, MasterKeysError};
@@ -23,7 +24,8 @@ use oriel_engine::{Database, Engine, Parts, Sources};
 use oriel_kernel::{ErrorCode, Position, Rejection, Timestamp};
 use oriel_read_models::{
     access_log, api_keys, consents, data_exports, documents, erasures, identities, identity_providers, installation,
-    members, organizations, persisted_operations, policies, projects, roles, sessions, users,
+    members, organizations, persisted_operations, policies, projects, retention, roles, security_events, sessions,
+    users,
 };
 use sea_orm::{ConnectionTrait, EntityTrait, Schema};
 use serde_json::{Value, json};
@@ -189,6 +191,7 @@ impl Bed {
         tables::create(database.writer()).await.unwrap();
         table(&database, users::Entity).await;
         table(&database, users::passkeys::Entity).await;
+        table(&database, users::preferences::Entity).await;
         table(&database, organizations::Entity).await;
         table(&database, organizations::standings::Entity).await;
         table(&database, erasures::Entity).await;
@@ -200,6 +203,8 @@ impl Bed {
         table(&database, installation::Entity).await;
         table(&database, installation::features::Entity).await;
         table(&database, installation::changes::Entity).await;
+        table(&database, retention::Entity).await;
+        table(&database, retention::sweeps::Entity).await;
         table(&database, members::Entity).await;
         table(&database, sessions::Entity).await;
         table(&database, projects::Entity).await;
@@ -212,6 +217,7 @@ impl Bed {
         table(&database, api_keys::uses::Entity).await;
         table(&database, identity_providers::Entity).await;
         table(&database, identities::Entity).await;
+        table(&database, security_events::Entity).await;
         let clock = Arc::new(Clock { micros: AtomicI64::new(1_800_000_000_000_000), ids: AtomicU64::new(1) });
         let parts = Parts {
             database,
@@ -227,7 +233,7 @@ impl Bed {
             open_registration: true,
             access_token_ttl: Duration::from_secs(15 * 60),
             refresh_token_ttl: Duration::from_secs(30 * 24 * 3600),
-            access_log_retention: Duration::from_secs(400 * 24 * 3600),
+            retention: Rules::default(),
             organization_grace: Duration::from_secs(30 * 24 * 3600),
             password_memory_kib: 8,
             url_ttl: Duration::from_secs(300),

@@ -28,6 +28,7 @@ use crate::sessions::{
 
 pub mod addresses;
 pub mod passkeys;
+pub mod preferences;
 pub mod second_factor;
 
 /// What can be done with users.

@@ -40,6 +40,8 @@ async fn everything_about_a_person_is_for_that_person_and_nothing_about_others_i
         let uploaded = bob.upload(&project, "bobs-own-plan.txt", b"A plan.".to_vec()).await;
         bob.document_ends(uploaded["document"]["id"].as_str().unwrap()).await;
 
+        let prefers = "mutation { preferencesUpdate(input: { timeZone: \"Europe/Vienna\" }) { userErrors { code } } }";
+        assert_eq!(bob.ask(prefers, json!({})).await["preferencesUpdate"]["userErrors"], json!([]));
         let asked = bob.ask(REQUEST, json!({ "input": { "idempotencyKey": "once" } })).await;
         let again = bob.ask(REQUEST, json!({ "input": { "idempotencyKey": "once" } })).await;
         let id = asked["dataExportRequest"]["dataExport"]["id"].as_str().unwrap_or_else(|| panic!("{asked}"));
@@ -54,9 +56,10 @@ async fn everything_about_a_person_is_for_that_person_and_nothing_about_others_i
         let files = unzipped(&file);
         let text = |name: &str| &files.iter().find(|(found, _)| found == name).unwrap().1;
         let contents: Value = serde_json::from_str(text("contents.json")).unwrap();
-        assert_eq!(contents["contents"].as_array().unwrap().len(), 7, "{contents}");
+        assert_eq!(contents["contents"].as_array().unwrap().len(), 8, "{contents}");
         for (name, said) in [
             ("profile.json", "bob@example.org"),
+            ("preferences.json", "Europe/Vienna"),
             ("memberships.json", "Ada"),
             ("sessions.json", "127.0.0.1"),
             ("documents.json", "bobs-own-plan.txt"),

@@ -120,6 +120,7 @@ impl On<UserEvent> for UserPasskeys {
             UserEvent::SecondFactorReset { reason: _ } => rows.update(at.subject, |theirs| theirs.passkeys.0.clear()),
             UserEvent::Erased => rows.update(at.subject, |theirs| *theirs = Model::none(theirs.id)),
             UserEvent::Renamed { .. }
+            | UserEvent::PreferencesChanged { .. }
             | UserEvent::PasswordRehashed { .. }
             | UserEvent::PasswordChanged { .. }
             | UserEvent::PasswordResetRequested { .. }

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use oriel_kernel::{Id, IdKind, OrganizationId, Pattern, Personal, Position};
+use oriel_kernel::{Actor, Id, IdKind, OrganizationId, Pattern, Personal, Position};
 
 use crate::DECODERS;
 use crate::api_keys::{ApiKeyEvent, ApiKeyName};
@@ -27,10 +27,13 @@ use crate::persisted_operations::{
 };
 use crate::policies::{PolicyEvent, PolicyKey, PolicyText, PolicyTitle};
 use crate::projects::{Description, ProjectEvent, ProjectKey, ProjectName};
+use crate::retention::{RetentionEvent, RetentionKind};
 use crate::roles::{Role, RoleDescription, RoleEvent, RoleName, RoleTitle};
+use crate::security_events::{SecurityEventEvent, SecurityEventKind, SecurityReason, Severity};
 use crate::sessions::{EndReason, SessionEvent, SignInMethod};
 use crate::testing::{at, member, user, uuid};
 use crate::users::UserEvent;
+use crate::users::preferences::Theme;
 
 mod files;
 
@@ -61,7 +64,9 @@ fn samples() -> Vec<Sample> {
         identities(),
         data_exports(),
         policies(),
+        security_events(),
         installation(),
+        retention(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -97,6 +102,72 @@ fn policies() -> Vec<Sample> {
         Sample::today(given),
         Sample::today(ConsentEvent::Withdrawn),
     ]
+}
+
+fn retention() -> Vec<Sample> {
+    let changed = |kind, days| Sample::today(RetentionEvent::Changed { organization: organization(), kind, days });
+    vec![
+        changed(RetentionKind::Sessions, Some(30)),
+        changed(RetentionKind::Invitations, Some(7)).case("invitations"),
+        changed(RetentionKind::AccessLog, Some(365)).case("access_log"),
+        changed(RetentionKind::Trash, None).case("trash"),
+    ]
+}
+
+/// Each kind, with a severity and reasons of its own.
+fn security_events() -> Vec<Sample> {
+    use SecurityEventEvent as E;
+    use SecurityReason as R;
+    let raised = |kind: SecurityEventKind, severity, reasons: &[SecurityReason]| E::Raised {
+        organization: organization(),
+        kind,
+        severity,
+        reasons: reasons.to_vec(),
+        user: user(11),
+        member: Some(member(21)),
+        actor: Some(Actor::Member(member(22))),
+        address: Some(said("192.0.2.7")),
+        program: Some(said("Mozilla/5.0")),
+        began_at: at(7),
+        count: 1,
+        letter: true,
+    };
+    let least = E::Raised {
+        organization: organization(),
+        kind: SecurityEventKind::PasswordSpraying,
+        severity: Severity::High,
+        reasons: vec![R::WrongSecrets, R::ManyAccounts],
+        user: user(11),
+        member: None,
+        actor: None,
+        address: None,
+        program: None,
+        began_at: at(7),
+        count: 8,
+        letter: false,
+    };
+    use SecurityEventKind as K;
+    let others = [
+        (K::RefreshTokenReused, Severity::High, vec![R::UsedTwice]),
+        (K::SignInAfterFailures, Severity::High, vec![R::WrongSecrets]),
+        (K::AccountGuessing, Severity::Medium, vec![R::WrongSecrets]),
+        (K::PasskeyCopied, Severity::High, vec![R::CounterWentBack]),
+        (K::SecondFactorReset, Severity::Medium, vec![R::ByAnother]),
+        (K::SecondFactorRemoved, Severity::Low, vec![R::ByThemselves, R::NoSecondFactorLeft]),
+        (K::ManyReadings, Severity::Medium, vec![R::ManyReadings]),
+    ];
+    let unusual = raised(K::UnusualSignIn, Severity::Medium, &[R::NewNetwork, R::NewDevice]);
+    let mut samples = vec![
+        Sample::today(unusual),
+        Sample::today(least).case("least"),
+        Sample::today(E::Continued { count: 20 }),
+        Sample::today(E::Acknowledged { note: Some(said("It was me.")) }),
+        Sample::today(E::Acknowledged { note: None }).case("least"),
+    ];
+    let other =
+        |(kind, severity, reasons): (K, _, Vec<R>)| Sample::today(raised(kind, severity, &reasons)).case(kind.as_str());
+    samples.extend(others.into_iter().map(other));
+    samples
 }
 
 fn installation() -> Vec<Sample> {
@@ -137,6 +208,9 @@ fn data_exports() -> Vec<Sample> {
 
 fn users() -> Vec<Sample> {
     use UserEvent as E;
+    let prefers = |theme, case| {
+        Sample::today(E::PreferencesChanged { theme: Some(theme), language: None, time_zone: None }).case(case)
+    };
     let registered = |username: Option<&str>| E::Registered {
         email: said("Ada@example.org"),
         email_hash: "hash-of-ada@example.org".to_owned(),
@@ -158,6 +232,14 @@ fn users() -> Vec<Sample> {
         Sample::today(registered(None)).case("least"),
         Sample::today(provisioned).case("provisioned"),
         Sample::today(E::Renamed { name: said("Ada King, “Gräfin”") }),
+        Sample::today(E::PreferencesChanged {
+            theme: Some(Theme::Dark),
+            language: Some(said("pt-BR")),
+            time_zone: Some(said("Europe/Vienna")),
+        }),
+        Sample::today(E::PreferencesChanged { theme: None, language: None, time_zone: None }).case("least"),
+        prefers(Theme::Light, "light"),
+        prefers(Theme::System, "system"),
         Sample::today(E::PasswordRehashed { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$YmV0dGVy") }),
         Sample::today(E::PasswordChanged { password_hash: said("$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$bmV3") }),
         Sample::today(E::PasswordResetRequested { request: "0a1b2c".to_owned(), ends_at: at(3_600) }),
@@ -329,6 +411,7 @@ fn sessions() -> Vec<Sample> {
         ended(EndReason::Expired).case("expired"),
         ended(EndReason::Deactivated).case("deactivated"),
         ended(EndReason::Unlinked).case("unlinked"),
+        Sample::today(E::Forgotten),
     ]
 }
 

@@ -21,7 +21,9 @@ pub mod organizations;
 pub mod persisted_operations;
 pub mod policies;
 pub mod projects;
+pub mod retention;
 pub mod roles;
+pub mod security_events;
 pub mod sessions;
 pub mod tickets;
 pub mod users;
@@ -53,7 +55,9 @@ aggregates! {
     data_exports::DataExport,
     policies::Policy,
     consents::Consent,
+    security_events::SecurityEvent,
     installation::Installation,
+    retention::Retention,
 }
 
 /// Refuses to make what exists.

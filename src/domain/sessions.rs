@@ -2,7 +2,8 @@
 //!
 //! Invariants: only hashes of tokens are kept, the newest and at most 100 before it. A token that was replaced and
 //! comes back ends the session, because two hold it. An ended or expired session never continues. Who does not hold
-//! a token of the family learns nothing about the session.
+//! a token of the family learns nothing about the session. One that is over is forgotten after a while
+//! (`retention.rs`): then it is in no read model any more.
 //!
 //! Nothing here knows how a token looks or how it is hashed.
 
@@ -59,6 +60,9 @@ pub enum SessionEvent {
         /// Why.
         reason: EndReason,
     },
+    /// Was over for so long that nobody is shown it any more.
+    #[event("session_forgotten")]
+    Forgotten,
 }
 
 /// By what somebody showed who they are.
@@ -106,6 +110,7 @@ pub struct Session {
     older: VecDeque<String>,
     expires_at: Timestamp,
     ended: Option<EndReason>,
+    forgotten: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +140,7 @@ impl Aggregate for Session {
                 self.expires_at = *expires_at;
             }
             SessionEvent::Ended { reason } => self.ended = Some(*reason),
+            SessionEvent::Forgotten => self.forgotten = true,
         }
     }
 
@@ -306,6 +312,29 @@ impl Command for EndSession {
     }
 }
 
+/// Takes a session that is over out of what is shown. One that its time has ended is ended by that.
+pub struct ForgetSession;
+
+impl Command for ForgetSession {
+    type Aggregate = Session;
+
+    fn decide(&self, session: &Session, given: &Given<'_>) -> Decision<SessionEvent> {
+        let whose = session.whose.as_ref().ok_or_else(|| Rejection::not_found(Session::NOUN))?;
+        if session.forgotten {
+            return Ok(Outcome::nothing());
+        }
+        if session.ended.is_some() {
+            return Ok(Outcome::events([SessionEvent::Forgotten]));
+        }
+        if session.expires_at > given.now {
+            return Err(Rejection::conflict("This session goes on. End it first."));
+        }
+        let mut outcome = whose.ended(given, EndReason::Expired);
+        outcome.events.push(SessionEvent::Forgotten);
+        Ok(outcome)
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -413,6 +442,23 @@ mod tests {
         assert_eq!(desk.done(uuid(3), &mut session, &end).len(), 1);
         assert_eq!(desk.done(uuid(3), &mut session, &EndSession { reason: EndReason::SignedOut }), []);
         assert_eq!(session.ended(), Some(EndReason::Revoked));
+    }
+
+    #[test]
+    fn only_what_is_over_is_forgotten_and_once() {
+        let (mut desk, mut session) = signed_in();
+        assert_eq!(desk.refused(uuid(3), &session, &ForgetSession), (ErrorCode::Conflict, ""));
+        let mut expired = session.clone();
+        desk.done(uuid(3), &mut session, &EndSession { reason: EndReason::SignedOut });
+        assert_eq!(desk.done(uuid(3), &mut session, &ForgetSession), [SessionEvent::Forgotten]);
+        assert_eq!(desk.done(uuid(3), &mut session, &ForgetSession), []);
+        assert_eq!(desk.refused(uuid(3), &session, &refresh("h0", "h1")), (ErrorCode::Expired, ""));
+        // Of one whose time is over nobody has written the end.
+        desk.facts.insert(active(desk.organization, SessionId::from_uuid(uuid(3))));
+        desk.now = at(100);
+        let written = desk.done(uuid(3), &mut expired, &ForgetSession);
+        assert_eq!(written, [SessionEvent::Ended { reason: EndReason::Expired }, SessionEvent::Forgotten]);
+        assert!(!desk.facts.contains(&active(desk.organization, SessionId::from_uuid(uuid(3)))));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod addresses;
 pub mod erasure;
 pub mod passkeys;
 mod password;
+pub mod preferences;
 pub mod second_factor;
 pub mod webauthn;
 
@@ -26,6 +27,7 @@ pub use password::{Password, PasswordHash};
 use addresses::{NewEmail, Reset};
 use erasure::Erasure;
 use passkeys::PasskeyId;
+use preferences::{Preferences, Theme};
 use second_factor::SecondFactor;
 
 // --- events ----------------------------------------------------------------------------------------------------
@@ -55,6 +57,16 @@ pub enum UserEvent {
     Renamed {
         /// What they are called now.
         name: Personal<String>,
+    },
+    /// Prefers something else: all that they prefer from now on. Of what is none they have said nothing.
+    #[event("user_preferences_changed")]
+    PreferencesChanged {
+        /// How it looks.
+        theme: Option<Theme>,
+        /// The language that they read, a BCP 47 tag.
+        language: Option<Personal<String>>,
+        /// The time zone that they live in.
+        time_zone: Option<Personal<String>>,
     },
     /// Has the same password, hashed in another way.
     #[event("user_password_rehashed")]
@@ -338,6 +350,7 @@ pub struct User {
     new_email: Option<NewEmail>,
     reset: Option<Reset>,
     factor: SecondFactor,
+    preferences: Preferences,
     username_hash: Option<String>,
     erasure: Erasure,
 }
@@ -349,6 +362,7 @@ impl Aggregate for User {
 
     fn evolve(&mut self, event: &UserEvent) {
         self.factor.evolve(event);
+        self.preferences.evolve(event);
         match event {
             UserEvent::Registered { name, email, email_hash, username_hash, .. } => {
                 (self.name, self.email) = (Some(name.clone()), Some(email.clone()));
@@ -375,6 +389,7 @@ impl Aggregate for User {
             UserEvent::Erased => self.erase(),
             UserEvent::ErasureCompleted { stores: _ } => self.erasure = Erasure::Complete,
             UserEvent::MadeAnew { .. }
+            | UserEvent::PreferencesChanged { .. }
             | UserEvent::PasswordRehashed { .. }
             | UserEvent::TotpBegun { .. }
             | UserEvent::TotpConfirmed { .. }

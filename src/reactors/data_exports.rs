@@ -136,6 +136,8 @@ impl Gathering {
         let uuids: Vec<Uuid> = theirs.iter().map(|id| id.uuid()).collect();
         let mut file = File::default();
         file.add("profile.json", 1, &profile(&person))?;
+        let rows = users::preferences::Entity::find_by_id(user).all(connection).await?;
+        file.add("preferences.json", rows.len(), &rows.iter().map(preference).collect())?;
         let list = self.memberships(&memberships).await?;
         file.add("memberships.json", list.len(), &json!(list))?;
         let rows = sessions::Entity::find().filter(sessions::Column::UserId.eq(user.uuid())).all(connection).await?;
@@ -222,6 +224,13 @@ fn profile(person: &users::Model) -> Value {
         "id": person.id.to_string(), "email": person.email, "emailVerified": person.email_verified,
         "name": person.name, "username": person.username, "hasPassword": person.password_hash.is_some(),
         "secondFactorSince": person.second_factor_since.map(text),
+    })
+}
+
+fn preference(preference: &users::preferences::Model) -> Value {
+    json!({
+        "theme": preference.theme.map(|theme| format!("{theme:?}")), "language": preference.language,
+        "timeZone": preference.time_zone,
     })
 }
 

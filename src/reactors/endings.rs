@@ -38,7 +38,7 @@ use crate::search_index::{INDEX, SearchIndex};
 const QUEUE: &str = "organization_end";
 const ERASURE: &str = "user_erasure";
 /// Tables of organisations that are not made of the log.
-pub(crate) const BESIDE: [&str; 3] = ["api_key_uses", "access_log", "access_log_heads"];
+pub(crate) const BESIDE: [&str; 4] = ["api_key_uses", "access_log", "access_log_heads", "retention_sweeps"];
 /// Events that are read at once.
 const EVENTS: u64 = 500;
 /// How long the index may take until the job is tried again.

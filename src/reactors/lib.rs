@@ -16,6 +16,7 @@ use oriel_backends::extraction::{Limits as ExtractionLimits, Program};
 use oriel_backends::mail::Mail;
 use oriel_backends::scanner::Scanner;
 use oriel_backends::search::Search;
+use oriel_domain::retention::Rules;
 use oriel_engine::Engine;
 use oriel_engine::consumers::{Behind, ConsumerLimits, ConsumerState, Consumers, Follower, Reactor};
 use oriel_engine::jobs::{QueueState, Worker, WorkerLimits, Workers};
@@ -30,8 +31,10 @@ mod extraction;
 mod index_stage;
 mod mail;
 mod purge;
+mod retention;
 mod scan;
 mod search_index;
+mod security_events;
 mod stages;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -39,6 +42,7 @@ mod suite;
 mod sweep;
 
 pub use endings::EndingError;
+pub use retention::{Removed, RetentionError};
 pub use search_index::{INDEX, IndexError, open_index};
 pub use sweep::{SweepError, Swept};
 
@@ -76,7 +80,9 @@ pub struct Limits {
     pub consumers: ConsumerLimits,
     /// How jobs are done.
     pub workers: WorkerLimits,
-    /// How often files that nobody needs are looked for.
+    /// For how long what may be removed is kept.
+    pub retention: Rules,
+    /// How often files that nobody needs are looked for, and what was kept for long enough.
     pub sweep_every: Duration,
     /// How often organisations are looked for whose end is due.
     pub end_every: Duration,
@@ -90,6 +96,7 @@ impl Default for Limits {
             extractions: std::thread::available_parallelism().map_or(2, usize::from).min(8),
             consumers: ConsumerLimits::default(),
             workers: WorkerLimits::default(),
+            retention: Rules::default(),
             sweep_every: Duration::from_secs(3600),
             end_every: Duration::from_secs(10),
         }
@@ -105,6 +112,7 @@ fn reactors() -> Vec<Arc<dyn Reactor>> {
         Arc::new(endings::Endings),
         Arc::new(data_exports::Exports),
         Arc::new(mail::Letters),
+        Arc::new(security_events::Watch),
     ]
 }
 
@@ -115,6 +123,7 @@ fn workers(parts: &Parts, index: &Arc<search_index::SearchIndex>) -> Vec<Arc<dyn
         Arc::new(scan::Scanning::new(parts)),
         Arc::new(extraction::Extraction::new(parts)),
         Arc::new(purge::Purging { blobs: parts.blobs.clone() }),
+        Arc::new(security_events::Watching { engine: Arc::clone(&engine) }),
         Arc::new(data_exports::Gathering { engine: Arc::clone(&engine), blobs: blobs.clone() }),
         Arc::new(endings::Erasing { engine: Arc::clone(&engine), blobs: blobs.clone(), index: Arc::clone(&index) }),
         Arc::new(endings::Ending { engine, blobs, index }),
@@ -129,6 +138,7 @@ pub struct Reactors {
     consumers: Consumers,
     workers: Workers,
     sweep: Arc<sweep::Sweep>,
+    retention: Arc<retention::Retention>,
     stopping: watch::Sender<bool>,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
 }
@@ -159,13 +169,15 @@ impl Reactors {
         let consumers = Consumers::start(&engine, followers, parts.limits.consumers);
         let workers = Workers::start(&engine, working, parts.limits.workers);
         let sweep = Arc::new(sweep::Sweep::new(Arc::clone(&engine), parts.blobs));
+        let retention = Arc::new(retention::Retention::new(Arc::clone(&engine), parts.limits.retention));
         let mut tasks = JoinSet::new();
         if parts.limits.works {
             tasks.spawn(sweep::every(parts.limits.sweep_every, Arc::clone(&sweep), stopped.clone()));
+            tasks.spawn(retention::every(parts.limits.sweep_every, Arc::clone(&retention), stopped.clone()));
             tasks.spawn(data_exports::every(parts.limits.end_every, Arc::clone(&engine), stopped.clone()));
             tasks.spawn(endings::every(parts.limits.end_every, Arc::clone(&engine), stopped));
         }
-        Self { engine, index, consumers, workers, sweep, stopping, tasks: tokio::sync::Mutex::new(tasks) }
+        Self { engine, index, consumers, workers, sweep, retention, stopping, tasks: tokio::sync::Mutex::new(tasks) }
     }
 
     /// Ends everything in order: batches and jobs that run are finished, within the workers' grace.
@@ -243,6 +255,15 @@ impl Reactors {
     /// When the read models cannot be read, or nothing can be written.
     pub async fn expire_exports(&self) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         data_exports::expire_due(&self.engine).await
+    }
+
+    /// Removes what was kept for long enough, a bounded number of each kind; nothing is said when another node does so.
+    /// Also happens by itself now and then.
+    ///
+    /// # Errors
+    /// When the read models cannot be read, or nothing can be written.
+    pub async fn sweep_retention(&self) -> Result<Option<Removed>, RetentionError> {
+        self.retention.run().await
     }
 
     /// Removes files that nobody needs, a bounded number of them. Also happens by itself now and then.

@@ -12,6 +12,8 @@ use oriel_backends::mail::{Letter, Mail, MailError};
 use oriel_backends::resilience::Unanswered;
 use oriel_domain::data_exports::{DataExportEvent, DataExportId};
 use oriel_domain::members::MemberEvent;
+use oriel_domain::security_events::SecurityEventEvent;
+use oriel_domain::security_events::detection::device;
 use oriel_domain::tickets::{INVITATION, INVITATION_LIFE, Ticket};
 use oriel_domain::users::UserEvent;
 use oriel_domain::users::addresses::{EMAIL, EMAIL_LIFE, PASSWORD_RESET};
@@ -22,19 +24,19 @@ use oriel_kernel::{Actor, MemberId, Personal, Position, Recorded, Timestamp, Use
 use oriel_read_models::{data_exports, members, organizations, users};
 use sea_orm::{DbErr, EntityTrait};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use crate::Parts;
-use tokio::time::{Instant, sleep};
 
 mod texts;
 
 const QUEUE: &str = "mail";
-
-/// Which letter an event leads to.
 /// How long a letter waits for a server that is away, before it is made anew: a link in it may have ended.
 const AWAY: Duration = Duration::from_secs(600);
 /// How often it is seen meanwhile whether the server is back.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Which letter an event leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
@@ -62,6 +64,8 @@ enum Kind {
     SecondFactorReset,
     /// What is held about them can be downloaded.
     DataExportReady,
+    /// Something looks like an attack on them.
+    SecurityAlert,
     /// To somebody who is invited: a link to accept with.
     Invitation,
 }
@@ -77,6 +81,10 @@ impl Reactor for Letters {
     fn react(&self, event: &Recorded) -> Vec<NewJob> {
         if let Some(DataExportEvent::Completed { .. }) = event.event_as() {
             let order = serde_json::to_value(Kind::DataExportReady).ok();
+            return order.into_iter().map(|order| NewJob::new(QUEUE, event).payload(order)).collect();
+        }
+        if let Some(SecurityEventEvent::Raised { letter: true, .. }) = event.event_as() {
+            let order = serde_json::to_value(Kind::SecurityAlert).ok();
             return order.into_iter().map(|order| NewJob::new(QUEUE, event).payload(order)).collect();
         }
         let kinds = match (event.event_as(), event.event_as()) {
@@ -104,6 +112,7 @@ fn to_user(event: &Recorded, happened: &UserEvent) -> &'static [Kind] {
         UserEvent::PasskeyCloneSuspected { .. } => &[Kind::PasskeyCopied],
         UserEvent::SecondFactorReset { .. } => &[Kind::SecondFactorReset],
         UserEvent::Renamed { .. }
+        | UserEvent::PreferencesChanged { .. }
         | UserEvent::PasswordRehashed { .. }
         | UserEvent::EmailVerified
         | UserEvent::EmailChanged { .. }
@@ -199,6 +208,9 @@ impl Post {
         if event.event_as::<DataExportEvent>().is_some() {
             return self.data_export(event).await;
         }
+        if let Some(raised) = event.event_as::<SecurityEventEvent>() {
+            return self.security_alert(raised).await;
+        }
         let Some(happened) = event.event_as::<UserEvent>() else { return Ok(None) };
         let id = UserId::from_uuid(event.subject);
         let user = users::Entity::find_by_id(id).one(self.engine.database().reader()).await?;
@@ -245,6 +257,19 @@ impl Post {
         let Some((user, ends_at)) = user.zip(export.ends_at) else { return Ok(None) };
         let text = texts::data_export_ready(&user.name, &self.base_url, ends_at);
         Ok(user.email.map(|to| Draft { to, text }))
+    }
+
+    async fn security_alert(&self, raised: &SecurityEventEvent) -> Result<Option<Draft>, DbErr> {
+        let SecurityEventEvent::Raised { kind, user, address, program, began_at, count, .. } = raised else {
+            return Ok(None);
+        };
+        let user = users::Entity::find_by_id(*user).one(self.engine.database().reader()).await?;
+        let Some(user) = user else { return Ok(None) };
+        let (address, program) = (address.as_ref().and_then(clear), program.as_ref().and_then(clear));
+        let from: Vec<_> = [address, program.as_deref().map(device)].into_iter().flatten().collect();
+        let from = from.join(", ");
+        let text = texts::security_alert(&user.name, *kind, *began_at, &from, *count);
+        Ok(user.email.zip(text).map(|(to, text)| Draft { to, text }))
     }
 
     async fn invitation(&self, event: &Recorded, invited: &MemberEvent) -> Result<Option<Draft>, DbErr> {

@@ -6,7 +6,9 @@ mod documents;
 mod endings;
 mod index;
 mod leftovers;
+mod retention;
 mod scan;
+mod security_events;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -148,6 +148,7 @@ impl House {
             },
             extractions: settings.extraction_workers,
             works: settings.role != Role::Api,
+            retention: settings.retention(),
             ..ReactorLimits::default()
         };
         let reactors = Arc::new(Reactors::start(ReactorParts {
@@ -210,7 +211,7 @@ fn policy(settings: &Settings) -> Policy {
         open_registration: settings.registration_is_open(),
         access_token_ttl: settings.access_token_ttl,
         refresh_token_ttl: settings.refresh_token_ttl,
-        access_log_retention: settings.access_log_retention,
+        retention: settings.retention(),
         organization_grace: settings.organization_grace,
         password_memory_kib: Passwords::MEMORY_KIB,
         url_ttl: settings.download_url_ttl,

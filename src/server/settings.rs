@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use oriel_domain::persisted_operations::OperationsMode;
+use oriel_domain::retention::{RetentionKind, Rules};
 use oriel_domain::roles::RoleName;
 use oriel_domain::users::webauthn::RelyingParty;
 
@@ -226,8 +227,16 @@ settings! {
         refresh_token_ttl: Duration = "30d", duration("1h", "400d");
         /// How long an organisation goes on whose end was scheduled. Until then that can be called off.
         organization_grace: Duration = "30d", duration("0s", "400d");
-        /// How long it stays listed who has read what is sensitive (`accessLog`).
+        /// How long it stays listed who has read what is sensitive (`accessLog`), in organizations that say nothing else.
         access_log_retention: Duration = "400d", duration("1d", "4000d");
+        /// How long sessions that are over stay listed, in organizations that say nothing else.
+        session_retention: Duration = "90d", duration("1d", "4000d");
+        /// How long invitations stand that nobody accepts, in organizations that say nothing else.
+        invitation_retention: Duration = "30d", duration("1d", "4000d");
+        /// The least that an organization may say about how long something is kept (`retentionUpdate`).
+        retention_least: Duration = "1d", duration("1d", "4000d");
+        /// The most that it may say.
+        retention_most: Duration = "4000d", duration("1d", "4000d");
         /// How long a signed download link is valid.
         download_url_ttl: Duration = "15m", duration("10s", "7d");
         /// Which operations are executed. open: all. warn: all, but those that are not published are counted, logged
@@ -375,6 +384,17 @@ impl Settings {
             None if self.listen.ip().is_unspecified() => format!("{scheme}://localhost:{}", self.listen.port()),
             None => format!("{scheme}://{}", self.listen),
         }
+    }
+
+    /// For how long what may be removed is kept, and what organizations may say about it: in whole days.
+    pub fn retention(&self) -> Rules {
+        let days = |time: Duration| i32::try_from(time.as_secs() / (24 * 3600)).unwrap_or(i32::MAX);
+        let least = days(self.retention_least);
+        Rules::default()
+            .within(least, days(self.retention_most).max(least))
+            .by_default(RetentionKind::Sessions, days(self.session_retention))
+            .by_default(RetentionKind::Invitations, days(self.invitation_retention))
+            .by_default(RetentionKind::AccessLog, days(self.access_log_retention))
     }
 
     /// The domain that passkeys belong to, and the origins of the pages that may ask for them; nothing where browsers

@@ -135,6 +135,11 @@ pub const METRICS: &[Metric] = &[
         &["kind", "outcome"],
         "GraphQL operations: query, mutation, subscription; ok, error.",
     ),
+    counter(
+        "oriel_security_events_total",
+        &["kind"],
+        "Security events raised: unusual_sign_in, account_guessing, password_spraying and others.",
+    ),
     counter("oriel_access_log_lost_total", &[], "Readings of sensitive data that could not be written down."),
     spread("oriel_operation_seconds", &["kind"], "Time to execute a GraphQL operation."),
     counter("oriel_refusals_total", &["code"], "Requests refused before the work, by error code."),
@@ -214,6 +219,7 @@ pub const METRICS: &[Metric] = &[
     spread("oriel_backend_seconds", &["backend"], "Time of a request to a server outside."),
     level("oriel_backend_breaker", &["backend"], "The circuit breaker: 0 closed, 1 half open, 2 open."),
     counter("oriel_blobs_swept_total", &[], "Files removed because nothing refers to them."),
+    counter("oriel_retention_removed_total", &["kind"], "What was removed because it had been kept for long enough."),
     counter("oriel_bus_unsent_total", &[], "Messages to other nodes that were not sent; they catch up from the log."),
     counter("oriel_bus_lagged_total", &[], "Messages of other nodes that were missed; they are read from the log."),
     // the process

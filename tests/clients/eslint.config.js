@@ -43,7 +43,11 @@ const values = {
     'KeyInventory', // there is one
     'MemberGrant', // by its permission, in its member
     'PastState', // by its position, in a past
+    'Preferences', // a person has them once
     'ReadModelVerification', // one in a payload
+    'RetentionKindReport', // by its kind, in a report
+    'RetentionReport', // what was counted at one moment
+    'RetentionSetting', // by its kind, in an organization
     'RoleMapping', // by its value, in its provider
     'SecondFactor', // a person has one
     'Suggestion', // by its text, in an answer

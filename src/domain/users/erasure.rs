@@ -28,6 +28,7 @@ impl User {
             *said = Personal::Erased { of: said.of() };
         }
         (self.new_email, self.reset, self.factor) = (None, None, Default::default());
+        self.preferences = Default::default();
     }
 }
 

@@ -191,6 +191,7 @@ impl SecondFactor {
             }
             UserEvent::Registered { .. }
             | UserEvent::Renamed { .. }
+            | UserEvent::PreferencesChanged { .. }
             | UserEvent::PasswordRehashed { .. }
             | UserEvent::PasswordChanged { .. }
             | UserEvent::PasswordResetRequested { .. }

@@ -175,7 +175,7 @@ impl Bed {
                 open_registration: true,
                 access_token_ttl: beds.tokens,
                 refresh_token_ttl: settings.refresh_token_ttl,
-                access_log_retention: Duration::from_secs(400 * 24 * 3600),
+                retention: settings.retention(),
                 organization_grace: settings.organization_grace,
                 password_memory_kib: 8,
                 url_ttl: settings.download_url_ttl,
