@@ -10,7 +10,7 @@ use oriel_domain::documents::{
     AddRevision, DeleteDocument, Document, DocumentEvent, FileName, MoveDocument, Progress, PurgeDocument,
     ReleaseDocument, ReleaseReason, RescanDocument, RestoreDocument, RetryDocument, Stage, StoredFile, Tags, Title,
     UpdateDocument, UploadDocument,
-    pipeline::{CompleteStage, FailStage, RecordText, RecordVerdict, SkipStage, StartStage},
+    pipeline::{FailStage, RecordIndexed, RecordText, RecordVerdict, SkipStage, StartStage},
 };
 use oriel_domain::identities::{Identity, IdentityEvent, LinkIdentity, UnlinkIdentity};
 use oriel_domain::identity_providers::{
@@ -369,7 +369,7 @@ impl World {
             15 => self.run(document, home, &PurgeDocument),
             16 => self.run(document, home, &RetryDocument),
             17 => self.run(document, home, &StartStage { revision, stage, attempt }),
-            18 | 19 => self.run(document, home, &CompleteStage { revision, stage, attempt }),
+            18 | 19 => self.run(document, home, &RecordIndexed { revision, attempt }),
             20 => self.run(document, home, &FailStage { revision, stage, attempt, reason, retrying: b % 2 == 0 }),
             21 => self.run(document, home, &SkipStage { revision, stage, reason }),
             22 => {

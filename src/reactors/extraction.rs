@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
+use oriel_backends::blobs::{BlobKey, Blobs};
 use oriel_backends::extraction::{self, Extractable, Extracted, Input, Program, extractable};
-use oriel_domain::documents::pipeline::{FailStage, RecordText, SkipStage, StartStage};
-use oriel_domain::documents::{Awaited, Document, DocumentEvent, ExtractedText, Stage};
+use oriel_domain::documents::pipeline::RecordText;
+use oriel_domain::documents::{Awaited, DocumentEvent, ExtractedText, Stage};
+use oriel_engine::Engine;
 use oriel_engine::consumers::Reactor;
 use oriel_engine::jobs::{Job, JobFailure, NewJob, Worker};
-use oriel_engine::{Committed, Engine};
-use oriel_kernel::{Command, Recorded};
+use oriel_kernel::Recorded;
 use oriel_read_models::documents;
 
-use crate::stages::{Order, when_it_answers};
+use crate::stages::{Order, Task, Trouble, file, when_it_answers};
 use crate::{Parts, TEXTS};
 
 const QUEUE: &str = "extract";
@@ -78,14 +78,6 @@ pub(crate) struct Extraction {
     slots: usize,
 }
 
-/// Why there is no text.
-struct Unread {
-    /// For people.
-    reason: String,
-    /// Whether another attempt may end differently.
-    transient: bool,
-}
-
 impl Extraction {
     pub(crate) fn new(parts: &Parts) -> Self {
         Self {
@@ -114,36 +106,53 @@ impl Worker for Extraction {
     }
 
     async fn run(&self, job: &Job) -> Result<(), JobFailure> {
-        let order = Order::of(job)?;
-        let Some(document) = order.waiting(&self.engine, job, Stage::Extract).await? else { return Ok(()) };
-        let task = Task { extraction: self, job, order, attempt: 0 };
+        let Some((task, document)) = Task::of(&self.engine, job, Stage::Extract).await? else { return Ok(()) };
         match extractable(&document.media_type) {
-            Extractable::NoText => task.skip("Files of this type have no text.".to_owned()).await,
+            Extractable::NoText => task.skip("Files of this type have no text.").await,
             Extractable::Unsupported { reason } => task.skip(reason).await,
-            Extractable::Yes(_) => task.numbered().extract(&document).await,
+            Extractable::Yes(_) => self.extract(&task, &document).await,
         }
     }
 }
 
 impl Extraction {
-    async fn read(&self, document: &documents::Model) -> Result<Extracted, Unread> {
-        let gone = || Unread { reason: "The file is not kept any more. Upload it again.".to_owned(), transient: false };
-        let key = BlobKey::parse(&document.blob).map_err(|_| gone())?;
-        let body = when_it_answers(|| self.blobs.get(&key, None)).await.map_err(|error| match error {
-            BlobError::NotFound => gone(),
-            error => {
-                tracing::warn!(document = %document.id, %error, "a document's file cannot be fetched now");
-                Unread { reason: "The file could not be fetched just now.".to_owned(), transient: true }
-            }
-        })?;
+    async fn extract(&self, task: &Task<'_>, document: &documents::Model) -> Result<(), JobFailure> {
+        let earlier = i32::try_from(task.job.attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let attempt = task.order.attempt.saturating_add(earlier);
+        let is_last = task.job.attempt >= ATTEMPTS;
+        if task.job.attempt > ATTEMPTS {
+            let interrupted = Trouble::passing("Reading the document was interrupted each time. Try it again.");
+            return task.fail(attempt, interrupted, is_last).await;
+        }
+        task.start(attempt).await?;
+        let read = async {
+            let extracted = self.read(document).await?;
+            let kept = self.keep(document, &extracted).await?;
+            Ok((extracted, kept))
+        };
+        match read.await {
+            Ok((extracted, kept)) => self.record(task, attempt, extracted, kept).await,
+            Err(trouble) => task.fail(attempt, trouble, is_last).await,
+        }
+    }
+
+    async fn read(&self, document: &documents::Model) -> Result<Extracted, Trouble> {
+        let body = file(&self.blobs, document).await?;
         let stream = tokio_util::io::StreamReader::new(body.stream.map_err(std::io::Error::other));
-        extraction::extract(&self.program, Input::Stream(Box::pin(stream)), &document.media_type, &self.limits)
-            .await
-            .map_err(|failure| Unread { reason: failure.reason(), transient: failure.is_transient() })
+        let input = Input::Stream(Box::pin(stream));
+        let extracted = extraction::extract(&self.program, input, &document.media_type, &self.limits).await;
+        extracted.map_err(|failure| match failure.is_transient() {
+            true => Trouble::passing(failure.reason()),
+            false => Trouble::lasting(failure.reason()),
+        })
     }
 
     /// Keeps the text; nothing when there is none.
-    async fn keep(&self, text: &str, truncated: bool) -> Result<Option<(BlobKey, ExtractedText)>, BlobError> {
+    async fn keep(
+        &self,
+        document: &documents::Model,
+        Extracted { text, truncated, .. }: &Extracted,
+    ) -> Result<Option<(BlobKey, ExtractedText)>, Trouble> {
         if text.is_empty() {
             return Ok(None);
         }
@@ -154,99 +163,41 @@ impl Extraction {
             let info = self.blobs.write(&key, bytes.clone()).await?;
             Ok((key, info))
         });
-        let (key, info) = written.await?;
+        let (key, info) = written.await.map_err(|error| {
+            tracing::warn!(document = %document.id, %error, "a text cannot be kept now");
+            Trouble::passing("The text could not be kept just now.")
+        })?;
         let characters = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
-        let kept = ExtractedText { blob: key.to_string(), sha256: info.sha256_hex(), characters, truncated };
+        let kept =
+            ExtractedText { blob: key.to_string(), sha256: info.sha256_hex(), characters, truncated: *truncated };
         Ok(Some((key, kept)))
     }
-}
 
-/// One attempt at one order.
-struct Task<'a> {
-    extraction: &'a Extraction,
-    job: &'a Job,
-    order: Order,
-    /// The stage's attempt.
-    attempt: i32,
-}
-
-impl Task<'_> {
-    /// With the number of the stage's attempt.
-    fn numbered(mut self) -> Self {
-        let earlier = i32::try_from(self.job.attempt.saturating_sub(1)).unwrap_or(i32::MAX);
-        self.attempt = self.order.attempt.saturating_add(earlier);
-        self
-    }
-
-    async fn skip(&self, reason: String) -> Result<(), JobFailure> {
-        self.execute("skip", SkipStage { revision: self.order.revision, stage: Stage::Extract, reason }).await.map(drop)
-    }
-
-    async fn extract(&self, document: &documents::Model) -> Result<(), JobFailure> {
-        let (revision, stage, attempt) = (self.order.revision, Stage::Extract, self.attempt);
-        if self.job.attempt > ATTEMPTS {
-            let reason = "Reading the document was interrupted each time. Try it again.".to_owned();
-            return self.fail(Unread { reason, transient: true }).await;
-        }
-        self.execute(&format!("start {attempt}"), StartStage { revision, stage, attempt }).await?;
-        match self.extraction.read(document).await {
-            Ok(extracted) => self.record(extracted).await,
-            Err(unread) => self.fail(unread).await,
-        }
-    }
-
-    async fn record(&self, extracted: Extracted) -> Result<(), JobFailure> {
-        let Self { extraction, order, .. } = self;
-        let kept = extraction.keep(&extracted.text, extracted.truncated).await;
-        let kept = match kept {
-            Ok(kept) => kept,
-            Err(error) => {
-                tracing::warn!(document = %self.job.subject, %error, "a text cannot be kept now");
-                let reason = "The text could not be kept just now.".to_owned();
-                return self.fail(Unread { reason, transient: true }).await;
-            }
-        };
+    async fn record(
+        &self,
+        task: &Task<'_>,
+        attempt: i32,
+        extracted: Extracted,
+        kept: Option<(BlobKey, ExtractedText)>,
+    ) -> Result<(), JobFailure> {
         let (key, text) = kept.unzip();
         let record = RecordText {
-            revision: order.revision,
-            attempt: self.attempt,
+            revision: task.order.revision,
+            attempt,
             text,
             page_count: extracted.page_count.and_then(|pages| i32::try_from(pages).ok()),
             language: extracted.language,
             title: extracted.title,
         };
-        let committed = self.execute("record", record).await?;
+        let committed = task.report("record", record).await?;
         // A repetition may be of this very text, when its first commit was uncertain: that one is left to the sweep.
         if committed.events.is_empty()
             && !committed.repeated
             && let Some(key) = key
-            && let Err(error) = extraction.blobs.delete(&key).await
+            && let Err(error) = self.blobs.delete(&key).await
         {
             tracing::warn!(%error, "a text that is not wanted any more stays until the sweep");
         }
         Ok(())
-    }
-
-    /// The document's outcome. The job itself has failed only if the file is not to blame.
-    async fn fail(&self, unread: Unread) -> Result<(), JobFailure> {
-        let Unread { reason, transient } = unread;
-        let retrying = transient && self.job.attempt < ATTEMPTS;
-        let failed = FailStage {
-            revision: self.order.revision,
-            stage: Stage::Extract,
-            attempt: self.attempt,
-            reason: reason.clone(),
-            retrying,
-        };
-        self.execute(&format!("fail {}", self.attempt), failed).await?;
-        match (transient, retrying) {
-            (false, _) => Ok(()),
-            (true, true) => Err(JobFailure::again(reason)),
-            (true, false) => Err(JobFailure::for_good(reason)),
-        }
-    }
-
-    async fn execute<C: Command<Aggregate = Document>>(&self, what: &str, command: C) -> Result<Committed, JobFailure> {
-        self.order.report(&self.extraction.engine, self.job, what, command).await
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use oriel_domain::documents::pipeline::CompleteStage;
+use oriel_domain::documents::pipeline::RecordIndexed;
 use oriel_domain::documents::{Awaited, DocumentEvent, DocumentId, Stage};
 use oriel_engine::consumers::{Checkpoint, ConsumerError, Lease, SharedConsumer};
 use oriel_engine::{CommandContext, CommandError, Engine};
@@ -37,12 +37,12 @@ impl IndexStage {
         Self { engine, index, stopping }
     }
 
-    async fn complete(&self, event: &Recorded, due: Awaited, revision: i32) -> Result<(), ConsumerError> {
+    async fn complete(&self, event: &Recorded, (revision, attempt): (i32, i32)) -> Result<(), ConsumerError> {
         let id = CommandId::from_uuid(Uuid::from_u128(event.id.uuid().as_u128() ^ COMMAND));
         let system = CommandContext::system(id, event.organization, self.engine.now()).caused_by(event);
         // A repetition decides to do nothing: looking it up first would cost a query each.
         let context = CommandContext { may_repeat: false, ..system };
-        let command = CompleteStage { revision, stage: due.stage, attempt: due.attempt };
+        let command = RecordIndexed { revision, attempt };
         match self.engine.execute(&context, DocumentId::from_uuid(event.subject), command).await {
             Ok(_) => Ok(()),
             Err(error @ (CommandError::Rejected(_) | CommandError::Internal(_))) => {
@@ -53,18 +53,15 @@ impl IndexStage {
     }
 }
 
-/// The attempt at INDEX that is due, and of which revision.
-fn due(event: &DocumentEvent) -> Option<(Awaited, i32)> {
+/// The revision that is to be in the index, and the number of the attempt.
+fn due(event: &DocumentEvent) -> Option<(i32, i32)> {
     use DocumentEvent as E;
-    let first = Awaited { stage: Stage::Index, attempt: 1 };
     match event {
         E::StageCompleted { revision, stage: Stage::Extract, .. }
-        | E::StageSkipped { revision, stage: Stage::Extract, .. } => Some((first, *revision)),
-        E::Retried { revision, stage: Stage::Index, attempt } => {
-            Some((Awaited { stage: Stage::Index, attempt: *attempt }, *revision))
-        }
-        E::Restored { revision, awaits: Some(awaited @ Awaited { stage: Stage::Index, .. }), .. } => {
-            Some((*awaited, *revision))
+        | E::StageSkipped { revision, stage: Stage::Extract, .. } => Some((*revision, 1)),
+        E::Retried { revision, stage: Stage::Index, attempt }
+        | E::Restored { revision, awaits: Some(Awaited { stage: Stage::Index, attempt }), .. } => {
+            Some((*revision, *attempt))
         }
         E::StageCompleted { .. }
         | E::StageSkipped { .. }
@@ -105,8 +102,7 @@ impl SharedConsumer for IndexStage {
                 _ = stopping.wait_for(|stopping| *stopping) => return Err(ConsumerError::Elsewhere),
             }
         }
-        let commands: Vec<_> =
-            due.into_iter().map(|(event, (due, revision))| self.complete(event, due, revision)).collect();
+        let commands: Vec<_> = due.into_iter().map(|(event, due)| self.complete(event, due)).collect();
         futures::stream::iter(commands).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         // Without events it is one that was set aside that is passed by, which is remembered.
         if events.is_empty() { lease.advance(to).await } else { lease.pass(to).await }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use oriel_backends::blobs::{BlobError, BlobKey, Blobs};
+use oriel_backends::blobs::Blobs;
 use oriel_backends::resilience::Fault;
 use oriel_backends::scanner::{ScanError, Scanner, Verdict};
-use oriel_domain::documents::pipeline::{FailStage, RecordVerdict, SkipStage, StartStage};
+use oriel_domain::documents::pipeline::RecordVerdict;
 use oriel_domain::documents::{Awaited, DocumentEvent, Stage};
 use oriel_engine::Engine;
 use oriel_engine::consumers::Reactor;
@@ -21,7 +21,7 @@ use oriel_kernel::Recorded;
 use oriel_read_models::documents;
 
 use crate::Parts;
-use crate::stages::{Order, when_it_answers};
+use crate::stages::{NOT_FETCHED, Order, Task, Trouble, file};
 
 const QUEUE: &str = "scan";
 /// How often a file is shown to the scanner before it stays in quarantine.
@@ -81,14 +81,6 @@ pub(crate) struct Scanning {
     scanner: Option<Scanner>,
 }
 
-/// Why there is no verdict.
-struct Unscanned {
-    /// For people.
-    reason: &'static str,
-    /// Whether another attempt may end differently.
-    transient: bool,
-}
-
 const WAITS: &str = "The scanner for viruses does not answer. The file waits for it.";
 
 impl Scanning {
@@ -113,39 +105,31 @@ impl Worker for Scanning {
     }
 
     async fn run(&self, job: &Job) -> Result<(), JobFailure> {
-        let order = Order::of(job)?;
-        let Some(document) = order.waiting(&self.engine, job, Stage::Scan).await? else { return Ok(()) };
-        let (revision, stage) = (order.revision, Stage::Scan);
-        let Some(scanner) = &self.scanner else {
-            let reason = "No scanner is configured.".to_owned();
-            let skip = SkipStage { revision, stage, reason };
-            return order.report(&self.engine, job, "skip", skip).await.map(drop);
-        };
-        let begun = document.pipeline.attempts(stage);
+        let Some((task, document)) = Task::of(&self.engine, job, Stage::Scan).await? else { return Ok(()) };
+        let Some(scanner) = &self.scanner else { return task.skip("No scanner is configured.").await };
+        let begun = document.pipeline.attempts(Stage::Scan);
         if let Err(error) = is_back(scanner).await {
             tracing::debug!(document = %document.id, %error, "a file waits for the scanner");
             // Of the attempt that is known: said again it is no news.
-            let attempt = begun.max(order.attempt);
-            let last = job.attempt >= self.max_attempts();
-            return self.fail(job, &order, attempt, Unscanned { reason: WAITS, transient: true }, last).await;
+            let attempt = begun.max(task.order.attempt);
+            return task.fail(attempt, Trouble::passing(WAITS), job.attempt >= self.max_attempts()).await;
         }
-        let attempt = begun.saturating_add(1).max(order.attempt);
-        let start = StartStage { revision, stage, attempt };
-        order.report(&self.engine, job, &format!("start {attempt}"), start).await?;
+        let attempt = begun.saturating_add(1).max(task.order.attempt);
+        task.start(attempt).await?;
         match self.look(scanner, &document).await {
             Ok(Verdict { engine, signature }) => {
-                let verdict = if signature.is_some() { "infected" } else { "clean" };
+                let (revision, verdict) = (document.revision, if signature.is_some() { "infected" } else { "clean" });
                 metrics::counter!("oriel_scans_total", "verdict" => verdict).increment(1);
                 if let Some(signature) = &signature {
                     tracing::warn!(document = %document.id, revision, signature, "a virus was found; the file is in quarantine");
                 }
                 let record = RecordVerdict { revision, attempt, engine, signature };
-                order.report(&self.engine, job, &format!("verdict {attempt}"), record).await.map(drop)
+                task.report(&format!("verdict {attempt}"), record).await.map(drop)
             }
-            Err(unscanned) => {
+            Err(trouble) => {
                 metrics::counter!("oriel_scans_total", "verdict" => "none").increment(1);
-                let last = attempt.saturating_sub(order.attempt).saturating_add(1) >= ATTEMPTS;
-                self.fail(job, &order, attempt, unscanned, last).await
+                let is_last = attempt.saturating_sub(task.order.attempt).saturating_add(1) >= ATTEMPTS;
+                task.fail(attempt, trouble, is_last).await
             }
         }
     }
@@ -168,51 +152,17 @@ async fn is_back(scanner: &Scanner) -> Result<(), ScanError> {
 }
 
 impl Scanning {
-    async fn look(&self, scanner: &Scanner, document: &documents::Model) -> Result<Verdict, Unscanned> {
-        let gone = || Unscanned { reason: "The file is not kept any more. Upload it again.", transient: false };
-        let key = BlobKey::parse(&document.blob).map_err(|_| gone())?;
-        let body = when_it_answers(|| self.blobs.get(&key, None)).await.map_err(|error| match error {
-            BlobError::NotFound => gone(),
-            error => {
-                tracing::warn!(document = %document.id, %error, "a document's file cannot be fetched now");
-                Unscanned { reason: "The file could not be fetched just now.", transient: true }
-            }
-        })?;
+    async fn look(&self, scanner: &Scanner, document: &documents::Model) -> Result<Verdict, Trouble> {
+        let body = file(&self.blobs, document).await?;
         let stream = Box::pin(body.stream.map_err(std::io::Error::other));
         scanner.scan(body.size, stream).await.map_err(|error| {
             tracing::warn!(document = %document.id, %error, "a document's file could not be scanned");
             match error {
-                ScanError::TooLarge => {
-                    Unscanned { reason: "The file is larger than the scanner for viruses takes.", transient: false }
-                }
-                ScanError::Body(_) => Unscanned { reason: "The file could not be fetched just now.", transient: true },
-                error if error.is_outage() => {
-                    Unscanned { reason: "The scanner for viruses did not finish with the file.", transient: true }
-                }
-                _ => Unscanned { reason: "The scanner for viruses could not deal with the file.", transient: true },
+                ScanError::TooLarge => Trouble::lasting("The file is larger than the scanner for viruses takes."),
+                ScanError::Body(_) => Trouble::passing(NOT_FETCHED),
+                error if error.is_outage() => Trouble::passing("The scanner for viruses did not finish with the file."),
+                _ => Trouble::passing("The scanner for viruses could not deal with the file."),
             }
         })
-    }
-
-    /// The document's outcome. The job itself has failed only if the file is not to blame.
-    async fn fail(
-        &self,
-        job: &Job,
-        order: &Order,
-        attempt: i32,
-        unscanned: Unscanned,
-        last: bool,
-    ) -> Result<(), JobFailure> {
-        let Unscanned { reason, transient } = unscanned;
-        let retrying = transient && !last;
-        let failed =
-            FailStage { revision: order.revision, stage: Stage::Scan, attempt, reason: reason.to_owned(), retrying };
-        let what = if retrying { format!("fail {attempt}") } else { format!("give up {attempt}") };
-        order.report(&self.engine, job, &what, failed).await?;
-        match (transient, retrying) {
-            (false, _) => Ok(()),
-            (true, true) => Err(JobFailure::again(reason)),
-            (true, false) => Err(JobFailure::for_good(reason)),
-        }
     }
 }

@@ -1,10 +1,11 @@
-//! What the stages of a document have in common that a worker does: the order, whether it is still wanted, and how its
-//! outcome gets into the log.
+//! What the stages of a document have in common that a worker does: the order, whether it is still wanted, the file, and
+//! how the outcome gets into the log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use oriel_backends::blobs::BlobError;
+use oriel_backends::blobs::{BlobBody, BlobError, BlobKey, Blobs};
+use oriel_domain::documents::pipeline::{FailStage, SkipStage, StartStage};
 use oriel_domain::documents::{Document, DocumentId, Stage};
 use oriel_engine::jobs::{Job, JobFailure, NewJob};
 use oriel_engine::{CommandContext, Committed, Engine};
@@ -38,6 +39,41 @@ where
     }
 }
 
+/// A document's file, as soon as the store says something.
+pub(crate) async fn file(blobs: &Blobs, document: &documents::Model) -> Result<BlobBody, Trouble> {
+    let gone = || Trouble::lasting("The file is not kept any more. Upload it again.");
+    let key = BlobKey::parse(&document.blob).map_err(|_| gone())?;
+    when_it_answers(|| blobs.get(&key, None)).await.map_err(|error| match error {
+        BlobError::NotFound => gone(),
+        error => {
+            tracing::warn!(document = %document.id, %error, "a document's file cannot be fetched now");
+            Trouble::passing(NOT_FETCHED)
+        }
+    })
+}
+
+pub(crate) const NOT_FETCHED: &str = "The file could not be fetched just now.";
+
+/// Why a stage did not succeed.
+pub(crate) struct Trouble {
+    /// For people.
+    reason: String,
+    /// Whether another attempt may end differently.
+    transient: bool,
+}
+
+impl Trouble {
+    /// Another attempt may end differently.
+    pub(crate) fn passing(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), transient: true }
+    }
+
+    /// It would be the same each time.
+    pub(crate) fn lasting(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), transient: false }
+    }
+}
+
 /// What the worker has to know.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Order {
@@ -57,41 +93,73 @@ impl Order {
         // Numbers and ids: this cannot fail.
         serde_json::to_value(order).map(|order| NewJob::new(queue, event).payload(order)).into_iter().collect()
     }
+}
 
-    /// The order of a job.
-    pub(crate) fn of(job: &Job) -> Result<Self, JobFailure> {
-        serde_json::from_value(job.payload.clone())
-            .map_err(|error| JobFailure::for_good(format!("the order is not readable: {error}")))
-    }
+/// A job that is about a stage of a document.
+pub(crate) struct Task<'a> {
+    engine: &'a Arc<Engine>,
+    pub(crate) job: &'a Job,
+    pub(crate) order: Order,
+    stage: Stage,
+}
 
-    /// The document, if the outcome of this stage is still wanted. Read without a viewer: the system asks, about one row
-    /// that it knows.
-    pub(crate) async fn waiting(
-        &self,
-        engine: &Engine,
-        job: &Job,
+impl<'a> Task<'a> {
+    /// The task of a job and its document, if the outcome is still wanted. Read without a viewer: the system asks, about
+    /// one row that it knows.
+    pub(crate) async fn of(
+        engine: &'a Arc<Engine>,
+        job: &'a Job,
         stage: Stage,
-    ) -> Result<Option<documents::Model>, JobFailure> {
+    ) -> Result<Option<(Self, documents::Model)>, JobFailure> {
+        let order: Order = serde_json::from_value(job.payload.clone())
+            .map_err(|error| JobFailure::for_good(format!("the order is not readable: {error}")))?;
         let id = DocumentId::from_uuid(job.subject);
         let found = documents::Entity::find_by_id(id).one(engine.database().reader()).await;
         let found = found.map_err(|error| JobFailure::again(format!("the document's row cannot be read: {error}")))?;
-        Ok(found.filter(|document| {
+        let is_wanted = |document: &documents::Model| {
             let is_open = document.pipeline.is_open(stage);
-            document.trashed_at.is_none() && document.revision == self.revision && is_open
-        }))
+            document.trashed_at.is_none() && document.revision == order.revision && is_open
+        };
+        Ok(found.filter(is_wanted).map(|document| (Self { engine, job, order, stage }, document)))
+    }
+
+    /// The stage is taken up.
+    pub(crate) async fn start(&self, attempt: i32) -> Result<(), JobFailure> {
+        let start = StartStage { revision: self.order.revision, stage: self.stage, attempt };
+        self.report(&format!("start {attempt}"), start).await.map(drop)
+    }
+
+    /// The stage is left out.
+    pub(crate) async fn skip(&self, reason: impl Into<String>) -> Result<(), JobFailure> {
+        let skip = SkipStage { revision: self.order.revision, stage: self.stage, reason: reason.into() };
+        self.report("skip", skip).await.map(drop)
+    }
+
+    /// What came of it is the document's outcome. The job itself has failed only if the file is not to blame.
+    pub(crate) async fn fail(&self, attempt: i32, trouble: Trouble, is_last: bool) -> Result<(), JobFailure> {
+        let Trouble { reason, transient } = trouble;
+        let retrying = transient && !is_last;
+        let (revision, stage) = (self.order.revision, self.stage);
+        let failed = FailStage { revision, stage, attempt, reason: reason.clone(), retrying };
+        let what = if retrying { format!("fail {attempt}") } else { format!("give up {attempt}") };
+        self.report(&what, failed).await?;
+        match (transient, retrying) {
+            (false, _) => Ok(()),
+            (true, true) => Err(JobFailure::again(reason)),
+            (true, false) => Err(JobFailure::for_good(reason)),
+        }
     }
 
     /// Reports something about the document, once for each `what`.
     pub(crate) async fn report<C: Command<Aggregate = Document>>(
         &self,
-        engine: &Arc<Engine>,
-        job: &Job,
         what: &str,
         command: C,
     ) -> Result<Committed, JobFailure> {
+        let Self { engine, job, order, .. } = self;
         let context = CommandContext {
-            correlation: self.correlation,
-            causation: Some(self.event.uuid()),
+            correlation: order.correlation,
+            causation: Some(order.event.uuid()),
             ..CommandContext::system(job.command(what), job.organization, engine.now())
         };
         let committed = engine.execute(&context, DocumentId::from_uuid(job.subject), command).await;

@@ -262,26 +262,21 @@ impl Command for StartStage {
     }
 }
 
-/// A stage is done. A success counts whichever attempt it comes from. A scan is done by its verdict alone.
-pub struct CompleteStage {
-    /// Of which revision.
+/// The search index has the document. A success counts whichever attempt it comes from.
+pub struct RecordIndexed {
+    /// Which revision.
     pub revision: i32,
-    /// Which stage.
-    pub stage: Stage,
     /// The how many-eth time, from 1.
     pub attempt: i32,
 }
 
-impl Command for CompleteStage {
+impl Command for RecordIndexed {
     type Aggregate = Document;
 
     fn decide(&self, document: &Document, _: &Given<'_>) -> Decision<DocumentEvent> {
-        let Self { revision, stage, attempt } = *self;
+        let (revision, stage) = (self.revision, Stage::Index);
         let Some(step) = document.open_step(revision, stage) else { return Ok(Outcome::nothing()) };
-        if stage == Stage::Scan {
-            return Ok(Outcome::nothing());
-        }
-        let attempt = attempt.max(step.attempts).max(1);
+        let attempt = self.attempt.max(step.attempts).max(1);
         Ok(Outcome::events([DocumentEvent::StageCompleted { revision, stage, attempt }]))
     }
 }

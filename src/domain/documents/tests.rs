@@ -7,7 +7,7 @@ use std::sync::Arc;
 use oriel_kernel::{Actor, Visible};
 use proptest::prelude::*;
 
-use super::pipeline::{CompleteStage, FailStage, RecordText, RecordVerdict, SkipStage, StartStage};
+use super::pipeline::{FailStage, RecordIndexed, RecordText, RecordVerdict, SkipStage, StartStage};
 use super::*;
 use crate::testing::{Desk, member, user, uuid};
 
@@ -55,8 +55,8 @@ fn start(attempt: i32) -> StartStage {
     StartStage { revision: 1, stage: Stage::Extract, attempt }
 }
 
-fn complete(stage: Stage) -> CompleteStage {
-    CompleteStage { revision: 1, stage, attempt: 1 }
+fn indexed() -> RecordIndexed {
+    RecordIndexed { revision: 1, attempt: 1 }
 }
 
 fn fail(attempt: i32, retrying: bool) -> FailStage {
@@ -84,15 +84,15 @@ fn an_upload_says_what_became_of_the_first_stages() {
 #[test]
 fn extracted_and_indexed_it_is_ready() {
     let (mut desk, mut document) = uploaded(file(1));
-    assert_eq!(desk.done(DOC, &mut document, &complete(Stage::Index)), [], "the index comes after the text");
+    assert_eq!(desk.done(DOC, &mut document, &indexed()), [], "the index comes after the text");
     desk.done(DOC, &mut document, &start(1));
     assert_eq!(desk.done(DOC, &mut document, &start(1)), []);
     assert_eq!(desk.done(DOC, &mut document, &text(1)).len(), 2);
     assert_eq!(desk.done(DOC, &mut document, &text(1)), []);
     assert_eq!(document.progress(), Progress::Processing);
-    desk.done(DOC, &mut document, &complete(Stage::Index));
+    desk.done(DOC, &mut document, &indexed());
     assert_eq!(document.progress(), Progress::Ready);
-    assert_eq!(desk.done(DOC, &mut document, &complete(Stage::Index)), []);
+    assert_eq!(desk.done(DOC, &mut document, &indexed()), []);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn with_a_scanner_the_text_waits_for_the_scan() {
     let (mut desk, mut document) = uploaded(StoredFile { scanner: true, ..file(1) });
     assert_eq!(document.pipeline.awaits(), Some(Awaited { stage: Stage::Scan, attempt: 1 }));
     assert_eq!(desk.done(DOC, &mut document, &text(1)), []);
-    assert_eq!(desk.done(DOC, &mut document, &complete(Stage::Scan)), [], "only a verdict says that there is no virus");
+    assert_eq!(desk.done(DOC, &mut document, &indexed()), []);
     desk.done(DOC, &mut document, &verdict(None));
     assert_eq!(desk.done(DOC, &mut document, &text(1)).len(), 2);
 }
@@ -156,7 +156,7 @@ fn a_scan_can_be_wanted_anew_and_keeps_the_file_back_meanwhile() {
     desk.done(DOC, &mut document, &verdict(None));
     assert_eq!(desk.refused(DOC, &document, &RESCAN), (ErrorCode::Conflict, ""), "its text is still to be read");
     desk.done(DOC, &mut document, &text(1));
-    desk.done(DOC, &mut document, &complete(Stage::Index));
+    desk.done(DOC, &mut document, &indexed());
     assert_eq!(document.progress(), Progress::Ready);
     assert_eq!(desk.refused(DOC, &document, &RescanDocument { scanner: false }), (ErrorCode::Conflict, ""));
     let ordered = DocumentEvent::ScanOrdered { revision: 1, attempt: 2 };
@@ -231,7 +231,7 @@ fn a_newer_revision_begins_again() {
     let (mut desk, mut document) = uploaded(file(1));
     desk.done(DOC, &mut document, &start(3));
     desk.done(DOC, &mut document, &text(3));
-    desk.done(DOC, &mut document, &complete(Stage::Index));
+    desk.done(DOC, &mut document, &indexed());
     assert_eq!(document.progress(), Progress::Ready);
     desk.done(DOC, &mut document, &AddRevision { file: file(2) });
     assert_eq!(document.progress(), Progress::Processing);
@@ -390,7 +390,7 @@ enum Wish {
     Purge,
     Retry,
     Start { revision: i32, stage: Stage, attempt: i32 },
-    Complete { revision: i32, stage: Stage, attempt: i32 },
+    Indexed { revision: i32, attempt: i32 },
     Skip { revision: i32, stage: Stage },
     Fail { revision: i32, stage: Stage, attempt: i32, retrying: bool },
     Text { revision: i32, attempt: i32 },
@@ -415,8 +415,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         2 => Just(Wish::Retry),
         3 => (revision(), stage(), attempt())
             .prop_map(|(revision, stage, attempt)| Wish::Start { revision, stage, attempt }),
-        4 => (revision(), stage(), attempt())
-            .prop_map(|(revision, stage, attempt)| Wish::Complete { revision, stage, attempt }),
+        2 => (revision(), attempt()).prop_map(|(revision, attempt)| Wish::Indexed { revision, attempt }),
         1 => (revision(), stage()).prop_map(|(revision, stage)| Wish::Skip { revision, stage }),
         3 => (revision(), stage(), attempt(), any::<bool>())
             .prop_map(|(revision, stage, attempt, retrying)| Wish::Fail { revision, stage, attempt, retrying }),
@@ -455,9 +454,7 @@ fn fulfil(
         Wish::Start { revision, stage, attempt } => {
             desk.execute(DOC, document, &StartStage { revision, stage, attempt })
         }
-        Wish::Complete { revision, stage, attempt } => {
-            desk.execute(DOC, document, &CompleteStage { revision, stage, attempt })
-        }
+        Wish::Indexed { revision, attempt } => desk.execute(DOC, document, &RecordIndexed { revision, attempt }),
         Wish::Skip { revision, stage } => {
             desk.execute(DOC, document, &SkipStage { revision, stage, reason: "No need.".to_owned() })
         }
