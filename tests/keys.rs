@@ -197,14 +197,29 @@ async fn in_a_kms_no_node_has_it_in_a_file_and_it_is_needed_at_the_start_alone()
     assert!(said.contains("NotFoundException") && said.contains("kms:alias/third"), "{said}");
     let said = refused(server.folder(), kms.environment("alias/first"));
     assert!(said.contains("kms:alias/second") && said.contains("ORIEL_MASTER_KEY_PREVIOUS"), "{said}");
-    let doctor = |environment: Environment| {
+    let offline = |arguments: &[&str], data: &Path, environment: Environment| {
         let mut command = Command::new(program());
-        command.arg("doctor").arg("--data").arg(server.folder().join("data")).env_clear().envs(environment);
-        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+        command.args(arguments).arg("--data").arg(data).env_clear().envs(environment);
+        let output = command.output().unwrap();
+        (output.status.success(), [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat())
     };
-    let said = doctor(kms.environment("alias/second"));
+    let data = server.folder().join("data");
+    let (_, said) = offline(&["doctor"], &data, kms.environment("alias/second"));
     assert!(said.contains(&format!("sealed by {}", second["kms"].as_str().unwrap())), "{said}");
-    assert!(doctor(kms.environment("alias/third")).contains("MEND     key"));
+    assert!(offline(&["doctor"], &data, kms.environment("alias/third")).1.contains("MEND     key"));
+
+    // A backup opens with the KMS, and with it alone.
+    let backups = server.folder().join("backups");
+    let (done, said) = offline(&["backup", backups.to_str().unwrap()], &data, kms.environment("alias/second"));
+    assert!(done && said.contains("the key of the KMS (kms:alias/second"), "{said}");
+    let restored = |data: &str, environment| {
+        offline(&["restore", backups.to_str().unwrap()], &server.folder().join(data), environment)
+    };
+    let (done, said) = restored("with", kms.environment("alias/second"));
+    assert!(done, "{said}");
+    let given = BASE64.encode(&[1; 32]);
+    let (done, said) = restored("without", vec![("ORIEL_MASTER_KEY", given)]);
+    assert!(!done && said.contains("kms:alias/second"), "{said}");
 
     // Who starts while it is away says so.
     let server = restarted(server, &mut ada, kms.environment("alias/second")).await;

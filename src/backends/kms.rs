@@ -106,7 +106,10 @@ fn endpoint(text: &str) -> Result<String, InvalidKmsKey> {
 #[derive(thiserror::Error, Debug)]
 pub enum KmsError {
     /// Nothing signs requests.
-    #[error("{0} needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")]
+    #[error(
+        "{0} needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment (or both with _KMS at their ends, where \
+         those are for the store of the files)"
+    )]
     Credentials(String),
     /// The environment names an address that would have keys travel in the clear.
     #[error("{0}: AWS_ENDPOINT_URL_KMS (or AWS_ENDPOINT_URL) is not https://, nor http:// on this machine")]
@@ -200,7 +203,10 @@ impl Kms {
             (None, Some(there)) => Some(endpoint(&there).map_err(|_| KmsError::Endpoint(name.clone()))?),
             (None, None) => None,
         };
-        let credentials = Credentials::from_environment(variable).ok_or_else(|| KmsError::Credentials(name.clone()))?;
+        // The store of the files may be somebody else's.
+        let own = |name: &str| variable(&format!("{name}_KMS"));
+        let credentials = Credentials::from_environment(own).or_else(|| Credentials::from_environment(&variable));
+        let credentials = credentials.ok_or_else(|| KmsError::Credentials(name.clone()))?;
         let mut config = aws_sdk_kms::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(region))

@@ -23,11 +23,13 @@ struct Peer {
     says: Arc<Mutex<Vec<Says>>>,
     /// What it was asked: the operation, and the body.
     asked: Arc<Mutex<Vec<(String, Value)>>>,
+    /// Who signed it.
+    signed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Peer {
     async fn saying(says: Vec<Says>) -> (Self, SocketAddr) {
-        let this = Self { says: Arc::new(Mutex::new(says)), asked: Arc::default() };
+        let this = Self { says: Arc::new(Mutex::new(says)), asked: Arc::default(), signed: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(answer).with_state(this.clone());
@@ -42,6 +44,7 @@ impl Peer {
 
 async fn answer(State(peer): State<Peer>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers["x-amz-target"].to_str().unwrap().to_owned();
+    peer.signed.lock().unwrap().push(headers["authorization"].to_str().unwrap().to_owned());
     peer.asked.lock().unwrap().push((target, serde_json::from_slice(&body).unwrap()));
     let says = {
         let mut says = peer.says.lock().unwrap();
@@ -88,6 +91,19 @@ async fn keys_are_asked_for_in_the_name_of_the_installation() {
     assert_eq!(asked[0].1, json!({ "KeyId": "alias/oriel", "KeySpec": "AES_256", "EncryptionContext": context }));
     assert_eq!(asked[1].0, "TrentService.Decrypt");
     assert_eq!((&asked[1].1["KeyId"], &asked[1].1["EncryptionContext"]), (&json!("arn:1"), &context));
+}
+
+#[tokio::test]
+async fn it_has_credentials_of_its_own_where_the_files_have_others() {
+    let (peer, address) = Peer::saying(vec![key(32)]).await;
+    let name = KmsKey::parse(&format!("kms:a?endpoint=http://{address}")).unwrap();
+    for environment in [here, |name: &str| Some(if name.ends_with("_KMS") { "own" } else { "others" }.to_owned())] {
+        let variable =
+            |name: &str| environment(name).filter(|_| !name.contains("ENDPOINT") && !name.contains("REGION"));
+        Kms::open(&name, variable).unwrap().generate().await.unwrap();
+    }
+    let signed = peer.signed.lock().unwrap().clone();
+    assert!(signed[0].contains("Credential=hunter2/") && signed[1].contains("Credential=own/"), "{signed:?}");
 }
 
 #[tokio::test]
