@@ -141,7 +141,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use crate::documents::tests::{document, project};
-    use crate::testing::Bed;
+    use crate::testing::{Bed, PASSWORD, Person, SIGNED_IN};
 
     const UPDATED: &str = "retention { kind days isDefault version } userErrors { code path message }";
     const REPORT: &str =
@@ -229,8 +229,11 @@ mod tests {
         };
         assert_eq!(counted(&report(&ada.access).await), [(1, 0), (1, 0), (1, 0)]);
         bed.clock.advance(Duration::from_secs(10 * 24 * 3600));
-        let input = json!({ "email": "ada@example.org", "password": crate::testing::PASSWORD });
-        let ada = crate::testing::Person::of(&bed.mutate(None, "login", input, crate::testing::SIGNED_IN).await);
+        let again = async |email: &str| {
+            let input = json!({ "email": email, "password": PASSWORD });
+            Person::of(&bed.mutate(None, "login", input, SIGNED_IN).await)
+        };
+        let (ada, other) = (again("ada@example.org").await, again("cleo@example.org").await);
         assert_eq!(counted(&report(&ada.access).await), [(1, 0), (1, 0), (1, 1)], "by what each says");
         assert_eq!(counted(&report(&other.access).await), [(0, 0), (0, 0), (0, 0)]);
     }
