@@ -10,7 +10,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use oriel_engine::read::{OrderDirection, ReadModel, Tags};
 use oriel_kernel::{Actor as Author, OrganizationId, Timestamp};
 use sea_orm::entity::prelude::*;
-use sea_orm::{ConnectionTrait, IntoActiveModel, QueryOrder, QuerySelect, TransactionSession, TransactionTrait};
+use sea_orm::{IntoActiveModel, QueryOrder, QuerySelect, TransactionSession, TransactionTrait};
 
 use crate::access_log::chain::{Entry, Removed};
 use crate::events::Actor;
