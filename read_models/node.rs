@@ -12,7 +12,7 @@ use oriel_kernel::{Id, IdKind, Permission, RawId, kinds};
 
 use crate::{
     api_keys, data_exports, documents, events, identities, identity_providers, members, organizations,
-    persisted_operations, policies, projects, roles, sessions, users,
+    persisted_operations, policies, projects, roles, security_events, sessions, users,
 };
 
 /// Something with a global id.
@@ -47,6 +47,8 @@ pub enum Node {
     Policy(Arc<policies::Model>),
     /// Everything that is held about a person, as a file.
     DataExport(Arc<data_exports::Model>),
+    /// Something that looks like an attack.
+    SecurityEvent(Arc<security_events::Model>),
     /// Something that happened.
     Event(Arc<events::Model>),
 }
@@ -67,6 +69,7 @@ impl Node {
         use oriel_domain::policies::kinds::PolicyId;
         use oriel_domain::projects::kinds::ProjectId;
         use oriel_domain::roles::kinds::RoleId;
+        use oriel_domain::security_events::kinds::SecurityEventId;
         let may = |wanted: Permission| reader.grant(wanted).is_some();
         Ok(match id.prefix {
             kinds::UserId::PREFIX if may(members::VIEW) => {
@@ -92,6 +95,7 @@ impl Node {
             PolicyId::PREFIX => reader.get(id.uuid).await?.map(Self::Policy),
             // It has what is held in every organisation.
             DataExportId::PREFIX if !reader.viewer().confined => reader.get(id.uuid).await?.map(Self::DataExport),
+            SecurityEventId::PREFIX => reader.get(id.uuid).await?.map(Self::SecurityEvent),
             kinds::EventId::PREFIX => reader.get(id.uuid).await?.map(Self::Event),
             _ => None,
         })
@@ -111,7 +115,7 @@ impl Node {
             }};
         }
         first!(row; User, Organization, Member, Session, Project, Document, PersistedOperation, ApiKey, Role,
-            IdentityProvider, Identity, Policy, DataExport)
+            IdentityProvider, Identity, Policy, DataExport, SecurityEvent)
     }
 
     /// What the text names, if it is an id and the viewer may see it.

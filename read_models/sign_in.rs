@@ -72,6 +72,48 @@ pub async fn active_member(
     select.limit(1).into_tuple().one(connection).await
 }
 
+/// Where a user is an active member, in an organisation that is neither suspended nor has ended; the first hundred that
+/// they have joined.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn active_members(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+) -> Result<Vec<(MemberId, OrganizationId)>, DbErr> {
+    use members::{Column, Entity};
+    let theirs = Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::OrganizationId])
+        .filter(Column::UserId.eq(user.uuid()))
+        .filter(Column::Status.eq(MemberStatus::Active))
+        .filter(standings::open((Entity, Column::OrganizationId)))
+        .order_by_asc(Column::JoinedAt)
+        .order_by_asc(Column::Id);
+    theirs.limit(100).into_tuple().all(connection).await
+}
+
+/// The addresses and programs with which a user has signed in before a moment, the last ones first.
+///
+/// # Errors
+/// The database cannot be read.
+pub async fn places(
+    connection: &impl ConnectionTrait,
+    user: UserId,
+    before: Timestamp,
+    most: u64,
+) -> Result<Vec<(Option<String>, Option<String>)>, DbErr> {
+    use sessions::{Column, Entity};
+    let select = Entity::find()
+        .select_only()
+        .columns([Column::Ip, Column::UserAgent])
+        .filter(Column::UserId.eq(user.uuid()))
+        .filter(Column::CreatedAt.lt(before))
+        .order_by_desc(Column::Id)
+        .limit(most);
+    select.into_tuple().all(connection).await
+}
+
 /// The sessions of a user that go on at this moment, in the order of their organisations.
 ///
 /// # Errors

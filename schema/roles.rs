@@ -214,6 +214,7 @@ fn owner(node: &Node) -> Option<MemberId> {
         | Node::Policy(_)
         | Node::IdentityProvider(_)
         | Node::Identity(_)
+        | Node::SecurityEvent(_)
         | Node::Event(_) => None,
     }
 }

@@ -32,6 +32,7 @@ mod rolling;
 mod scanner;
 mod search;
 mod second_factor;
+mod security_events;
 mod tenants;
 mod tls;
 mod tour;

@@ -472,6 +472,14 @@ async fn a_second_organisation_sees_nothing_of_the_first() {
         victim.with_key(&["*"]).await;
         victim.create_role("SECRET").await;
         victim.join("Accomplice", "admin").await;
+        // Somebody guesses at their password.
+        let nobody = Session { token: String::new(), ..victim.clone() };
+        let guess = "mutation($input: LoginInput!) { login(input: $input) { userErrors { code } } }";
+        for _ in 0..10 {
+            nobody.ask(guess, json!({ "input": { "email": "victim@example.org", "password": "wrong" } })).await;
+        }
+        let told = |answer: &Value| answer["securityEvents"]["totalCount"] == 1;
+        victim.until("{ securityEvents { totalCount } }", json!({}), told).await;
         let query = "mutation($id: ID!) { documentDelete(input: {id: $id}) { userErrors { message } } }";
         victim.ask(query, json!({ "id": other })).await;
         finds(&victim, 1).await;

@@ -23,7 +23,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::organizations::{self, accounts};
-use crate::{api_keys, documents, events, members, persisted_operations, projects};
+use crate::{api_keys, documents, events, members, persisted_operations, projects, security_events};
 
 /// The engine's own tests use the same server.
 #[path = "../../src/engine/testing.rs"]
@@ -39,6 +39,7 @@ pub const EXPLAINED: &[&str] = &[
     "documents",
     "persisted_operations",
     "api_keys",
+    "security_events",
     "events",
 ];
 
@@ -71,6 +72,7 @@ impl Place {
         fill::<documents::Model>(&db).await;
         fill::<persisted_operations::Model>(&db).await;
         fill::<api_keys::Model>(&db).await;
+        fill::<security_events::Model>(&db).await;
         fill::<events::Model>(&db).await;
         if db.get_database_backend() == DbBackend::Postgres {
             db.execute_unprepared("ANALYZE; SET enable_seqscan = off; SET enable_sort = off").await.unwrap();
@@ -251,6 +253,9 @@ fn value(table: &str, column: impl ColumnTrait, number: u32) -> Value {
         ("events", "type") => of(&["project_created", "project_renamed", "project_archived", "project_restored"]),
         ("events", "stream") => "project".into(),
         ("persisted_operations", "kind") => of(&["query", "mutation", "subscription"]),
+        ("security_events", "kind") => of(&["unusual_sign_in", "account_guessing", "password_spraying"]),
+        ("security_events", "severity") => of(&["low", "medium", "high"]),
+        ("security_events", "status") => of(&["open", "acknowledged"]),
         ("documents", "pipeline") => json!([]).into(),
         ("documents", "scan") => json!({}).into(),
         ("members", "grants") => json!([]).into(),
@@ -545,6 +550,23 @@ async fn api_keys_are_listed_by_an_index() {
             asked("created_at", By::Range, json!({ "createdAt": { "gte": moment(100), "lt": moment(200) } })),
         ];
         let all = api_keys::Model::in_org(organization(1));
+        none(problems(&place, all, "organization_id", filters).await);
+    }
+}
+
+#[tokio::test]
+async fn security_events_are_listed_by_an_index() {
+    for place in Place::both().await {
+        let member: MemberId = Id::from_uuid(uuid(21));
+        let filters = vec![
+            asked("kind", By::Value, json!({ "kind": { "eq": "ACCOUNT_GUESSING" } })),
+            asked("severity", By::Value, json!({ "severity": { "eq": "HIGH" } })),
+            asked("status", By::Value, json!({ "status": { "eq": "OPEN" } })),
+            asked("member_id", By::Value, json!({ "memberId": { "eq": member.to_string() } })),
+            asked("first_at", By::Range, json!({ "firstAt": { "gte": moment(100), "lt": moment(200) } })),
+            asked("last_at", By::Range, json!({ "lastAt": { "gte": moment(100), "lt": moment(200) } })),
+        ];
+        let all = security_events::Model::in_org(organization(1));
         none(problems(&place, all, "organization_id", filters).await);
     }
 }

@@ -23,7 +23,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::TimeDelta;
 use data_encoding::HEXLOWER;
 use oriel_backends::redis::{Redis, Waits};
-use oriel_kernel::Timestamp;
+use oriel_kernel::{OrganizationId, Timestamp};
 use tokio::sync::Semaphore;
 
 use crate::access::{Failure, error};
@@ -47,6 +47,9 @@ const PLACE: Waits = Waits { free: 100, longest: Duration::from_secs(60) };
 /// For an account, from everywhere.
 const ACCOUNT: Waits = Waits { free: 100, longest: Duration::from_secs(60) };
 
+/// For what nobody waits for.
+const NO_WAIT: Waits = Waits { free: u32::MAX, longest: Duration::ZERO };
+
 /// What is tried: each is counted for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Secret {
@@ -67,6 +70,11 @@ pub enum Secret {
 pub struct Place(String);
 
 impl Place {
+    /// Its name, for what is said of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The place of an address. IPv6 gives everybody a network of 64 bits.
     pub fn of(ip: Option<&str>) -> Self {
         Self(match ip.and_then(|ip| ip.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical()) {
@@ -114,6 +122,22 @@ impl Default for Attempts {
 pub struct Attempt {
     here: Key,
     all: Vec<Key>,
+    /// How many have failed at the account at this place, this one included.
+    failures_here: u32,
+    /// The same, from wherever they came.
+    failures: u32,
+}
+
+impl Attempt {
+    /// How many attempts at the account have failed within an hour or two, this one included if it fails.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// How many of them came from this place.
+    pub fn failures_here(&self) -> u32 {
+        self.failures_here
+    }
 }
 
 /// It has to wait.
@@ -155,12 +179,17 @@ impl Attempts {
         if !at_home {
             counted.push((key(secret, &["place", &place.0]), PLACE));
         }
-        let may = match self.count_for_all(&counted, now).await {
-            Some(may) => may,
+        let failures = match self.count_for_all(&counted, now).await {
+            Some(failures) => failures,
             None => self.count_here(&counted, now),
         };
-        if may {
-            return Ok(Attempt { here, all: counted.into_iter().map(|(key, _)| key).collect() });
+        if let Some(failures) = failures {
+            // Of an account those here come first, and then those from everywhere; a place is not one account's.
+            let of_account = if account.is_none() { 0 } else { 1 + usize::from(!at_home) };
+            let failures_here = failures.first().filter(|_| account.is_some()).copied().unwrap_or_default();
+            let failures = failures.into_iter().take(of_account).max().unwrap_or_default();
+            let all = counted.into_iter().map(|(key, _)| key).collect();
+            return Ok(Attempt { here, all, failures_here, failures });
         }
         let counters = self.lock(now);
         let left = |key: &Key, longest: Duration| {
@@ -171,8 +200,9 @@ impl Attempts {
         Err(Wait { wait, strangers_only: !at_home && left(&here, AT_HOME.longest) < wait })
     }
 
-    /// Counts an attempt with all nodes, and keeps what they know; whether it may be made. `None`: nobody answers.
-    async fn count_for_all(&self, counted: &[(Key, Waits)], now: Timestamp) -> Option<bool> {
+    /// Counts an attempt with all nodes, and keeps what they know; what the counters say, if it may be made. `None`:
+    /// nobody answers.
+    async fn count_for_all(&self, counted: &[(Key, Waits)], now: Timestamp) -> Option<Option<Vec<u32>>> {
         let names: Vec<_> = counted.iter().map(|(key, _)| HEXLOWER.encode(key)).collect();
         let under: Vec<_> = names.iter().map(String::as_str).zip(counted.iter().map(|(_, rule)| *rule)).collect();
         let attempted = self.shared.as_ref()?.attempt(&under, KEEP).await.ok()?;
@@ -180,23 +210,40 @@ impl Attempts {
         for ((key, _), known) in counted.iter().zip(&attempted.counters) {
             counters.current.insert(*key, Counter { failures: known.failures, open_at: now + known.wait });
         }
-        Some(attempted.may)
+        Some(attempted.may.then(|| attempted.counters.iter().map(|known| known.failures).collect()))
     }
 
-    /// Counts an attempt with what this node knows; whether it may be made.
-    fn count_here(&self, counted: &[(Key, Waits)], now: Timestamp) -> bool {
+    /// Counts an attempt with what this node knows; what the counters say, if it may be made.
+    fn count_here(&self, counted: &[(Key, Waits)], now: Timestamp) -> Option<Vec<u32>> {
         let mut counters = self.lock(now);
         let is_open = |(key, rule): &(Key, Waits)| {
             counters.get(key).is_none_or(|counter| counter.open_at.min(now + rule.longest) <= now)
         };
         if !counted.iter().all(is_open) {
-            return false;
+            return None;
         }
-        for (key, rule) in counted {
+        let mut count = |(key, rule): &(Key, Waits)| {
             let failures = counters.get(key).map_or(0, |counter| counter.failures).saturating_add(1);
             counters.current.insert(*key, Counter { failures, open_at: now + wait_after(*rule, failures) });
-        }
-        true
+            failures
+        };
+        Some(counted.iter().map(&mut count).collect())
+    }
+
+    /// Counts an account of an organisation at which somebody has failed at this place; how many there are now.
+    pub async fn count_account(&self, organization: OrganizationId, place: &Place, now: Timestamp) -> u32 {
+        let counted = [(accounts(organization, place), NO_WAIT)];
+        let failures = match self.count_for_all(&counted, now).await {
+            Some(failures) => failures,
+            None => self.count_here(&counted, now),
+        };
+        failures.and_then(|failures| failures.first().copied()).unwrap_or_default()
+    }
+
+    /// Takes that back: whoever it was has got it right at last.
+    pub fn uncount_account(&self, organization: OrganizationId, place: &Place, now: Timestamp) {
+        let here = accounts(organization, place);
+        self.withdrawn(Attempt { here, all: vec![here], failures_here: 0, failures: 0 }, now);
     }
 
     fn lock(&self, now: Timestamp) -> MutexGuard<'_, Generations> {
@@ -281,6 +328,11 @@ impl From<Wait> for Failure {
         let limited = error("RATE_LIMITED", message);
         Self::Error(limited.extend_with(|_, extensions| extensions.set("retryAfter", seconds)))
     }
+}
+
+/// What the accounts of an organisation at which somebody failed at a place are counted under.
+fn accounts(organization: OrganizationId, place: &Place) -> Key {
+    key(Secret::Password, &["accounts", &organization.to_string(), &place.0])
 }
 
 fn key(secret: Secret, parts: &[&str]) -> Key {
@@ -407,6 +459,32 @@ mod tests {
             let _ = guess(&attempts, "ada", &address(1), at(0));
         }
         assert!(begin(&attempts, Secret::Code, "ada", &address(1), false, at(0)).is_ok());
+    }
+
+    #[test]
+    fn an_attempt_knows_how_many_failed_before_it() {
+        let attempts = Attempts::default();
+        let counted = |account: &str, place: u32| {
+            let begun = begin(&attempts, Secret::Password, account, &address(place), false, at(0)).unwrap();
+            (begun.failures(), begun.failures_here())
+        };
+        assert_eq!([counted("ada", 1), counted("ada", 1), counted("ada", 2)], [(1, 1), (2, 2), (3, 1)]);
+        assert_eq!(counted("bob", 1), (1, 1), "what others fail at from there is no matter");
+        let nobody = attempts.begin(Secret::Link, None, &address(1), false, at(0)).now_or_never().unwrap().unwrap();
+        assert_eq!((nobody.failures(), nobody.failures_here()), (0, 0));
+        let home = begin(&attempts, Secret::Password, "ada", &address(1), true, at(0)).unwrap();
+        assert_eq!((home.failures(), home.failures_here()), (3, 3));
+    }
+
+    #[test]
+    fn accounts_are_counted_for_an_organization_and_a_place_and_taken_back() {
+        let (attempts, one) = (Attempts::default(), OrganizationId::from_uuid(uuid::Uuid::from_u128(1)));
+        let other = OrganizationId::from_uuid(uuid::Uuid::from_u128(2));
+        let count =
+            |organization, place| attempts.count_account(organization, &address(place), at(0)).now_or_never().unwrap();
+        assert_eq!([count(one, 1), count(one, 1), count(other, 1), count(one, 2)], [1, 2, 1, 1]);
+        attempts.uncount_account(one, &address(1), at(0));
+        assert_eq!(count(one, 1), 2);
     }
 
     #[test]

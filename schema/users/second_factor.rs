@@ -30,7 +30,7 @@ use crate::payload::payloads;
 use crate::roles::assigned;
 use crate::services::Services;
 use crate::sessions::attempts::Secret;
-use crate::sessions::{begin_attempt, password_is_right, repetition, secret_command, wrong_credentials};
+use crate::sessions::{begin_attempt, end_attempt, password_is_right, repetition, secret_command, wrong_credentials};
 
 /// What can be done with a second factor.
 #[derive(Default)]
@@ -192,9 +192,9 @@ where
 {
     let services = Services::of(cx)?;
     let attempt = begin_attempt(cx, Secret::Code, &by.to_string(), Some(by)).await?;
-    let done = services.engine.execute(context, by, command).await?;
-    services.attempts.succeeded(attempt, context.now);
-    Ok(done)
+    let done = services.engine.execute(context, by, command).await;
+    end_attempt(cx, Secret::Code, attempt, Some(by), done.is_ok())?;
+    Ok(done?)
 }
 
 async fn with_codes<C>(

@@ -93,6 +93,7 @@ impl RoleName {
                 "keys:*",
                 "providers:*",
                 "sessions:*",
+                "security:*",
                 "projects:*",
                 "documents:*",
                 "search:*",
@@ -214,6 +215,8 @@ mod tests {
         assert_eq!(grant(&[Admin], "organization", "manage"), None);
         assert_eq!(grant(&[Admin], "organization", "edit"), Some(Grant::All));
         assert_eq!(grant(&[Admin], "events", "view"), Some(Grant::All));
+        assert_eq!(grant(&[Admin], "security", "edit"), Some(Grant::All));
+        assert_eq!(grant(&[Moderator], "security", "view"), None);
         assert_eq!(grant(&[Moderator], "documents", "delete"), Some(Grant::All));
         assert_eq!(grant(&[Moderator], "documents", "create"), None);
         assert_eq!(grant(&[Operator], "monitoring", "edit"), Some(Grant::All));

@@ -1,5 +1,6 @@
 //! What the letters say: plain text, and the reason why somebody gets it.
 
+use oriel_domain::security_events::SecurityEventKind;
 use oriel_kernel::Timestamp;
 
 /// How long a line is at most.
@@ -147,6 +148,51 @@ pub(super) fn second_factor_reset(name: &str) -> Text {
     text("Your second factor was taken away", name, body)
 }
 
+/// What looks like an attack on the person; nothing of what another letter says already.
+pub(super) fn security_alert(
+    name: &str,
+    kind: SecurityEventKind,
+    at: Timestamp,
+    from: &str,
+    count: i32,
+) -> Option<Text> {
+    let at = at.format("%Y-%m-%d %H:%M UTC");
+    let from = if from.is_empty() { "an address that is not known" } else { from };
+    let (subject, what) = match kind {
+        SecurityEventKind::UnusualSignIn => (
+            "A sign-in from somewhere new",
+            format!(
+                "somebody signed in to your account on {at}, from where you have not signed in before and with a device \
+                 that you have not used before:\n\n    {from}"
+            ),
+        ),
+        SecurityEventKind::SignInAfterFailures => (
+            "A sign-in after many wrong passwords",
+            format!(
+                "on {at} somebody gave the right password or code of your account, after {count} wrong ones:\n\n    {from}"
+            ),
+        ),
+        SecurityEventKind::RefreshTokenReused => (
+            "A session of yours was ended",
+            format!(
+                "on {at} a token of one of your sessions was used twice, so somebody else may hold it. The session has \
+                 been ended; sign in again."
+            ),
+        ),
+        SecurityEventKind::AccountGuessing
+        | SecurityEventKind::PasswordSpraying
+        | SecurityEventKind::PasskeyCopied
+        | SecurityEventKind::SecondFactorReset
+        | SecurityEventKind::SecondFactorRemoved
+        | SecurityEventKind::ManyReadings => return None,
+    };
+    let body = format!(
+        "{what}\n\nIf it was you, do nothing. If it was not, change your password, end the sessions that you do not know, \
+         and tell whoever looks after your organization."
+    );
+    Some(text(subject, name, &body))
+}
+
 pub(super) fn invitation(organization: &str, host: Option<&str>, link: &Link) -> Text {
     let host = host.filter(|name| !name.is_empty()).unwrap_or("Somebody");
     let link = shown(link, "memberAccept");
@@ -161,6 +207,10 @@ pub(super) fn invitation(organization: &str, host: Option<&str>, link: &Link) ->
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn alert(kind: SecurityEventKind, from: &str) -> Option<Text> {
+        security_alert("Ada", kind, Timestamp::from_timestamp(0, 0).unwrap(), from, 12)
+    }
 
     #[test]
     fn lines_are_short_but_for_links() {
@@ -180,6 +230,9 @@ mod tests {
             passkey_copied("Ada"),
             second_factor_reset("Ada"),
             invitation("Engines", None, &link),
+            alert(SecurityEventKind::UnusualSignIn, "192.0.2.7, Firefox on Linux").unwrap(),
+            alert(SecurityEventKind::SignInAfterFailures, "").unwrap(),
+            alert(SecurityEventKind::RefreshTokenReused, "").unwrap(),
         ] {
             let long: Vec<&str> = text.body.lines().filter(|line| line.chars().count() > COLUMNS).collect();
             assert!(long.iter().all(|line| line.starts_with("    ")), "{}", text.body);
