@@ -36,11 +36,11 @@ pub enum SecurityEventKind {
     /// that they have used before, of MEDIUM when that is new too.
     #[sea_orm(string_value = "unusual_sign_in")]
     UnusualSignIn,
-    /// A right password, code or passkey came after ten wrong ones or more: it may have been guessed. `count` says how
+    /// A right password or code came after ten wrong ones or more: it may have been guessed. `count` says how
     /// many there were.
     #[sea_orm(string_value = "sign_in_after_failures")]
     SignInAfterFailures,
-    /// There were ten wrong passwords, codes or passkeys or more for one account within an hour or two. `count` says how
+    /// There were ten wrong passwords or codes or more for one account within an hour or two. `count` says how
     /// many, to the next doubling.
     #[sea_orm(string_value = "account_guessing")]
     AccountGuessing,
@@ -123,7 +123,7 @@ pub enum SecurityReason {
     NewNetwork,
     /// The person has not signed in with such a program on such a system before.
     NewDevice,
-    /// There were many wrong passwords, codes or passkeys.
+    /// There were many wrong passwords or codes.
     WrongSecrets,
     /// They were for many accounts.
     ManyAccounts,
