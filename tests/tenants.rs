@@ -22,7 +22,8 @@ const INTROSPECTION: &str = "{ __schema { queryType { name } mutationType { name
     fragment T on __Type { kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name } } } } }";
 
 /// What is another value each time, or says how far the installation has come.
-const VOLATILE: &[&str] = &["tookMs", "downloadUrl", "position", "lastSeenAt", "lastUsedAt", "errorId", "traceId"];
+const VOLATILE: &[&str] =
+    &["tookMs", "downloadUrl", "position", "lastSeenAt", "lastUsedAt", "errorId", "traceId", "readings"];
 
 /// The schema, as anybody can ask for it.
 pub struct Schema(BTreeMap<String, Value>);
@@ -303,6 +304,10 @@ fn settled(mut value: Value) -> Value {
         Value::Array(all) => all.iter_mut().for_each(|one| *one = settled(one.take())),
         Value::Object(all) => {
             all.retain(|name, _| !VOLATILE.iter().any(|volatile| name.ends_with(volatile)));
+            // How many readings are kept: one's own are among them.
+            if all.get("kind") == Some(&json!("ACCESS_LOG")) {
+                all.retain(|name, _| !["count", "oldest"].contains(&name.as_str()));
+            }
             all.values_mut().for_each(|one| *one = settled(one.take()));
         }
         _ => {}
