@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::load::{Outcome, arrivals, request};
+use crate::load::{Outcome, arrivals, clients, request};
 use crate::oriel::Running;
 use crate::report::{Goal, Report};
 use crate::scale::Scale;
@@ -39,8 +39,9 @@ pub async fn measure(report: &mut Report, scale: Scale) {
         futures::stream::iter(0..ORGANIZATIONS).map(|n| found(&server, n, people)).buffered(AT_ONCE).collect().await;
     let time = Duration::from_secs(scale.of(1, 8, 20));
     let load = Load { server: &server, organizations: &organizations };
-    // Everybody has been there before.
-    load.at(WANTED, time.max(Duration::from_secs(6)), CHANGES, 0).await;
+    // Everybody has been there before, and has asked all that they ask.
+    let before = Duration::from_secs(scale.of(2, 12, 20));
+    clients(&[&server], 32, before, |client, n| load.request(client as u64 * 1_000_003 + n, u64::MAX)).await;
     let mut held = 0.0;
     let mut broke = "none of those that were tried".to_owned();
     for (round, rate) in RATES.into_iter().enumerate() {
