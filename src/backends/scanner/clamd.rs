@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+// Each server of the tests takes it along, into whichever program it is part of.
+#[allow(clippy::duplicate_mod)]
 #[path = "../free_port.rs"]
 mod free_port;
 
