@@ -344,7 +344,7 @@ pub struct AuditArgs {
 /// What can be done with the log of an organization.
 #[derive(Debug, Subcommand)]
 pub enum AuditAction {
-    /// Write every event to a file, the first one first
+    /// Write every event to a file, the first one first; or every reading of what is sensitive
     Export {
         /// The file
         #[arg(value_name = "FILE")]
