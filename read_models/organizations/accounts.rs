@@ -106,7 +106,7 @@ pub mod owners {
     #[derive(Clone, PartialEq, Eq, DeriveEntityModel, SimpleObject, ReadModel)]
     #[sea_orm(table_name = "users")]
     #[graphql(name = "OrganizationOwner")]
-    #[read_model(kind = "user", scope = owning, shared)]
+    #[read_model(kind = "user", scope = seen, shared)]
     pub struct Model {
         /// The person's id.
         #[sea_orm(primary_key, auto_increment = false)]
@@ -127,9 +127,5 @@ pub mod owners {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.debug_struct("OrganizationOwner").field("id", &self.id).finish_non_exhaustive()
         }
-    }
-
-    fn owning(viewer: &Viewer, backend: DbBackend) -> Condition {
-        super::seen(viewer, backend)
     }
 }

@@ -24,8 +24,8 @@ mod envelopes;
 mod master;
 mod secrets;
 
-use master::Masters;
 pub use envelopes::{Envelopes, KeyService, ServiceKey};
+use master::Masters;
 pub use master::{Inventory, KeyPlace, MasterKey, MasterKeyState, MasterKeys, MasterKeysError, Rotation, SecretState};
 
 use crate::bulk::{Bulk, OnConflict, ids_json, in_ids};
