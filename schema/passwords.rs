@@ -59,7 +59,7 @@ impl Passwords {
 
     /// With this much memory for each password. As many as there are processors are worked on at once.
     pub fn new(memory_kib: u32) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = thread::available_parallelism().map_or(1, usize::from);
         Self::with_turns(memory_kib, processors, WAIT)
     }
 
