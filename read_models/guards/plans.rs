@@ -395,7 +395,10 @@ where
     let after = begin.page_info().await.unwrap().end_cursor;
     place.listed(of.clone(), PageArgs { after, ..page.clone() }, None, own_order()).await;
     let plan = place.plan(M::TABLE).await;
-    if plan.sorted || !plan.enters_by(&[tenant, own_column]) {
+    // Where all rows are one list, the primary key is as good a way in.
+    let is_one_list = tenant == "installation_id";
+    let begins = plan.enters_by(&[tenant, own_column]) || (is_one_list && plan.enters_by(&[own_column]));
+    if plan.sorted || !begins {
         wrong(&plan, "a page in the list's own order does not begin at its cursor");
     }
     begin.total_count().await.unwrap();
@@ -406,7 +409,7 @@ where
     let some = place.reader(Visible::Only(Arc::new([project(1), project(1 + TENANTS)].into())));
     some.page(of, page, None, own_order()).unwrap().rows().await.unwrap();
     let plan = place.plan_with_sorts(M::TABLE).await;
-    if plan.whole {
+    if plan.whole && !is_one_list {
         wrong(&plan, "for somebody who sees some projects all tenants' rows are read");
     }
     assert_eq!(columns, [""; 0], "filters of {} that are not asked here", M::TABLE);
