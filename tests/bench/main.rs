@@ -65,7 +65,7 @@ struct Options {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Where the table is written as JSON.
+    /// Where the table is written as JSON. A relative path begins in `src/server`, where cargo runs this.
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench.json"))]
     json: PathBuf,
     #[command(subcommand)]
