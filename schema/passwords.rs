@@ -2,10 +2,9 @@
 //! Hashes that another system made, with PBKDF2 too, are checked as they are, until their person signs in.
 //!
 //! Invariants: a password takes memory and time, so as many as there are processors are worked on at once, each by a
-//! thread of its own that gives way to those that serve requests; who waits too long is told `OVERLOADED`. (Where two
-//! processors always have a password to work on, the slowest of a hundred requests beside them takes less than twice its
-//! time; with twice as many at once, on threads like any other, it took four times.) Checking costs the same whether or
-//! not there is somebody to check against (a hash that another system made costs what it says, until it is replaced).
+//! thread of its own that gives way to those that serve requests (what those notice all the same is measured in
+//! `tests/bench`, `signing-in`); who waits too long is told `OVERLOADED`. Checking costs the same whether or not there is
+//! somebody to check against (a hash that another system made costs what it says, until it is replaced).
 //! Neither a password nor its hash is ever printed.
 
 use std::fmt;
